@@ -34,7 +34,6 @@ LAYERS = (
     "server.monitor",
     "server.status",
     "server.service",
-    "server.signal_handlers",
     "server.export",
     "server.web",
     "server.gunicorn",

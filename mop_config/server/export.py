@@ -16,9 +16,8 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Self
 
 from .. import __version__, qr
 from ..errors import QrTooLong, SourceError
@@ -60,7 +59,8 @@ def write(folder: Path, wanted: Mapping[str, bytes], known: Iterable[str]) -> li
         OSError: If a file cannot be written, or an object that is not a regular file has its
             name. All files keep their old content then.
     """
-    with PublicFolder(folder, {*known, *wanted}) as public:
+    with _opened(folder, {*known, *wanted}) as folders:
+        public = PublicFolder(folder, folders)
         changed = {name: data for name, data in wanted.items() if not public.holds(name, data)}
         # Remove first: an old compressed list must not stand beside a new plain list.
         removed = [name for name in known if name not in wanted and public.remove(name)]
@@ -68,8 +68,9 @@ def write(folder: Path, wanted: Mapping[str, bytes], known: Iterable[str]) -> li
     return [*changed, *removed]
 
 
-class PublicFolder:
-    """A folder and its sub-folders, which are made if they are missing, and kept open.
+@contextlib.contextmanager
+def _opened(path: Path, names: Iterable[str]) -> Iterator[dict[str, int]]:
+    """Open a folder and the sub-folders of files, which are made if they are missing.
 
     Args:
         path: The folder. If it is a link, this user or root must have made the link.
@@ -78,25 +79,28 @@ class PublicFolder:
     Raises:
         OSError: If a folder cannot be opened or made.
     """
+    parents = {str(parent) for name in names for parent in Path(name).parents}
+    with contextlib.ExitStack() as stack:
+        folders = {".": _open_or_make(path)}
+        stack.callback(os.close, folders["."])
+        # A parent's path is shorter, so it comes before its sub-folders.
+        for name in sorted(parents - {"."}, key=len):
+            folders[name] = _open_below(folders[str(Path(name).parent)], path / name)
+            stack.callback(os.close, folders[name])
+        yield folders
 
-    def __init__(self, path: Path, names: Iterable[str]) -> None:
+
+class PublicFolder:
+    """The files in a folder and its sub-folders.
+
+    Args:
+        path: The folder.
+        folders: The descriptor of each sub-folder by its path.
+    """
+
+    def __init__(self, path: Path, folders: Mapping[str, int]) -> None:
         self._path = path
-        parents = {str(parent) for name in names for parent in Path(name).parents}
-        with contextlib.ExitStack() as stack:
-            self._folders = {".": _open_or_make(path)}
-            stack.callback(os.close, self._folders["."])
-            # A parent's path is shorter, so it comes before its sub-folders.
-            for name in sorted(parents - {"."}, key=len):
-                above = self._folders[str(Path(name).parent)]
-                self._folders[name] = _open_below(above, path / name)
-                stack.callback(os.close, self._folders[name])
-            self._opened = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        self._folders = folders
 
     def _place(self, name: str) -> tuple[int, str]:
         """Return the descriptor of a file's folder, and the file's name there."""
@@ -280,7 +284,7 @@ class StaticExporter:
         self._signer = signer.Signer(settings, clock)
         self._made: tuple[Snapshot, Snapshot | None] | None = None
         self._files: dict[str, bytes] = {}  # made from ``_made``
-        self._complained = False
+        self._complaint = ""
 
     def publish(self) -> tuple[list[str], ServerState]:
         """Publish the source as it is now.
@@ -297,8 +301,6 @@ class StaticExporter:
         if view.state is not SourceState.FRESH:
             code = view.problems[0].code if view.problems else Code.UNREADABLE
             raise SourceError(code, view.reason or "there is no list to publish")
-        if not self._may_publish():
-            raise SourceError(Code.NO_ENDPOINTS, _EMPTY)
         return self._write(), view
 
     def follow(self) -> signal.Signals:
@@ -323,34 +325,27 @@ class StaticExporter:
         return signal.Signals(number)
 
     def _turn(self) -> None:
-        if not self._may_publish():
-            if self._store.view.loaded:
-                self._complain(f"not published: {_EMPTY}")
+        if not self._store.view.loaded:
             return
+        complaint = ""
         try:
-            changed = self._write()
+            if changed := self._write():
+                logger.info("published %s", ", ".join(changed))
+        except SourceError as error:
+            complaint = f"not published: {error}"
         except OSError as error:
-            self._complain(f"cannot be published: {error.filename}: {error.strerror}")
-            return
-        self._complained = False
-        if changed:
-            logger.info("published %s", ", ".join(changed))
-
-    def _complain(self, message: str) -> None:
-        if not self._complained:
-            logger.error("%s", message)
-        self._complained = True
-
-    def _may_publish(self) -> bool:
-        # A server that has served nothing may begin with an empty list, but the folder may hold a
-        # list from an earlier run, which an empty list must not replace.
-        view = self._store.view
-        usable = view.snapshot.api_count + view.snapshot.socketio_count
-        return view.loaded and (usable > 0 or self._settings.allow_empty)
+            complaint = f"cannot be published: {error.filename}: {error.strerror}"
+        if complaint and not self._complaint:
+            logger.error("%s", complaint)
+        self._complaint = complaint
 
     def _write(self) -> list[str]:
         """Bring the folder up to date, and return the paths of the files that have changed."""
         snapshot = self._store.view.snapshot
+        # A server that has served nothing may begin with an empty list, but the folder may hold a
+        # list from an earlier run, which an empty list must not replace.
+        if not (snapshot.api_count + snapshot.socketio_count or self._settings.allow_empty):
+            raise SourceError(Code.NO_ENDPOINTS, _EMPTY)
         signed = self._signer.signed(snapshot)
         if self._made != (snapshot, signed):
             key = self._signer.key

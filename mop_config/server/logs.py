@@ -69,7 +69,8 @@ class LineFormatter(logging.Formatter):
         """Return the line, with line breaks escaped and tokens masked."""
         text = _message(record).rstrip("\n").replace("\n", " | ")
         head = f"{rfc3339(record.created)} [{record.process}] [{record.levelname}] {record.name}"
-        return printable(masked(f"{head}: {text}"))
+        line = masked(f"{head}: {text}")
+        return line if line.isprintable() else printable(line)
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -3,10 +3,12 @@
 import atexit
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import FrameType
 from typing import Any, NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily
@@ -29,7 +31,7 @@ from .serving.store import ServerState, SnapshotStore, SourceState, Trigger
 from .settings import Settings
 from .sources import open_source
 from .state import workers
-from .state.directory import StateDirectory, hand_over
+from .state.directory import StateDirectory
 from .state.releases import ReleaseStore
 from .state.workers import WorkerFigures, WorkerRecord, reload_for, worker_record
 from .status import lost_hooks
@@ -80,16 +82,13 @@ class ConfigService:
         self.settings = settings
         self.places = Places()
         self.source = open_source(settings)
-        now = time.time()
-        self.metrics = Metrics()
-        self.store = SnapshotStore(
-            Snapshot.of(EMPTY, settings, now, int(now)),
-            self.metrics.reload,
-        )
+        self.metrics, now = Metrics(), time.time()
+        empty = Snapshot.of(EMPTY, settings, now, int(now))
+        self.store = SnapshotStore(empty, self.metrics.reload)
         self.signer = Signer(settings)
         self.responder = Responder(self.store, self.signer)
         self.responder.max_waiters = settings.max_waiters or 0
-        self._state_folder = settings.state_dir or state_folder
+        self.state_folder = settings.state_dir or state_folder
         self._reloader = Reloader(self.source, settings, self.store, self._open_records())
         self.authenticator = TokenAuthenticator(settings) if settings.guarded else None
         self._lock = threading.Lock()
@@ -105,7 +104,7 @@ class ConfigService:
         """Open the records of this process, which belong to the user that it runs as."""
         self._opened_by = os.getpid(), os.geteuid()
         key = workers.key(str(self.source))
-        directory = self._directory = StateDirectory.of_user(self._state_folder)
+        directory = self._directory = StateDirectory.of_user(self.state_folder)
         directory.prepare()
         served = f"{key}.{workers.key(repr(self.settings))}"
         self._workers = workers.WorkerRegistry(directory, f"{served}.{workers.place()}")
@@ -114,17 +113,6 @@ class ConfigService:
         self.reports = ClientReports(directory, served) if self.settings.reports else None
         self._requests = ReloadRequests(directory, f"{served}.reload", self.store)
         return ReleaseStore(directory, key, lambda: bool(self._workers.others(os.getpid())))
-
-    def hand_over(self, user: int, group: int) -> None:
-        """Make the folder of records of the user that the workers will run as.
-
-        Called by a master that runs as root, since only root may make the folder for that user.
-
-        Args:
-            user: User id of the workers.
-            group: Group id of the workers.
-        """
-        hand_over(self._state_folder, user, group)
 
     def load(self, *, may_wait: bool = False) -> None:
         """Load the source, or the last good list, in this thread; see ``Reloader.start``."""
@@ -243,24 +231,23 @@ class ConfigService:
 
         A process is ready if it serves a list and its reload thread is alive.
         """
-        view = self._view(self._late())
+        view, _ = self._view()
         if self._running() is not None and not self.alive:
             self.revive()
             return False, readiness(view, "the reload thread had died")
         return view.loaded, readiness(view, view.reason)
 
-    def _late(self) -> str | None:
-        """Return the message that the reload thread hangs, or None if it does not."""
-        thread = self._running()
-        return None if thread is None else thread.late
+    def _view(self) -> tuple[ServerState, str | None]:
+        """Return the store's view, and the message that the reload thread hangs, or None.
 
-    def _view(self, late: str | None) -> ServerState:
-        """Return the store's view; it is stale while the reload thread hangs."""
-        view = self.store.view
+        The view is stale while the thread hangs.
+        """
+        thread, view = self._running(), self.store.view
+        late = None if thread is None else thread.late
         if late is None:
-            return view
+            return view, None
         state = SourceState.STALE if view.loaded else view.state
-        return replace(view, state=state, reason=late)
+        return replace(view, state=state, reason=late), late
 
     def status(self) -> StatusDocument:
         """Return the status document of this host; see ``host_status``."""
@@ -301,7 +288,7 @@ class ConfigService:
         return [self._own_record(), *others]
 
     def _own_record(self) -> WorkerRecord:
-        thread, late = self._running(), self._late()
+        thread, (view, late) = self._running(), self._view()
         alive = thread is not None and thread.alive and late is None and thread.trigger.alive
         figures: WorkerFigures = {
             "waiters": self.responder.waiters,
@@ -310,7 +297,7 @@ class ConfigService:
         }
         return worker_record(
             os.getpid(),
-            self._view(late),
+            view,
             {"mode": thread.trigger.mode if thread else "poll", "alive": alive},
             self._notices(late),
             figures,
@@ -346,3 +333,25 @@ class ConfigService:
         record = self._own_record()
         if record != self._reported or self._workers.is_missing(os.getpid()):
             self._reported = record if self._workers.write(record) else None
+
+
+def reload_on_sighup(service: ConfigService) -> None:
+    """Reload on SIGHUP in a gunicorn worker, whatever its class is.
+
+    The handler calls the handler that was there before. It only puts an event into a queue: a lock
+    or a log record in a handler could wait for the very thread that the handler interrupts. Nothing
+    is done in another thread than the main thread, where Python cannot set signal handlers, and
+    outside gunicorn, where SIGHUP must end a program whose terminal closes.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not lost_hooks.under_gunicorn():
+        return
+    previous = signal.getsignal(signal.SIGHUP)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        service.wake_reload_thread()
+        if callable(previous):
+            previous(number, frame)
+
+    signal.signal(signal.SIGHUP, handle)
+    signal.siginterrupt(signal.SIGHUP, False)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import SettingsError
 from ..settings import Settings
-from ..state.directory import hand_over
+from ..state.directory import StateDirectory
 from ..status import lost_hooks, metrics
 from ..web import instance_folder
 from .worker import find
@@ -42,14 +42,11 @@ def _hand_records_over(server: Any) -> None:
         return
     # With --preload the master has loaded the application already.
     service = find(getattr(server.app, "callable", None))
-    if service is not None:
-        service.hand_over(cfg.uid, cfg.gid)
-        return
     try:
-        folder = Settings.from_environ().state_dir
+        folder = service.state_folder if service else Settings.from_environ().state_dir
     except SettingsError:
         return  # the environment is bad, so that the application must have settings of its own
-    hand_over(folder or instance_folder(), cfg.uid, cfg.gid)
+    StateDirectory.of_user(folder or instance_folder(), cfg.uid).prepare(cfg.gid)
 
 
 def when_ready(server: Any) -> None:

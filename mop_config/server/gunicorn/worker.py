@@ -17,7 +17,6 @@ from gunicorn.workers import gthread, sync
 
 from ..service import EXTENSION, ConfigService
 from ..serving.snapshot import problem
-from ..signal_handlers import SighupHandler
 from ..status import lost_hooks, metrics
 
 logger = logging.getLogger(__name__)
@@ -81,8 +80,8 @@ class ServiceWorker:
     def handle_hup(self, _number: int, _frame: FrameType | None) -> None:
         """Reload in place; a SIGHUP before the application is loaded is kept until then."""
         self._hangup = True
-        # The handler that create_app sets wakes the thread, and then calls this one.
-        chained = isinstance(signal.getsignal(signal.SIGHUP), SighupHandler)
+        # The handler that create_app may have set wakes the thread, and then calls this one.
+        chained = signal.getsignal(signal.SIGHUP) != self.handle_hup
         if self.service is not None and not chained:
             self.service.wake_reload_thread()
 

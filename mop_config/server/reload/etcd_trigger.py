@@ -6,6 +6,7 @@ the present revision, so that a compaction or a restore of the cluster does not 
 
 import contextlib
 import logging
+import math
 import random
 import threading
 import time
@@ -24,8 +25,6 @@ TURN = 0.25
 #: Upper bounds in seconds of the pause after the first failure, and after any failure.
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
-#: Seconds after which the end of a watch counts as a first failure again.
-STOOD = 5.0
 
 
 def pause(failures: int) -> float:
@@ -54,9 +53,8 @@ class EtcdTrigger:
         self._source = source
         self._events = events
         self._poll_interval = poll_interval
-        self._next_poll = time.monotonic() + poll_interval
+        self._next_read = time.monotonic() + (poll_interval or math.inf)
         self._failed_reads = 0
-        self._retry_at = 0.0
         self._failed_watches = 0
         self._watch: Watch | None = None
         self._stopping = threading.Event()
@@ -82,16 +80,13 @@ class EtcdTrigger:
         if self._thread.ident is None:
             self._thread.start()
         by_event = any(event is not Event.SIGHUP for event in events)
-        polling = bool(self._poll_interval) and now >= self._next_poll
-        again = bool(self._failed_reads) and now >= self._retry_at
-        if request or by_event or polling or again:
+        if request or by_event or now >= self._next_read:
             trigger = request or (Trigger.ETCD if by_event else Trigger.POLL)
             done = self._reloader.reload(trigger, quietly=not request)
-            now = time.monotonic()
-            self._next_poll = now + self._poll_interval
             failed = not done or not self._reloader.loaded.reachable
             self._failed_reads = self._failed_reads + 1 if failed else 0
-            self._retry_at = now + pause(self._failed_reads)
+            wait = pause(self._failed_reads) if failed else self._poll_interval or math.inf
+            self._next_read = time.monotonic() + wait
         # The member that answered a read may not be the one that is watched.
         watch = self._watch
         if watch is not None and watch.position != self._source.preferred:
@@ -111,12 +106,10 @@ class EtcdTrigger:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            began = time.monotonic()
             try:
                 self._follow()
-                self._failed_watches = 0
             except Exception as error:
-                self._note(error, stood=time.monotonic() - began > STOOD)
+                self._note(error)
                 self._stopping.wait(pause(self._failed_watches))
 
     def _follow(self) -> None:
@@ -125,19 +118,19 @@ class EtcdTrigger:
         with contextlib.closing(watch.messages) as messages:
             if self._failed_watches:
                 logger.info("watching etcd again")
-            self._watch = watch
+            self._watch, self._failed_watches = watch, 0
             self._events.put(Event.OTHER)
             if not self._stopping.is_set():  # else ``release`` may not have seen the watch
                 for _ in messages:
                     self._events.put(Event.OTHER)
 
-    def _note(self, error: Exception, *, stood: bool) -> None:
-        was_alive, self._watch = self.alive, None
-        self._failed_watches = 1 if stood else self._failed_watches + 1
+    def _note(self, error: Exception) -> None:
+        self._watch = None
+        self._failed_watches += 1
         if self._stopping.is_set():
             return
         # The reload thread reads the key, and so learns whether etcd responds at all.
-        if was_alive or self._failed_watches == 1:
+        if self._failed_watches == 1:
             self._events.put(Event.OTHER)
         if not isinstance(error, SourceError):
             logger.error("watching etcd failed: %s: %s", type(error).__name__, error)

@@ -2,18 +2,18 @@
 
 Each field declares its variable in one place: default, converter and meaning. The variable of
 ``max_age`` is ``ENDPOINT_MAX_AGE``, unless the declaration names it. Read ``variables`` for the
-declarations, and ``converters`` for the allowed values.
+declarations and the allowed values.
 """
 
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import ClassVar
 
 from ...model.address import MAX_PORT
-from . import converters as to
-from .converters import TOKEN
-from .variables import PREFIX, read, setting, unknown
+from . import variables as to
+from .variables import PREFIX, TOKEN, read, setting, unknown
 
 __all__ = ["PREFIX", "TOKEN", "EtcdSettings", "ProcessSettings", "Settings", "UrlRules"]
 
@@ -49,23 +49,17 @@ class UrlRules:
 class EtcdSettings:
     """Credentials and TLS files for etcd; used only if the source is a key in etcd."""
 
-    user: str | None = setting(None, str, "user of etcd", name="ENDPOINT_ETCD_USER")
-    password: str | None = setting(
-        None, str, "password of that user", secret=True, name="ENDPOINT_ETCD_PASSWORD"
-    )
+    prefix: ClassVar[str] = "ENDPOINT_ETCD_"
+    user: str | None = setting(None, str, "user of etcd")
+    password: str | None = setting(None, str, "password of that user", secret=True)
     ca: str | None = setting(
         None,
         to.file,
         "PEM file of the authorities for etcd's certificate; with it or a client certificate,"
         " connections to etcd use TLS",
-        name="ENDPOINT_ETCD_CA",
     )
-    cert: str | None = setting(
-        None, to.file, "PEM file of the client certificate for etcd", name="ENDPOINT_ETCD_CERT"
-    )
-    key: str | None = setting(
-        None, to.file, "PEM file of the key of that certificate", name="ENDPOINT_ETCD_KEY"
-    )
+    cert: str | None = setting(None, to.file, "PEM file of the client certificate for etcd")
+    key: str | None = setting(None, to.file, "PEM file of the key of that certificate")
 
     @property
     def tls(self) -> bool:
@@ -215,17 +209,13 @@ def _oddities(settings: Settings) -> Iterator[str]:
 class ProcessSettings:
     """The settings of gunicorn and its workers."""
 
-    host: str = setting("127.0.0.1", to.bind_host, "address to listen at", name="HOST")
-    port: int = setting(
-        8000, to.number(0, MAX_PORT), "port to listen at; `0` takes a free one", name="PORT"
-    )
+    prefix: ClassVar[str] = ""
+    host: str = setting("127.0.0.1", to.bind_host, "address to listen at")
+    port: int = setting(8000, to.number(0, MAX_PORT), "port to listen at; `0` takes a free one")
     workers: int = setting(2, to.number(1, 1024), "worker processes", name="WEB_CONCURRENCY")
-    threads: int = setting(16, to.number(1, 4096), "threads in each worker", name="THREADS")
+    threads: int = setting(16, to.number(1, 4096), "threads in each worker")
     worker_class: str = setting(
-        "asgi",
-        to.one_of("asgi", "gthread", "sync"),
-        "`asgi`, `gthread` or `sync`",
-        name="WORKER_CLASS",
+        "asgi", to.one_of("asgi", "gthread", "sync"), "`asgi`, `gthread` or `sync`"
     )
 
     @classmethod

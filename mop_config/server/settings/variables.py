@@ -1,13 +1,201 @@
-"""Variable: the declaration of one environment variable, and how declared variables are read."""
+"""Variable: the declaration of one environment variable, how it is read, and the converters.
 
+A converter converts a text to a value, or raises ``ValueError``, whose message says which values
+are allowed.
+"""
+
+import base64
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from ...errors import SettingsError
-from ...model.address import without_userinfo
+from ...errors import AddressError, SettingsError
+from ...model.address import (
+    EtcdAddress,
+    normalise_host,
+    normalise_path,
+    parse_url,
+    without_userinfo,
+)
+
+MAX_SECONDS = 366 * 86400
+#: A bearer token, RFC 6750.
+TOKEN = re.compile(r"(?=.{1,512}$)[A-Za-z0-9._~+/-]+=*")
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@contextmanager
+def _allowed(values: str) -> Iterator[None]:
+    """Put the allowed values in front of the reason of an ``AddressError``."""
+    try:
+        yield
+    except AddressError as error:
+        raise ValueError(f"{values} ({error.message})") from None
+
+
+def path(value: str) -> str:
+    """Convert a URL path; a missing slash at its start is added."""
+    with _allowed("a URL path such as /api/v1, without '?' or '#'"):
+        if "://" in value:
+            raise AddressError("bad-url", "a whole URL")
+        return normalise_path("/" + value if value and not value.startswith("/") else value)
+
+
+def source(value: str) -> str:
+    """Convert the path of a file, or the URL of a key in etcd."""
+    if value.startswith("etcd://"):
+        with _allowed("etcd://host:2379[,host:2379]/key"):
+            return EtcdAddress.parse(value).text
+    if "://" in value:
+        raise ValueError("the path of a file, or etcd://host:2379[,host:2379]/key")
+    return file(value)
+
+
+def file(value: str) -> str:
+    """Convert the path of a file."""
+    if "\0" in value:
+        raise ValueError("a path without NUL")
+    return value
+
+
+def tokens(value: str) -> tuple[str, ...]:
+    """Convert bearer tokens, separated by commas."""
+    tokens = tuple(token.strip() for token in value.split(","))
+    if not all(map(TOKEN.fullmatch, tokens)):
+        raise ValueError(
+            "a list, separated by commas, of tokens: A-Z a-z 0-9 - . _ ~ + / and = at the end"
+        )
+    return tokens
+
+
+def webhook(value: str) -> str:
+    """Convert the http or https URL of a webhook, which may have a query."""
+    address, mark, query = value.partition("?")
+    with _allowed("an http or https URL"):
+        if not query.isascii() or not query.isprintable() or " " in query or "#" in query:
+            raise AddressError("bad-url", "the query holds a character that no query may hold")
+        return parse_url(address, ("http", "https"), underscores=True).text + mark + query
+
+
+def webhook_secret(value: str) -> bytes:
+    """Convert the base64 text of a webhook's signing key."""
+    try:
+        key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise ValueError("24 to 64 bytes in base64, with whsec_ before them or without")
+    return key
+
+
+def duration(value: str) -> float:
+    """Convert seconds, or a number with the unit s, m, h or d, to seconds."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", value)
+    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
+    if not 60 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"60 to {MAX_SECONDS} seconds, or a number with m, h or d, such as 7d")
+    return float(seconds)
+
+
+def flag(value: str) -> bool:
+    """Convert 0 or 1, or a usual word such as ``true`` or ``off``, to a boolean."""
+    if value.lower() in _TRUE:
+        return True
+    if value.lower() in _FALSE:
+        return False
+    raise ValueError("0 or 1")
+
+
+def number(low: int, high: int) -> Callable[[str], int]:
+    """Return a converter of whole numbers from ``low`` to ``high``."""
+
+    def convert(value: str) -> int:
+        if re.fullmatch(r"[0-9]{1,18}", value) and low <= int(value) <= high:
+            return int(value)
+        raise ValueError(f"a whole number from {low} to {high}")
+
+    return convert
+
+
+def seconds(least: float = 0.0) -> Callable[[str], float]:
+    """Return a converter of a number of seconds; 0 means never.
+
+    Args:
+        least: Lower bound of values other than 0, in seconds.
+    """
+
+    def convert(value: str) -> float:
+        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+            seconds = float(value)
+            if seconds == 0 or least <= seconds <= MAX_SECONDS:
+                return seconds
+        raise ValueError(f"0 for never, or a number of seconds from {least:g} to {MAX_SECONDS}")
+
+    return convert
+
+
+def share(value: str) -> float:
+    """Convert a share from 0 to 1."""
+    if re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", value):
+        return float(value)
+    raise ValueError("a share from 0 to 1, such as 0.5")
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """Return a converter that accepts one of the words, in upper or lower case."""
+
+    def convert(value: str) -> str:
+        if value.lower() in allowed:
+            return value.lower()
+        raise ValueError("one of " + ", ".join(allowed))
+
+    return convert
+
+
+def _split(value: str) -> list[str]:
+    return [item for item in re.split(r"[\s,]+", value) if item]
+
+
+def origins(value: str) -> tuple[str, ...]:
+    """Convert ``*`` or a list of origins, separated by commas or white space."""
+    items = _split(value)
+    if items == ["*"]:
+        return ("*",)
+    return tuple(_origin(item) for item in items)
+
+
+def _origin(item: str) -> str:
+    with _allowed("* or a list of origins such as https://app.example.com"):
+        url = parse_url(item, ("http", "https"), underscores=True)
+        if url.path not in {"", "/"}:
+            raise AddressError("bad-url", "an origin has no path")
+    # A browser's Origin never names the default port.
+    return url.identity.rstrip("/")
+
+
+def hosts(value: str) -> tuple[str, ...]:
+    """Convert a list of host names, separated by commas or white space."""
+    return tuple(_trusted_host(item) for item in _split(value))
+
+
+def _trusted_host(item: str) -> str:
+    # A leading dot admits all subdomains, as in Flask's TRUSTED_HOSTS.
+    dot = "." if item.startswith(".") else ""
+    with _allowed("a list of host names without ports"):
+        return dot + normalise_host(item.removeprefix("."), underscores=True)
+
+
+def bind_host(value: str) -> str:
+    """Convert the host name or IP address to listen at."""
+    with _allowed("a host name or an IP address to listen at"):
+        return normalise_host(value, underscores=True)
+
 
 T = TypeVar("T")
 
@@ -22,7 +210,8 @@ class Variable:
         default: The value while the variable is unset or empty.
         convert: Converts the text to the value; raises ``ValueError`` for a bad text.
         help: The meaning, in Markdown; the README's table shows it.
-        name: The name in the environment; empty means ``ENDPOINT_`` and the name of the field.
+        name: The name in the environment; empty means the name of the field behind the ``prefix``
+            of the class, which is ``ENDPOINT_`` unless the class has another one.
         secret: Whether the text must not appear in an error message.
         keep_empty: Whether an empty text is converted like any other text; else it means the
             default.
@@ -49,10 +238,11 @@ def setting(default: T, convert: Callable[[str], T], help: str, **options: Any) 
 
 def declared(settings: type) -> Iterator[tuple[str, Variable]]:
     """Return each field of a dataclass that a variable sets, with the declaration."""
+    prefix = getattr(settings, "prefix", PREFIX)
     for field in dataclasses.fields(settings):
         if "variable" in field.metadata:
             variable: Variable = field.metadata["variable"]
-            name = variable.name or PREFIX + field.name.upper()
+            name = variable.name or prefix + field.name.upper()
             yield field.name, dataclasses.replace(variable, name=name)
 
 

@@ -67,28 +67,25 @@ def tls_context(settings: EtcdSettings) -> ssl.SSLContext:
     """
     if not settings.tls:
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used
+    variable, path = "ENDPOINT_ETCD_CA", settings.ca
+    allowed = "a file of certificates in PEM"
     try:
-        context = ssl.create_default_context(cafile=settings.ca)
-    except OSError as error:
-        allowed = f"a file of certificates in PEM ({_reason(error)})"
-        raise SettingsError("ENDPOINT_ETCD_CA", settings.ca or "", allowed) from None
-    if settings.cert is not None:
-        try:
-            # OpenSSL would ask for the password of a key on the terminal.
-            context.load_cert_chain(settings.cert, settings.key, password=lambda: "")
-        except OSError as error:
+        context = ssl.create_default_context(cafile=path)
+        if settings.cert is not None:
+            variable, path = "ENDPOINT_ETCD_CERT", settings.cert
             allowed = (
                 "a certificate in PEM, with its key, which has no password, in the same file or"
-                f" in ENDPOINT_ETCD_KEY ({_reason(error)})"
+                " in ENDPOINT_ETCD_KEY"
             )
-            raise SettingsError("ENDPOINT_ETCD_CERT", settings.cert, allowed) from None
+            # OpenSSL would ask for the password of a key on the terminal.
+            context.load_cert_chain(path, settings.key, password=lambda: "")
+    except ssl.SSLError as error:
+        raise SettingsError(
+            variable, path or "", f"{allowed} ({error.reason or 'no PEM'})"
+        ) from None
+    except OSError as error:
+        raise SettingsError(variable, path or "", f"{allowed} ({error.strerror})") from None
     return context
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "no PEM"
-    return error.strerror or str(error)
 
 
 class Gateway:

@@ -66,10 +66,10 @@ class StateDirectory:
         user = os.geteuid() if owner is None else owner
         return cls(Path(state) / f"records-{user}", owner)
 
-    def prepare(self) -> bool:
-        """Create the folder; if it cannot be written to, log one warning and return False."""
+    def prepare(self, group: int | None = None) -> bool:
+        """Create the folder as ``make`` does; if that fails, log one warning and return False."""
         try:
-            self.make()
+            self.make(group)
         except OSError as error:
             logger.warning(
                 "the state folder %s cannot be written to (%s): a restart will not know the list"
@@ -303,10 +303,6 @@ class StateDirectory:
         finally:
             os.close(descriptor)
 
-    def is_there(self, name: str, descriptor: int) -> bool:
-        """Whether an open record still has its name; the folder may have been cleared."""
-        return Fingerprint.of(os.fstat(descriptor)).is_same_file(self.fingerprint(name))
-
 
 class Leadership:
     """The leader's lock in the state folder, which the kernel frees when the leader's process ends.
@@ -328,9 +324,9 @@ class Leadership:
         Raises:
             OSError: If the lock file cannot be opened or locked.
         """
-        held = self._descriptor
+        held, there = self._descriptor, self._directory.fingerprint(self._name)
         # The folder may have been cleared, so that another process can lock a new file.
-        if held is None or not self._directory.is_there(self._name, held):
+        if held is None or not there.is_same_file(Fingerprint.of(os.fstat(held))):
             self.release()
             lock = self._directory.locked(self._name, wait=False)
             with contextlib.suppress(BlockingIOError):
@@ -355,12 +351,3 @@ def owner_of(state: str) -> int | None:
         return os.stat(state).st_uid or None
     except OSError:
         return None
-
-
-def hand_over(state: str, user: int, group: int) -> None:
-    """Create, as root, the folder of records of the user that the workers will run as."""
-    directory = StateDirectory.of_user(state, user)
-    try:
-        directory.make(group)
-    except OSError as error:
-        logger.warning("%s cannot be made: %s", directory.path, error.strerror or error)

@@ -14,9 +14,8 @@ from werkzeug.routing import BaseConverter
 
 from ...errors import MopConfigError, SettingsError
 from ..logs import log_to_stderr
-from ..service import EXTENSION, ConfigService, Places
+from ..service import EXTENSION, ConfigService, Places, reload_on_sighup
 from ..settings import PREFIX, Settings
-from ..signal_handlers import reload_on_sighup
 from . import PACKAGE, dashboard, guards, qr, views
 
 #: gunicorn's exit code for "do not start this worker again".
