@@ -36,11 +36,31 @@ from .state import workers
 from .state.directory import StateDirectory, owner_of
 from .state.releases import ReleaseStore
 
+logger = logging.getLogger(__name__)
+
 _FOLDER = os.O_RDONLY | open_flags("O_DIRECTORY", "O_CLOEXEC")
 _READ = os.O_RDONLY | open_flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY")
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+_CONFIG = "api/v1/config"
+#: Every file that may be written, by its path, with its ``Content-Type``.
+TYPES = {
+    f"{_CONFIG}/endpoints": "application/json",
+    f"{_CONFIG}/endpoints.gz": "application/json",
+    f"{_CONFIG}/endpoints.jws": "application/jose",
+    f"{_CONFIG}/keys": "application/jwk-set+json",
+    f"{_CONFIG}/qr.svg": "image/svg+xml",
+    f"{_CONFIG}/qr.png": "image/png",
+    f"{_CONFIG}/qr.json": "application/json",
+    "api/v1/health": "application/json",
+    "health": "application/json",
+}
+#: Without a key these files stay, because they may have been signed elsewhere.
+_SIGNED = frozenset({f"{_CONFIG}/endpoints.jws", f"{_CONFIG}/keys"})
+_EMPTY = "there is no usable endpoint (ENDPOINT_ALLOW_EMPTY=1 would allow it)"
+_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 
 
 def write(folder: Path, wanted: Mapping[str, bytes], known: Iterable[str]) -> list[str]:
@@ -223,27 +243,6 @@ def _open_to_all(descriptor: int, above: int) -> None:
     ours = status.st_uid == parent.st_uid == os.geteuid() and not parent.st_mode & _OTHERS_WRITE
     if ours and status.st_mode & _FOLDER_MODE != _FOLDER_MODE:
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode) | _FOLDER_MODE)
-
-
-logger = logging.getLogger(__name__)
-
-_CONFIG = "api/v1/config"
-#: Every file that may be written, by its path, with its ``Content-Type``.
-TYPES = {
-    f"{_CONFIG}/endpoints": "application/json",
-    f"{_CONFIG}/endpoints.gz": "application/json",
-    f"{_CONFIG}/endpoints.jws": "application/jose",
-    f"{_CONFIG}/keys": "application/jwk-set+json",
-    f"{_CONFIG}/qr.svg": "image/svg+xml",
-    f"{_CONFIG}/qr.png": "image/png",
-    f"{_CONFIG}/qr.json": "application/json",
-    "api/v1/health": "application/json",
-    "health": "application/json",
-}
-#: Without a key these files stay, because they may have been signed elsewhere.
-_SIGNED = frozenset({f"{_CONFIG}/endpoints.jws", f"{_CONFIG}/keys"})
-_EMPTY = "there is no usable endpoint (ENDPOINT_ALLOW_EMPTY=1 would allow it)"
-_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 
 
 class StaticExporter:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -94,7 +95,6 @@ class ConfigService:
         self._lock = threading.Lock()
         self._reload_thread: ReloadThread | None = None
         self._pid = 0  # of the process in which the reload thread was started; 0 while none runs
-        self._listed: tuple[Snapshot, Listed] | None = None
         self._reported: WorkerRecord | None = None
         self._lost = ""  # what is lost without our hooks of gunicorn
         for warning in (*settings.warnings, *self.signer.warnings):
@@ -274,12 +274,7 @@ class ConfigService:
 
     def listed(self) -> Listed:
         """Return the kind and URL of each endpoint that is served."""
-        snapshot, known = self.store.view.snapshot, self._listed
-        if known is None or known[0] is not snapshot:
-            body = snapshot.plain.body
-            urls = frozenset((k.value, e.url) for k in Kind for e in iter_endpoints(body, k))
-            known = self._listed = snapshot, urls
-        return known[1]
+        return _listed(self.store.view.snapshot.plain.body)
 
     def _all_records(self) -> list[WorkerRecord]:
         others = self._workers.others(os.getpid())
@@ -333,6 +328,11 @@ class ConfigService:
         record = self._own_record()
         if record != self._reported or self._workers.is_missing(os.getpid()):
             self._reported = record if self._workers.write(record) else None
+
+
+@lru_cache(maxsize=1)
+def _listed(body: bytes) -> Listed:
+    return frozenset((k.value, e.url) for k in Kind for e in iter_endpoints(body, k))
 
 
 def reload_on_sighup(service: ConfigService) -> None:

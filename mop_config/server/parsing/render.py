@@ -15,6 +15,14 @@ from .attributes import ALWAYS, FOREVER, PlannedChange, Window
 from .parser import EndpointFile, Entry, Problems, Section, parse
 from .problems import Code, Problem, Severity
 
+GZIP_LEVEL = 6
+#: Problems that one log line names.
+MAX_LOGGED = 5
+#: The byte order marks of UTF-16, with which the little-endian one of UTF-32 begins, and of UTF-32.
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+#: The empty list, which is served as long as no valid list has been loaded.
+EMPTY_BODY = codec.dumps(EndpointConfig())
+
 
 class Built(NamedTuple):
     """The endpoint list of a file at a moment, and all problems of the file.
@@ -156,11 +164,6 @@ def _overlap(one: Entry, other: Entry) -> bool:
     return (one.window or ALWAYS).overlaps(other.window or ALWAYS)
 
 
-GZIP_LEVEL = 6
-#: Problems that one log line names.
-MAX_LOGGED = 5
-
-
 class Rendering(NamedTuple):
     """The result of rendering a file, before the decision whether it may be served.
 
@@ -234,10 +237,6 @@ def decode(data: bytes) -> str:
         raise SourceError(Code.NOT_UTF8, message, line, column) from None
 
 
-#: The byte order marks of UTF-16, with which the little-endian one of UTF-32 begins, and of UTF-32.
-_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
-
-
 def _is_wide(data: bytes) -> bool:
     """Detect UTF-16 and UTF-32 by the byte order mark, or if just every other byte is NUL."""
     even, odd = data[:64:2].strip(b"\0"), data[1:64:2].strip(b"\0")
@@ -293,6 +292,4 @@ def _compress(body: bytes) -> bytes | None:
     return packed if len(packed) < len(body) else None
 
 
-#: The empty list, which is served as long as no valid list has been loaded.
-EMPTY_BODY = codec.dumps(EndpointConfig())
 EMPTY = render(b"", UrlRules(), EMPTY_BODY)._replace(problems=(), warnings=0)

@@ -32,6 +32,17 @@ SWITCH_INTERVAL = 0.0005
 # Two services in one process must not restore each other's values.
 _one_at_a_time = threading.Lock()
 
+#: Outdated reads in a row, and seconds since the first of them, after which a source that changes
+#: all the time is read and rendered under the lock.
+VAIN_TRIES = 3
+VAIN_SECONDS = 2.0
+#: Identity of every outage, so that an outage is noted once although its messages differ.
+UNREACHABLE = b"unreachable"
+#: Limit of the planned changes that the status shows.
+MAX_PLANNED = 20
+#: Seconds until a boundary is tried again after a failure such as a lack of memory.
+BOUNDARY_RETRY = 5.0
+
 
 @contextlib.contextmanager
 def short_turns() -> Iterator[None]:
@@ -50,14 +61,6 @@ def short_turns() -> Iterator[None]:
             sys.setswitchinterval(interval)
             if collecting:
                 gc.enable()
-
-
-#: Outdated reads in a row, and seconds since the first of them, after which a source that changes
-#: all the time is read and rendered under the lock.
-VAIN_TRIES = 3
-VAIN_SECONDS = 2.0
-#: Identity of every outage, so that an outage is noted once although its messages differ.
-UNREACHABLE = b"unreachable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +124,6 @@ class ReloadAttempt:
         """End the attempt with a result, and return its record; see ``Reload`` for the details."""
         duration = time.monotonic() - self.started
         return Reload(self.at, self.trigger, result, duration=duration, etag=etag, **details)
-
-
-#: Limit of the planned changes that the status shows.
-MAX_PLANNED = 20
-#: Seconds until a boundary is tried again after a failure such as a lack of memory.
-BOUNDARY_RETRY = 5.0
 
 
 class Reloader:

@@ -29,10 +29,20 @@ from ..state.directory import StateDirectory
 from .etcd_trigger import EtcdTrigger
 from .pipeline import Reloader
 
+logger = logging.getLogger(__name__)
+
 #: Seconds between two ``stat`` calls while the folder is watched.
 STAT_INTERVAL = 0.25
 #: Seconds between two ``stat`` calls while the folder cannot be watched.
 BUSY_STAT_INTERVAL = 0.05
+
+_PACKAGE = str(Path(__file__).parents[1])
+#: Seconds that a stopping process waits for each of the two threads.
+THREAD_PATIENCE = 2.0
+#: Seconds after which an unfinished turn is late.
+LATE = 5.0
+#: Seconds between two checks of the guard.
+LATE_LOOK = 1.0
 
 
 class FileTrigger:
@@ -135,18 +145,6 @@ class FileTrigger:
         self._debouncer.read(self._reloader.loaded.signature)
         self._request, self._seen_event, self._complained = None, False, False
         self._next_poll = now + self._poll_interval
-
-
-logger = logging.getLogger(__name__)
-
-_PACKAGE = str(Path(__file__).parents[1])
-
-#: Seconds that a stopping process waits for each of the two threads.
-THREAD_PATIENCE = 2.0
-#: Seconds after which an unfinished turn is late.
-LATE = 5.0
-#: Seconds between two checks of the guard.
-LATE_LOOK = 1.0
 
 
 class ReloadRequests:

@@ -29,6 +29,9 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
+T = TypeVar("T")
+PREFIX = "ENDPOINT_"
+
 
 @contextmanager
 def _allowed(values: str) -> Iterator[None]:
@@ -195,11 +198,6 @@ def bind_host(value: str) -> str:
     """Convert the host name or IP address to listen at."""
     with _allowed("a host name or an IP address to listen at"):
         return normalise_host(value, underscores=True)
-
-
-T = TypeVar("T")
-
-PREFIX = "ENDPOINT_"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,11 @@ _HINTS = (
     ("request is too large", " (a limit of etcd's: --max-request-bytes)"),
 )
 
+T = TypeVar("T")
+#: Limit of a request over all members in seconds, and the least share of each of them.
+PATIENCE = 6.0
+LEAST_PATIENCE = 2.0
+
 
 class RefusedError(SourceError):
     """etcd responded with an error that any other member would respond with too."""
@@ -230,13 +235,6 @@ def _result(line: bytes) -> Message:
     if isinstance(result, dict) and not result.get("canceled"):
         return result
     raise DownError(f"etcd says: {blanked(str(answer))}"[:200])
-
-
-T = TypeVar("T")
-
-#: Limit of a request over all members in seconds, and the least share of each of them.
-PATIENCE = 6.0
-LEAST_PATIENCE = 2.0
 
 
 class Found(NamedTuple):

@@ -27,6 +27,8 @@ from watchdog.observers.api import BaseObserver
 
 from .file import Fingerprint
 
+logger = logging.getLogger(__name__)
+
 #: Seconds of quiet after a change that is not a write in progress.
 QUIET = 0.05
 #: Seconds of quiet after a change that ``stat`` showed before any event: the event may still be
@@ -41,6 +43,23 @@ CLOSE_WAIT = 2.0
 CLOSE_GRACE = 0.01
 #: Seconds after which a file that keeps changing is reported.
 PATIENCE = 5.0
+
+#: Seconds before watching is tried again where it failed.
+RETRY = 3.0
+#: Seconds between two wake-ups that events of other files in the folder may cause.
+NEIGHBOUR_INTERVAL = 0.05
+# Opened and closed-without-write are left out: each read of the file would cause another read.
+_EVENTS: list[type[FileSystemEvent]] = [
+    fs.FileModifiedEvent,
+    fs.FileAttribEvent,
+    fs.FileClosedEvent,
+    fs.FileCreatedEvent,
+    fs.FileMovedEvent,
+    fs.FileDeletedEvent,
+    fs.DirCreatedEvent,
+    fs.DirMovedEvent,
+    fs.DirDeletedEvent,
+]
 
 
 class Event(Enum):
@@ -156,27 +175,6 @@ class Debouncer:
     def _start(self, now: float) -> None:
         if self._since is None:
             self._since = now
-
-
-logger = logging.getLogger(__name__)
-
-#: Seconds before watching is tried again where it failed.
-RETRY = 3.0
-#: Seconds between two wake-ups that events of other files in the folder may cause.
-NEIGHBOUR_INTERVAL = 0.05
-
-# Opened and closed-without-write are left out: each read of the file would cause another read.
-_EVENTS: list[type[FileSystemEvent]] = [
-    fs.FileModifiedEvent,
-    fs.FileAttribEvent,
-    fs.FileClosedEvent,
-    fs.FileCreatedEvent,
-    fs.FileMovedEvent,
-    fs.FileDeletedEvent,
-    fs.DirCreatedEvent,
-    fs.DirMovedEvent,
-    fs.DirDeletedEvent,
-]
 
 
 def _names(path: Path) -> frozenset[str]:

@@ -28,6 +28,15 @@ _FORMAT = 5
 #: Upper bound of a version: a record with a higher version is damaged.
 _MAX_VERSION = 1 << 52
 
+#: End of the name of a source's record.
+SUFFIX = ".lastgood"
+#: Seconds by which dates and versions in the records of another user may be ahead of the clock.
+_AHEAD = 86400
+WHAT = "the last good list"
+#: Limits of the earlier texts that are kept: their number, and their bytes in all.
+MAX_TEXTS = 50
+MAX_HISTORY_BYTES = 8 << 20
+
 
 class Release(NamedTuple):
     """The date and the version that a list is served with.
@@ -131,16 +140,6 @@ def parse(record: bytes) -> LastGood:
 
 def _digest(head: dict[str, Any], data: bytes) -> str:
     return hashlib.sha256(json.dumps(head, sort_keys=True).encode() + b"\n" + data).hexdigest()
-
-
-#: End of the name of a source's record.
-SUFFIX = ".lastgood"
-#: Seconds by which dates and versions in the records of another user may be ahead of the clock.
-_AHEAD = 86400
-WHAT = "the last good list"
-#: Limits of the earlier texts that are kept: their number, and their bytes in all.
-MAX_TEXTS = 50
-MAX_HISTORY_BYTES = 8 << 20
 
 
 class CriticalSection(NamedTuple):

@@ -36,6 +36,11 @@ from .directory import StateDirectory
 
 T = TypeVar("T")
 
+#: Seconds since the last write after which a worker's record is removed.
+FORGOTTEN = 86400.0
+#: Part of the name of each worker's record.
+WORKER = ".worker."
+
 
 class ReloadDocument(TypedDict):
     """A reload as the status document shows it; ``at`` is RFC 3339. See ``Reload``."""
@@ -259,12 +264,6 @@ def _has_members(value: dict[str, Any], expected: Any) -> bool:
 @cache
 def _members(record: Any) -> dict[str, Any]:
     return get_type_hints(record)
-
-
-#: Seconds since the last write after which a worker's record is removed.
-FORGOTTEN = 86400.0
-#: Part of the name of each worker's record.
-WORKER = ".worker."
 
 
 def key(subject: str) -> str:
