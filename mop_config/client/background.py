@@ -20,7 +20,7 @@ from ..model.endpoint import Endpoint, Kind
 from ..net.faults import Fault
 from .parts import EVERY, ManagerParts, Reporter
 from .pool.pool import WATCHED
-from .updates import ListUpdates
+from .updates import IDLE, ListUpdates
 
 logger = logging.getLogger(__name__)
 
@@ -28,29 +28,6 @@ logger = logging.getLogger(__name__)
 CLOSE_PATIENCE = 0.8
 #: Seconds until the scheduler tries again to start a thread that could not be started.
 RETRY = 1.0
-_IDLE = 3600.0
-
-
-class _Wakeup:
-    """A wake-up call for one waiting thread, over ``queue.SimpleQueue``.
-
-    A finalizer calls ``set`` too, and may run between any two bytecodes. A ``threading.Event``
-    could deadlock there, because the interrupted thread may hold the event's lock.
-    """
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    def set(self) -> None:
-        """End the current wait, or the next wait if no thread waits."""
-        self._calls.put(None)
-
-    def wait(self, seconds: float) -> None:
-        """Wait until ``set`` is called, for at most ``seconds`` (capped at an hour)."""
-        with contextlib.suppress(queue.Empty):
-            self._calls.get(timeout=min(max(0.0, seconds), _IDLE))
-            while True:
-                self._calls.get_nowait()
 
 
 class Background:
@@ -82,7 +59,9 @@ class Background:
         self._stopped = False
         self.updates = ListUpdates(parts, self._any_healthy)
         self._pid = os.getpid()
-        self._wakeup = _Wakeup()
+        # A finalizer wakes the scheduler, too, and may run between any two bytecodes. A
+        # ``threading.Event`` could deadlock there: the interrupted thread may hold its lock.
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._checks = CheckQueue(self._prober, self._report_check, policy.probe_parallelism)
         self._lock = threading.Lock()
         self._short_of_resources = False  # whether the last start lacked a thread or descriptor
@@ -136,7 +115,7 @@ class Background:
 
     def wake(self) -> None:
         """Wake the scheduler; start its thread if that start failed in a forked child."""
-        self._wakeup.set()
+        self._wakeups.put(None)
         with self._lock:
             scheduler = self._scheduler
             if not self._stopped and (scheduler is None or not scheduler.is_alive()):
@@ -145,7 +124,7 @@ class Background:
     def cancel(self) -> None:
         """Tell every thread to end, without waiting and without a lock."""
         self._stopped = True
-        self._wakeup.set()
+        self._wakeups.put(None)
         # Don't shut down a parent's sockets from a forked child: the parent still uses them.
         if self._pid == os.getpid():
             self._prober.abort()
@@ -172,7 +151,10 @@ class Background:
             except Exception as error:
                 logger.error("the client goes on after %s: %s", type(error).__name__, error)
                 delay = 1.0
-            self._wakeup.wait(delay)
+            with contextlib.suppress(queue.Empty):
+                self._wakeups.get(timeout=min(max(0.0, delay), IDLE))
+                while True:
+                    self._wakeups.get_nowait()
 
     def _run_due_work(self) -> float:
         self._parts.lists.save()
@@ -201,7 +183,7 @@ class Background:
         except Exception as error:
             logger.error("the %s failed: %s: %s", name, type(error).__name__, error)
         self._due[name] = time.monotonic() + delay
-        self._wakeup.set()
+        self._wakeups.put(None)
 
     # -- health checks
 
@@ -267,7 +249,7 @@ class Background:
             else:
                 self._warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")
             self.record(job, result)
-        self._wakeup.set()
+        self._wakeups.put(None)
         return self._stopped
 
 

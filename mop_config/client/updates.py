@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..errors import MopConfigError, UpdateFailed, UpdateRefused, UpdateUntrusted
 from ..model.jws import MEDIA_TYPE
-from ..net.http import HttpClient, HttpReply, HttpRequest, backoff
+from ..net.http import HttpReply, HttpRequest, backoff
 from .lists.update import Check, NewList, UpdateContext, combined_error, current_token, update
 from .parts import ManagerParts
 
@@ -30,7 +30,8 @@ FIRST_WATCH_RETRY = 1.0
 MAX_WATCH_RETRY = 60.0
 #: A server that answers a long poll within fewer seconds did not hold its response.
 HELD_AT_LEAST = 1.0
-#: Seconds between two long polls of a server without long polls, if updates are off.
+#: Longest pause in seconds between two looks at the schedule, and between two long polls of a
+#: server without long polls if updates are off.
 IDLE = 3600.0
 #: Seconds between the requests to two sources; a failed source starts the next request at once.
 STAGGER = 0.25
@@ -80,7 +81,8 @@ class ListSearch:
         self._token = current_token(parts.token if token is None else token)
         self._server_names = parts.lists.server_names(fallback)
         self._events: SimpleQueue[tuple[int, Found | Exception | None]] = SimpleQueue()
-        self._running: dict[int, HttpClient] = {}
+        self._client = parts.new_client()
+        self._running: set[int] = set()
         # Sources that hold their response until the list changes. Their silence is no failure.
         self._holding: set[int] = set()
         self._closed = False
@@ -88,8 +90,7 @@ class ListSearch:
     def close(self) -> None:
         """Cancel every request; takes no lock, so a finalizer may call it."""
         self._closed = True
-        for client in list(self._running.values()):
-            client.abort()
+        self._client.abort()
         self._events.put((-1, None))
 
     def run(self) -> Found:
@@ -122,14 +123,14 @@ class ListSearch:
                     errors[position] = event
                 elif event is not None:
                     raise event
-                self._running.pop(position, None)
+                self._running.discard(position)
                 next_at = 0.0
         finally:
             self.close()
         raise combined_error([errors[position] for position in sorted(errors)])
 
     def _start_source(self, position: int) -> None:
-        self._running[position] = self._parts.new_client()
+        self._running.add(position)
         thread = threading.Thread(
             target=self._run_source, args=(position,), name="mop-config-list", daemon=True
         )
@@ -140,21 +141,19 @@ class ListSearch:
 
     def _run_source(self, position: int) -> None:
         try:
-            self._events.put((position, self._find(position, self._running[position])))
+            self._events.put((position, self._find(position)))
         except Exception as error:
             self._events.put((position, error))
 
-    def _find(self, position: int, client: HttpClient) -> Found:
+    def _find(self, position: int) -> Found:
         outcome = UpdateRound()
 
         def fetch(url: str, etag: str | None, wait: int, with_token: bool) -> HttpReply:
             nonlocal outcome
-            if self._closed:
-                client.abort()
             if wait:
                 self._holding.add(position)
             try:
-                reply = client.request(self._request(url, etag, wait, with_token))
+                reply = self._client.request(self._request(url, etag, wait, with_token))
             finally:
                 self._holding.discard(position)
             if wait and reply.status not in {200, 304}:
