@@ -100,8 +100,13 @@ def releases() -> list[Any]:
     return [] if code else list(json.loads(out.getvalue())["releases"])
 
 
-def test_the_past_is_listed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    """The history is newest first, with each text's changes; the status has the same ETag."""
+def test_the_past_is_listed_and_comes_back(
+    server: Server, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The history is newest first, with each text's changes; the status has the same ETag.
+
+    A rollback ends when every worker serves the text; the written text is a new release.
+    """
     document = called(capsys, "history")
     newest, middle, oldest = document["releases"]
     assert document["source"] == os.environ["ENDPOINT_CONFIG_FILE"]
@@ -122,6 +127,21 @@ def test_the_past_is_listed(server: Server, capsys: pytest.CaptureFixture[str]) 
     assert "+0 -2 endpoints" in lines[0]
     assert lines[0].endswith(newest["etag"])
 
+    before = document["releases"]
+    assert run(["rollback", str(before[2]["release"])]) == 0
+    shown = capsys.readouterr()
+    assert set(server.etags()) == {before[2]["etag"]}
+    assert file.read_text() == ONE
+    assert "+one.example" in shown.out
+    assert "every worker serves it (2)" in shown.out
+    assert shown.err == ""
+    wait_for(lambda: len(releases()) == 4)
+    assert releases()[0]["release"] > before[0]["release"]
+    assert releases()[0]["etag"] == before[2]["etag"]
+
+    document = called(capsys, "rollback", before[2]["etag"][:8])
+    assert (document["result"], sorted(document["workers"])) == ("unchanged", server.workers)
+
 
 @pytest.mark.usefixtures("past")
 def test_two_releases_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,33 +161,13 @@ def test_two_releases_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert "-two.example" in shown
 
 
-def test_a_text_comes_back_and_every_worker_serves_it(
-    server: Server, file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A rollback ends when every worker serves the text; the written text is a new release."""
-    before = called(capsys, "history")["releases"]
-    assert run(["rollback", str(before[2]["release"])]) == 0
-    shown = capsys.readouterr()
-    assert set(server.etags()) == {before[2]["etag"]}
-    assert file.read_text() == ONE
-    assert "+one.example" in shown.out
-    assert "every worker serves it (2)" in shown.out
-    assert shown.err == ""
-    wait_for(lambda: len(releases()) == 4)
-    assert releases()[0]["release"] > before[0]["release"]
-    assert releases()[0]["etag"] == before[2]["etag"]
-
-    document = called(capsys, "rollback", before[2]["etag"][:8])
-    assert (document["result"], sorted(document["workers"])) == ("unchanged", server.workers)
-
-
 def test_a_bad_file_is_replaced_by_the_newest_good_text(
     server: Server, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A rollback replaces a bad file with the newest good text.
 
     The workers already serve that list, but the command ends only after they have read the file
-    again.
+    again. It needs no worker.
     """
     newest = called(capsys, "history")["releases"][0]
     file.write_bytes(b"\xff\xfe\0")
@@ -179,6 +179,12 @@ def test_a_bad_file_is_replaced_by_the_newest_good_text(
     assert called(capsys, "rollback", str(newest["release"]))["result"] == "written"
     assert file.read_text() == THREE
     assert file.stat().st_mode & 0o777 == 0o644
+
+    # Without a running server the text is written, and the next start serves it.
+    server.stop()
+    assert run(["rollback", str(releases()[2]["release"])]) == 0
+    assert "no running worker is seen from here" in capsys.readouterr().out
+    assert file.read_text() == ONE
 
 
 def test_on_a_terminal_it_asks(server: Server, file: Path) -> None:
@@ -341,16 +347,6 @@ def test_a_worker_that_refuses_it(
             assert run(["rollback", oldest]) == 1
     error = capsys.readouterr().err
     assert re.search(r"worker \d+ does not serve it: 1 error, and ENDPOINT_STRICT is set", error)
-
-
-def test_without_a_running_server(
-    server: Server, file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without a running server the text is written, and the next start serves it."""
-    server.stop()
-    assert run(["rollback", str(releases()[2]["release"])]) == 0
-    assert "no running worker is seen from here" in capsys.readouterr().out
-    assert file.read_text() == ONE
 
 
 def test_a_key_in_etcd(
