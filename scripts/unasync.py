@@ -23,9 +23,7 @@ PAIRS = {
     "mop_config/client/transport/_async/connections.py": (
         "mop_config/client/transport/_sync/connections.py"
     ),
-    "mop_config/client/transport/_async/dialing.py": "mop_config/client/transport/_sync/dialing.py",
     "mop_config/client/transport/_async/inner.py": "mop_config/client/transport/_sync/inner.py",
-    "mop_config/client/transport/_async/spare.py": "mop_config/client/transport/_sync/spare.py",
     "mop_config/client/transport/_async/transport.py": (
         "mop_config/client/transport/_sync/transport.py"
     ),

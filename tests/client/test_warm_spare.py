@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mop_config.client import Policy
-from mop_config.client.transport._async import spare as async_spare
-from mop_config.client.transport._sync import spare as sync_spare
+from mop_config.client.transport._async import connecting as async_connecting
+from mop_config.client.transport._sync import connecting as sync_connecting
 
 from ..waiting import wait_for
 from .driver import Driver
@@ -135,8 +135,8 @@ def test_a_spare_that_the_server_ends_is_replaced_after_a_pause(kind: str) -> No
 
 def test_an_old_spare_is_replaced(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A spare does not outlive the memory of a NAT."""
-    for module in (async_spare, sync_spare):
-        monkeypatch.setattr(module, "LIFE", 0.2)
+    for module in (async_connecting, sync_connecting):
+        monkeypatch.setattr(module, "SPARE_LIFE", 0.2)
     with (
         scripted({"a": OK, "b": OK}) as ([a, b], _),
         Driver(kind, [a.url, b.url], WARM, trust_env=False) as driver,

@@ -17,7 +17,7 @@ from ...net.faults import Fault
 from ..keywords import ConnectKeywords, SocketKeywords, check_keywords
 from ..manager import BaseManager
 from ..pool.member import PoolMember
-from ..transport._sync.dialing import dial
+from ..transport._sync.connecting import dial
 from ..transport.outcome import NoEndpointAvailable
 from .search import (
     MOVE_CHECK_INTERVAL,

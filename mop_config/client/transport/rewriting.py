@@ -32,14 +32,13 @@ Headers = list[tuple[bytes, bytes]]
 
 def traits_of(request: httpx2.Request) -> RetryTraits:
     """Return the traits of a request that decide whether it may be sent again."""
-    method, replayable = request.method, _is_replayable(request.stream)
+    method, stream = request.method, request.stream
+    replayable = isinstance(stream, httpx2.ByteStream) or _is_replayable(stream)
     keyed = method not in IDEMPOTENT and "Idempotency-Key" in request.headers
     return RetryTraits.of(method, replayable=replayable, keyed=keyed)
 
 
 def _is_replayable(stream: Any) -> bool:
-    if isinstance(stream, httpx2.ByteStream):
-        return True
     # httpx2 rebuilds a multipart body for each attempt, but its files must be seekable.
     fields = getattr(stream, "fields", None)
     return fields is not None and all(

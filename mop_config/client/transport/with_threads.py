@@ -116,7 +116,12 @@ class Hedge:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             late = self._late_at - time.monotonic()
-            if _is_ready(sock, self._bell, min(left, max(0.0, late))):
+            poll = select.poll()
+            poll.register(sock, select.POLLIN)
+            if self._bell is not None:
+                poll.register(self._bell, select.POLLIN)
+            ready = dict(poll.poll(min(left, max(0.0, late), 1e6) * 1000 + 1))
+            if sock.fileno() in ready:
                 return
             if self._outcome is not None and self._outcome.done():
                 self._overtaken = self._outcome.result().fault is None
@@ -187,16 +192,6 @@ class Hedge:
         if self._bell is not None:
             self._bell.close()
             self._bell = None
-
-
-def _is_ready(sock: socket.socket, bell: socket.socket | None, seconds: float) -> bool:
-    """Wait for a socket, the bell (wake-up socket) or the time-out; return if ``sock`` is ready."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    if bell is not None:
-        poll.register(bell, select.POLLIN)
-    ready = poll.poll(min(seconds, 1e6) * 1000 + 1)
-    return any(descriptor == sock.fileno() for descriptor, _ in ready)
 
 
 def _close(exchange: Exchange) -> None:

@@ -1,35 +1,40 @@
-"""Connects an exchange before it sends: by an open connection, or the winner of a dial race."""
+"""Opens connections: for an exchange before it sends, and a warm spare to the next endpoint.
 
+``dial`` runs the dial race: TCP and verified TLS to several endpoints, of which the first ready
+one wins.
+"""
+
+import logging
 import time
 from typing import Any
 
 import httpcore2
 
 from ....net._async.connecting import connect_by_proxy
-from ....net.connect import DialOptions
-from ....net.faults import Fault
-from ....net.streams import Deadline
-from ...pool.failover import DialRace
+from ....net.connect import GLANCE, DialOptions, HostDial, Ring
+from ....net.faults import Fault, fault_of
+from ....net.resolver import Resolver
+from ....net.streams import AsyncStream, Deadline
+from ...pool.failover import DialRace, SpareSchedule
 from ...pool.member import PoolMember
 from ...pool.session import ClientState
 from .. import rewriting
 from ..attempt import Exchange
 from ..options import TransportOptions
 from ..outcome import DialError
-from ..with_asyncio import dial_limit
-from .connections import AsyncEndpointConnection, AsyncEndpointPool
-from .dialing import dial
-from .spare import AsyncSpare
+from ..with_asyncio import AsyncAside, dial_limit
+from .connections import AsyncConnectionTable, AsyncEndpointConnection
 
+logger = logging.getLogger(__name__)
+
+#: Longest life of an unused spare in seconds; a NAT forgets idle connections after some minutes.
+SPARE_LIFE = 240.0
 #: Seconds between two sweeps that close expired connections of all endpoints.
 SWEEP_INTERVAL = 1.0
 
 
-class AsyncConnectionTable:
-    """The connections of one client: takes or opens the connection of each exchange.
-
-    Each endpoint has a pool of its own, so that requests that hang at one endpoint take no
-    connection from another.
+class AsyncConnector:
+    """Opens the connections of one client: those of its exchanges, and its warm spare.
 
     Args:
         core: The manager's pools.
@@ -37,6 +42,7 @@ class AsyncConnectionTable:
         checked: The options of the manager's health checks.
 
     Attributes:
+        table: The connections of the client.
         sweep_at: When the next sweep is due, in monotonic seconds.
         is_closed: Whether the client is closed.
     """
@@ -46,23 +52,11 @@ class AsyncConnectionTable:
     ) -> None:
         self._state = core
         self._options = options
-        self._checked = checked
-        self._pools: dict[bytes, AsyncEndpointPool] = {}
+        self.table = AsyncConnectionTable(core, options, checked)
         self._dials = dial_limit()
         self._spare = AsyncSpare(core, options, self) if core.policy.warm_spare else None
         self.sweep_at = 0.0
         self.is_closed = False
-
-    def to(self, member: PoolMember) -> AsyncEndpointPool:
-        """Return the pool of connections to an endpoint."""
-        target = member.target
-        pool = self._pools.get(target.key)
-        if pool is None:
-            proxy = self._options.proxy_to(target)
-            apart = self._options.takes_another_way(self._checked, target)
-            made = AsyncEndpointPool(member.url, target, proxy, self._options, apart=apart)
-            pool = self._pools.setdefault(target.key, made)
-        return pool
 
     async def sweep(self, now: float) -> None:
         """Close expired connections and those of removed endpoints; keep the warm spare.
@@ -71,21 +65,16 @@ class AsyncConnectionTable:
             now: Monotonic seconds.
         """
         self.sweep_at = now + SWEEP_INTERVAL
-        for key, pool in list(self._pools.items()):
-            pool.retired = self._state.api.get(pool.url) is None
-            await pool.tidy()
-            if pool.retired and pool.is_empty:
-                self._pools.pop(key, None)
+        await self.table.tidy()
         if self._spare is not None:
             await self._spare.keep(now)
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and end the dials."""
         self.is_closed = True
         if self._spare is not None:
             await self._spare.close()
-        for pool in list(self._pools.values()):
-            await pool.close()
+        await self.table.close()
 
     async def connect(self, exchange: Exchange, wanted: dict[str, float | None]) -> None:
         """Set the connection of an exchange.
@@ -101,7 +90,7 @@ class AsyncConnectionTable:
         """
         core = self._state
         while exchange.connection is None:
-            pool = self.to(exchange.member)
+            pool = self.table.to(exchange.member)
             exchange.apart = pool.apart
             exchange.connection = await pool.take_open()
             if exchange.connection is not None:
@@ -168,7 +157,7 @@ class AsyncConnectionTable:
             member = exchange.next_member(now)
             if member is None:
                 return None
-            pool = self.to(member)
+            pool = self.table.to(member)
             place = pool.take_now() if pool.proxy is None else None
             if place is None:
                 with self._state:
@@ -212,3 +201,115 @@ class AsyncConnectionTable:
         if timeout < self._state.policy.connect_timeout:
             until = min(until, time.monotonic() + timeout)
         return self._options.for_dial(timeout, until)
+
+
+class AsyncSpare:
+    """Keeps one idle connection to the next endpoint of a client that is in use.
+
+    Args:
+        core: The manager's pools.
+        options: Options of the connections.
+        connector: The client's connector.
+    """
+
+    def __init__(
+        self, core: ClientState, options: TransportOptions, connector: "AsyncConnector"
+    ) -> None:
+        self._state = core
+        self._options = options
+        self._connector = connector
+        self._connection: AsyncEndpointConnection | None = None
+        self._aside: AsyncAside | None = None
+        self._schedule = SpareSchedule(core.api)
+
+    async def keep(self, now: float) -> None:
+        """Open a spare in the background if none is open."""
+        if self._aside is not None and not self._aside.is_done:
+            return
+        with self._state:
+            member = self._schedule.next_member(now)
+        spare = self._connection
+        if spare is not None:
+            if spare.pool.has_spare(spare):
+                if member is None or self._connector.table.to(member) is spare.pool:
+                    return
+                spare.spare_until = now  # another endpoint is next: the next sweep closes this
+                return
+            began = now if spare.http is None else spare.spare_until - SPARE_LIFE
+            self._schedule.ended(now, now - began)  # ``spare_until`` is 0 after the first use
+            self._connection = None
+        if member is None or not self._schedule.may_dial(now):
+            return
+        pool = self._connector.table.to(member)
+        place = pool.reserve() if pool.proxy is None and pool.is_empty else None
+        if place is None:
+            return
+        self._connection = place
+        try:
+            self._aside = AsyncAside(self._open, member, place)
+        except (RuntimeError, MemoryError) as error:
+            logger.info("no spare connection to %s: %s", member.url, error)
+            await pool.release(place)
+
+    async def _open(self, member: PoolMember, place: AsyncEndpointConnection) -> None:
+        race = DialRace(member, lambda _: None, self._state.policy.race_delay)
+        race.called_off = lambda: self._connector.is_closed
+        timeout = self._state.policy.connect_timeout
+        options = self._options.for_dial(timeout, time.monotonic() + timeout)
+        try:
+            _, stream = await self._connector.dial(race, options)
+            place.spare_until = time.monotonic() + SPARE_LIFE
+            place.pool.opened(place, stream)
+        except (OSError, RuntimeError, MemoryError) as error:
+            # No request needs the connection yet, so the failure does not count.
+            logger.info("no spare connection to %s: %s", member.url, error)
+        finally:
+            await place.pool.release(place)
+
+    async def close(self) -> None:
+        """End a dial in the background."""
+        if self._aside is not None:
+            await self._aside.end()
+
+
+async def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[PoolMember, Any]:
+    """Dial until one endpoint is ready, including its TLS; return the endpoint and its stream.
+
+    The stream, an ``AsyncStream``, is None for an endpoint that has an open connection. One thread
+    or one task runs the whole race.
+
+    Raises:
+        DialError: If no endpoint was ready.
+        OSError: If this process lacks descriptors or memory.
+    """
+    failure: Exception | None = None
+    members: dict[HostDial, PoolMember] = {}
+    with Ring() as ring:
+        while True:
+            now = time.monotonic()
+            while (member := race.start(now)) is not None:
+                if member.url in race.connected:
+                    race.won(member, now)
+                    return member, None
+                try:
+                    host = HostDial(ring, member.target.place, options, resolver)
+                except Exception as error:  # for example, no thread for the look-up
+                    failure = error
+                    race.failed(member, fault_of(error, connecting=True))
+                    continue
+                members[host] = member
+                ring.add(host)
+            if not ring.dials:
+                raise DialError("no endpoint could be reached") from failure
+            if race.called_off():
+                raise DialError("the client was closed") from failure
+            wait = race.wait(now)
+            # A race may be called off at any time, so look at it now and then.
+            await AsyncStream.wait_for(ring, GLANCE if wait is None else min(wait, GLANCE))
+            for host in ring.finished():
+                member = members.pop(host)
+                if host.error is None:
+                    race.won(member, time.monotonic())
+                    return member, AsyncStream(host.take())
+                failure = host.error
+                race.failed(member, fault_of(failure, connecting=True))

@@ -42,11 +42,6 @@ async def send_through(
     )
 
 
-def is_traced() -> bool:
-    """Whether OpenTelemetry's instrumentation wraps httpx2's transport."""
-    return hasattr(httpx2.AsyncHTTPTransport.handle_async_request, "__wrapped__")
-
-
 #: Function that sends a request and returns the answer.
 AsyncAsk = Callable[[httpx2.Request], Awaitable[httpcore2.Response]]
 

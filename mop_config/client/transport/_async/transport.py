@@ -24,9 +24,9 @@ from ..attempt import Exchange, HasState, Overtaken
 from ..options import TransportOptions
 from ..outcome import Response, fault_of_attempt, is_of_http2, named, why
 from ..with_asyncio import hedged
-from .connecting import AsyncConnectionTable
+from .connecting import AsyncConnector
 from .connections import AsyncEndpointConnection
-from .inner import ask_traced, is_traced, send_through
+from .inner import ask_traced, send_through
 
 logger = logging.getLogger(__name__)
 
@@ -77,14 +77,14 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         self._inner = transport
         self._manager = manager  # a client keeps its manager alive
         self._options = TransportOptions(**options)
-        # Compared with the proxies of the manager's health checks (``_checked``).
-        self._by_proxy = self._options.knows_proxies
+        # The options of the manager's health checks, which may use other proxies.
         self._checked: TransportOptions = getattr(manager, "_network_options", self._options)
         self._open()
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        self._table = AsyncConnectionTable(self._state, self._options, self._checked)
+        self._connector = AsyncConnector(self._state, self._options, self._checked)
+        self._table = self._connector.table
         self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # for other hosts, by proxy
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -113,14 +113,14 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                     exchange.bound_pauses()
                 elif rewriting.is_read_whole(request, traits, exchange.response):
                     await self._read_whole(exchange)
-            if self._table.is_closed and exchange.fault is not None:
+            if self._connector.is_closed and exchange.fault is not None:
                 if exchange.status is not None:
                     await exchange.response.aclose()
                 raise rewriting.closed(request)
             with core:
                 failover.record(exchange)
-        if core.clock() >= self._table.sweep_at and self._inner is None:
-            await self._table.sweep(core.clock())
+        if core.clock() >= self._connector.sweep_at and self._inner is None:
+            await self._connector.sweep(core.clock())
         return await self._conclude(failover, request)
 
     async def _attempt(
@@ -131,14 +131,19 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         exchange = Exchange(self._state, failover, member)
         if self._inner is not None:
             await send_through(self._inner, exchange, request)
-        elif failover.hedge_after == math.inf:
+            return exchange
+        pool = self._table.to(member)
+        exchange.apart = pool.apart
+        exchange.connection = await pool.take_open()
+        exchange.reused = exchange.connection is not None
+        if failover.hedge_after == math.inf:
             await self._send(request, exchange)
         else:
-            if not self._by_proxy or self._table.to(member).proxy is None:
+            if exchange.connection is None and pool.proxy is None:
                 # Connect first: a dial has its own race, so only late answers (and proxies) are
                 # hedged.
                 try:
-                    await self._table.connect(exchange, request.extensions.get("timeout") or {})
+                    await self._connector.connect(exchange, request.extensions.get("timeout") or {})
                 except Exception as error:
                     await self._failed(request, exchange, error)
                     return exchange
@@ -156,9 +161,9 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         try:
             while response is None:
                 if exchange.connection is None:
-                    await self._table.connect(exchange, wanted)
+                    await self._connector.connect(exchange, wanted)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
-                    if is_traced():
+                    if _is_traced():
                         ask = partial(self._ask, exchange=exchange, wanted=wanted)
                         response = await ask_traced(request, exchange, ask)
                     else:
@@ -170,7 +175,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     async def _failed(self, request: httpx2.Request, exchange: Exchange, error: Exception) -> None:
         """Record an exception; an exchange that got no connection gets a span of its own."""
-        if exchange.connection is None and not exchange.queued and is_traced():
+        if exchange.connection is None and not exchange.queued and _is_traced():
 
             async def fail(_: httpx2.Request) -> httpcore2.Response:
                 raise error
@@ -190,7 +195,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         connection: AsyncEndpointConnection = exchange.connection
         read = exchange.pause = wanted.get("read", rewriting.Default(exchange.failover.total))
         write = wanted.get("write")
-        limit = Limit.of(FOREVER, exchange)  # the deadline alone
+        limit = Limit(FOREVER)  # the deadline alone
+        limit.deadline = exchange
         timeouts = exchange.timeouts = {"read": limit, "write": limit}
         if read is not None and not isinstance(read, rewriting.Default):
             timeouts["read"] = Limit.of(read, exchange)
@@ -261,11 +267,16 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every connection; running requests end with an error."""
-        await self._table.close()
+        await self._connector.close()
         if self._inner is not None:
             await self._inner.aclose()
         for transport in self._plain.values():
             await transport.aclose()
+
+
+def _is_traced() -> bool:
+    """Whether OpenTelemetry's instrumentation wraps httpx2's transport."""
+    return hasattr(httpx2.AsyncHTTPTransport.handle_async_request, "__wrapped__")
 
 
 async def _discard(exchange: Exchange) -> None:
@@ -316,7 +327,7 @@ class _AsyncBody(httpx2.AsyncByteStream):
             async for part in exchange.response.aiter_stream():
                 yield part
         except Exception as error:
-            if self._transport._table.is_closed:
+            if self._transport._connector.is_closed:
                 raise rewriting.closed(self._request) from error
             if not exchange.apart:
                 fault = fault_of_attempt(error, connecting=False)

@@ -15,7 +15,8 @@ from typing import Any
 import httpcore2
 
 from ....net.streams import WANT_READ
-from ...pool.member import Target
+from ...pool.member import PoolMember, Target
+from ...pool.session import ClientState
 from ..attempt import Exchange
 from ..options import TransportOptions
 from ..with_threads import SHARES_HTTP2, Turn
@@ -312,3 +313,47 @@ class EndpointPool:
                 connection = self._stale.pop() if self._stale else None
             if connection is not None and not connection.http.is_closed():
                 connection.http.close()
+
+
+class ConnectionTable:
+    """The connections of one client, in a pool for each endpoint.
+
+    So requests that hang at one endpoint take no connection from another.
+
+    Args:
+        core: The manager's pools.
+        options: Options of the connections.
+        checked: The options of the manager's health checks.
+    """
+
+    def __init__(
+        self, core: ClientState, options: TransportOptions, checked: TransportOptions
+    ) -> None:
+        self._state = core
+        self._options = options
+        self._checked = checked
+        self._pools: dict[bytes, EndpointPool] = {}
+
+    def to(self, member: PoolMember) -> EndpointPool:
+        """Return the pool of connections to an endpoint."""
+        target = member.target
+        pool = self._pools.get(target.key)
+        if pool is None:
+            proxy = self._options.proxy_to(target)
+            apart = self._options.takes_another_way(self._checked, target)
+            made = EndpointPool(member.url, target, proxy, self._options, apart=apart)
+            pool = self._pools.setdefault(target.key, made)
+        return pool
+
+    def tidy(self) -> None:
+        """Close expired connections of all endpoints, and all connections of removed endpoints."""
+        for key, pool in list(self._pools.items()):
+            pool.retired = self._state.api.get(pool.url) is None
+            pool.tidy()
+            if pool.retired and pool.is_empty:
+                self._pools.pop(key, None)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for pool in list(self._pools.values()):
+            pool.close()

@@ -43,11 +43,6 @@ def send_through(
     )
 
 
-def is_traced() -> bool:
-    """Whether OpenTelemetry's instrumentation wraps httpx2's transport."""
-    return hasattr(httpx2.HTTPTransport.handle_request, "__wrapped__")
-
-
 #: Function that sends a request and returns the answer.
 Ask = Callable[[httpx2.Request], httpcore2.Response]
 

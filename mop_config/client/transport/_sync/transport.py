@@ -25,9 +25,9 @@ from ..attempt import Exchange, HasState, Overtaken
 from ..options import TransportOptions
 from ..outcome import Response, fault_of_attempt, is_of_http2, named, why
 from ..with_threads import hedged
-from .connecting import ConnectionTable
+from .connecting import Connector
 from .connections import EndpointConnection
-from .inner import ask_traced, is_traced, send_through
+from .inner import ask_traced, send_through
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +78,14 @@ class FailoverTransport(httpx2.BaseTransport):
         self._inner = transport
         self._manager = manager  # a client keeps its manager alive
         self._options = TransportOptions(**options)
-        # Compared with the proxies of the manager's health checks (``_checked``).
-        self._by_proxy = self._options.knows_proxies
+        # The options of the manager's health checks, which may use other proxies.
         self._checked: TransportOptions = getattr(manager, "_network_options", self._options)
         self._open()
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        self._table = ConnectionTable(self._state, self._options, self._checked)
+        self._connector = Connector(self._state, self._options, self._checked)
+        self._table = self._connector.table
         self._plain: dict[str, httpx2.HTTPTransport] = {}  # for other hosts, by proxy
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -114,14 +114,14 @@ class FailoverTransport(httpx2.BaseTransport):
                     exchange.bound_pauses()
                 elif rewriting.is_read_whole(request, traits, exchange.response):
                     self._read_whole(exchange)
-            if self._table.is_closed and exchange.fault is not None:
+            if self._connector.is_closed and exchange.fault is not None:
                 if exchange.status is not None:
                     exchange.response.close()
                 raise rewriting.closed(request)
             with core:
                 failover.record(exchange)
-        if core.clock() >= self._table.sweep_at and self._inner is None:
-            self._table.sweep(core.clock())
+        if core.clock() >= self._connector.sweep_at and self._inner is None:
+            self._connector.sweep(core.clock())
         return self._conclude(failover, request)
 
     def _attempt(self, failover: Failover, member: PoolMember, request: httpx2.Request) -> Exchange:
@@ -130,14 +130,19 @@ class FailoverTransport(httpx2.BaseTransport):
         exchange = Exchange(self._state, failover, member)
         if self._inner is not None:
             send_through(self._inner, exchange, request)
-        elif failover.hedge_after == math.inf:
+            return exchange
+        pool = self._table.to(member)
+        exchange.apart = pool.apart
+        exchange.connection = pool.take_open()
+        exchange.reused = exchange.connection is not None
+        if failover.hedge_after == math.inf:
             self._send(request, exchange)
         else:
-            if not self._by_proxy or self._table.to(member).proxy is None:
+            if exchange.connection is None and pool.proxy is None:
                 # Connect first: a dial has its own race, so only late answers (and proxies) are
                 # hedged.
                 try:
-                    self._table.connect(exchange, request.extensions.get("timeout") or {})
+                    self._connector.connect(exchange, request.extensions.get("timeout") or {})
                 except Exception as error:
                     self._failed(request, exchange, error)
                     return exchange
@@ -155,9 +160,9 @@ class FailoverTransport(httpx2.BaseTransport):
         try:
             while response is None:
                 if exchange.connection is None:
-                    self._table.connect(exchange, wanted)
+                    self._connector.connect(exchange, wanted)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
-                    if is_traced():
+                    if _is_traced():
                         ask = partial(self._ask, exchange=exchange, wanted=wanted)
                         response = ask_traced(request, exchange, ask)
                     else:
@@ -169,7 +174,7 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def _failed(self, request: httpx2.Request, exchange: Exchange, error: Exception) -> None:
         """Record an exception; an exchange that got no connection gets a span of its own."""
-        if exchange.connection is None and not exchange.queued and is_traced():
+        if exchange.connection is None and not exchange.queued and _is_traced():
 
             def fail(_: httpx2.Request) -> httpcore2.Response:
                 raise error
@@ -189,7 +194,8 @@ class FailoverTransport(httpx2.BaseTransport):
         connection: EndpointConnection = exchange.connection
         read = exchange.pause = wanted.get("read", rewriting.Default(exchange.failover.total))
         write = wanted.get("write")
-        limit = Limit.of(FOREVER, exchange)  # the deadline alone
+        limit = Limit(FOREVER)  # the deadline alone
+        limit.deadline = exchange
         timeouts = exchange.timeouts = {"read": limit, "write": limit}
         if read is not None and not isinstance(read, rewriting.Default):
             timeouts["read"] = Limit.of(read, exchange)
@@ -260,11 +266,16 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def close(self) -> None:
         """Close every connection; running requests end with an error."""
-        self._table.close()
+        self._connector.close()
         if self._inner is not None:
             self._inner.close()
         for transport in self._plain.values():
             transport.close()
+
+
+def _is_traced() -> bool:
+    """Whether OpenTelemetry's instrumentation wraps httpx2's transport."""
+    return hasattr(httpx2.HTTPTransport.handle_request, "__wrapped__")
 
 
 def _discard(exchange: Exchange) -> None:
@@ -315,7 +326,7 @@ class _Body(httpx2.SyncByteStream):
             for part in exchange.response.iter_stream():
                 yield part
         except Exception as error:
-            if self._transport._table.is_closed:
+            if self._transport._connector.is_closed:
                 raise rewriting.closed(self._request) from error
             if not exchange.apart:
                 fault = fault_of_attempt(error, connecting=False)
