@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 #: The application that ``mop-config serve`` starts.
 OWN_APP = "mop_config:create_app()"
-_ENDINGS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 def on_starting(server: Any) -> None:
@@ -71,18 +70,12 @@ def _let_newborns_end() -> None:
     """
     master = os.getpid()  # forks of the workers must not be changed
 
-    def mask(how: int) -> None:
-        if os.getpid() == master:
-            signal.pthread_sigmask(how, _ENDINGS)
-
     def begin() -> None:
         if os.getppid() == master:
-            for number in _ENDINGS:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
 
-    hold, release = partial(mask, signal.SIG_BLOCK), partial(mask, signal.SIG_UNBLOCK)
-    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=begin)
+    os.register_at_fork(after_in_child=begin)
 
 
 def _make_metrics_folder(server: Any) -> None:

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import re
 from asyncio import TimerHandle, Transport
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import httptools
@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ..serving.responder import LongPoll
 from ..serving.snapshot import ConditionalAnswer
-from ..web.asgi import AsgiApp
+from ..web.asgi import AsgiApp, ParkedPolls
 from ..web.bridge import SOCKET
 from .worker import error_page
 
@@ -69,16 +69,7 @@ class Rules:
         self.trusted = frozenset(cfg.forwarded_allow_ips)
         #: Fields that mean https, in lower case, with the value that says so.
         self.secure = {n.lower().encode(): v.encode() for n, v in cfg.secure_scheme_headers.items()}
-        self._default: list[tuple[bytes, bytes]] = []
-        self._lines = b""
         self.app: AsgiApp | None = app if isinstance(app, AsgiApp) else None
-
-    def default_lines(self, fields: list[tuple[bytes, bytes]]) -> bytes:
-        """Return uvicorn's default fields, such as Date, as lines; uvicorn renews their list."""
-        if fields is not self._default:
-            self._default = fields
-            self._lines = b"".join(b"%b: %b\r\n" % field for field in fields)
-        return self._lines
 
 
 class ParkedCycle:
@@ -87,6 +78,7 @@ class ParkedCycle:
     uvicorn then queues the requests that follow, and ends the connection after the answer only.
 
     Args:
+        polls: The parked polls of the loop.
         poll: The long poll.
         keep_alive: Whether the connection stays open after the answer.
     """
@@ -96,8 +88,8 @@ class ParkedCycle:
     disconnected = False
     message_event = asyncio.Event()  # nothing waits for it
 
-    def __init__(self, poll: LongPoll, keep_alive: bool) -> None:
-        self.poll = poll
+    def __init__(self, polls: ParkedPolls, poll: LongPoll, keep_alive: bool) -> None:
+        self.polls, self.poll = polls, poll
         self.keep_alive = keep_alive
 
 
@@ -142,8 +134,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Cancel the timers, and forget a parked request."""
         self._disarm()
         self._unset_keepalive_if_required()
-        if self._parked is not None and self._rules.app is not None:
-            self._rules.app.polls().remove(self._parked.poll)
+        if self._parked is not None:
+            self._parked.polls.remove(self._parked.poll)
         if self._stall is not None:
             self._stall.cancel()
         super().connection_lost(exc)
@@ -154,8 +146,8 @@ class HttpProtocol(HttpToolsProtocol):
             return None
         self.cycle.keep_alive = False
         self.cycle.message_event.set()
-        if self._parked is not None and self._rules.app is not None:
-            self._rules.app.polls().end(self._parked.poll)
+        if self._parked is not None:
+            self._parked.polls.end(self._parked.poll)
         return True
 
     def data_received(self, data: bytes) -> None:
@@ -273,9 +265,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._answered = True
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
         if isinstance(found, LongPoll):
-            self._parked = ParkedCycle(found, keep_alive)
-            self.cycle = self._parked  # type: ignore[assignment]
-            app.polls().add(found, partial(self._end_wait, app, self._parked))
+            parked = self._parked = ParkedCycle(app.polls(), found, keep_alive)
+            self.cycle = parked  # type: ignore[assignment]
+            parked.polls.add(found, partial(self._end_wait, app, parked))
             return True
         self._send(found, keep_alive)
         if self._deaf:
@@ -297,7 +289,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _send(self, answer: ConditionalAnswer, keep_alive: bool) -> None:
         """Send an answer of the application without a task."""
         close = not (keep_alive and (self._rules.worker.alive or self.pipeline))
-        fields = self._rules.default_lines(self.server_state.default_headers)
+        fields = _lines(*self.server_state.default_headers)
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
         parts = (STATUS_LINE[answer.status], fields, answer.headers.lines, end, answer.body)
         self.transport.write(b"".join(parts))
@@ -389,6 +381,12 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self.transport.close()
         self.loop.call_later(END, self.transport.abort)
+
+
+# uvicorn renews its default fields, such as Date, once a second.
+@lru_cache(maxsize=4)
+def _lines(*fields: tuple[bytes, bytes]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % field for field in fields)
 
 
 def _path_of(target: bytes) -> bytes:

@@ -39,7 +39,6 @@ _REPORTS = frozenset({"config.report", "mop_config.config.report"})
 _FOR_ANY_HOST = frozenset({"/health", "/ready"})
 _ASCII = bytes(range(0x21, 0x7F)).decode()
 
-
 _PREFLIGHT: Headers = (
     ("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS"),
     ("Access-Control-Allow-Headers", "Authorization, If-Modified-Since, If-None-Match"),
@@ -62,13 +61,6 @@ def refusal(
     known = not hosts or environ["PATH_INFO"] in _FOR_ANY_HOST
     if not known and not is_trusted(environ.get("HTTP_HOST", ""), hosts):
         return problem(400, "this host name is not served here (TRUSTED_HOSTS)")
-    return token_refusal(service, environ, reads=reads)
-
-
-def token_refusal(
-    service: ConfigService, environ: dict[str, Any], *, reads: bool = False
-) -> ConditionalAnswer | None:
-    """Check only the token, again after a long poll: it may have been revoked meanwhile."""
     if service.authenticator is None:
         return None
     refused = service.authenticator.check(environ, reads=reads)
@@ -80,23 +72,8 @@ def token_refusal(
 
 
 def cors(service: ConfigService, environ: dict[str, Any]) -> Headers:
-    """Return the CORS headers of the answer to a request."""
-    origins = service.settings.cors_origins
-    if not origins:
-        return ()
-    asked = "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
-    preflight = asked and environ["REQUEST_METHOD"] == "OPTIONS"
-    return cors_headers(origins, environ.get("HTTP_ORIGIN"), preflight=preflight)
-
-
-def cors_headers(allowed: tuple[str, ...], origin: str | None, *, preflight: bool) -> Headers:
-    """Return the CORS headers of a response.
-
-    Args:
-        allowed: The origins whose scripts may read responses, ``("*",)`` for any, empty for none.
-        origin: The request's ``Origin``, or None.
-        preflight: Whether the request is a CORS preflight.
-    """
+    """Return the CORS headers of the answer to a request (Fetch standard)."""
+    allowed, origin = service.settings.cors_origins, environ.get("HTTP_ORIGIN")
     if not allowed:
         return ()
     headers: Headers
@@ -106,6 +83,8 @@ def cors_headers(allowed: tuple[str, ...], origin: str | None, *, preflight: boo
         headers = (("Access-Control-Allow-Origin", origin), _EXPOSED, ("Vary", "Origin"))
     else:
         return (("Vary", "Origin"),)
+    asked = "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+    preflight = asked and environ["REQUEST_METHOD"] == "OPTIONS"
     return headers + _PREFLIGHT if preflight else headers
 
 

@@ -29,7 +29,7 @@ from ..service import ConfigService, Places
 from ..serving.responder import LongPoll
 from ..serving.snapshot import ConditionalAnswer, json_answer, to_json
 from . import as_response, current_service, problem_response, revalidated
-from .guards import token_refusal
+from .guards import refusal
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ def _answer(*, signed: bool) -> Response:
     found = service.responder.respond(environ, signed=signed)
     if isinstance(found, LongPoll):
         found = found.wait(environ.get("gunicorn.socket"))
-        found = token_refusal(service, environ) or found
+        # The token may have been revoked meanwhile.
+        found = refusal(service, environ) or found
     return as_response(found)
 
 
