@@ -53,8 +53,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         if parse_url(self.url).text != self.url:
             raise AddressError("bad-url", "the URL is not in its canonical spelling")
-        if not is_priority(self.priority):
-            raise AddressError("bad-priority", "the priority must be a whole number, 0 or more")
+        _check_priority(self.priority)
         name = self.server_name
         if name is not None and canonical_server_name(name) != name:
             raise AddressError("bad-server-name", "the server name is not in canonical spelling")
@@ -75,8 +74,8 @@ class Endpoint:
         """The name in the ``Host`` header and the certificate: the server name, else the host."""
         return self.server_name or parse_url(self.url).host
 
-    @classmethod
-    def parse(cls, url: str, priority: int = 0, server_name: str | None = None) -> "Endpoint":
+    @staticmethod
+    def parse(url: str, priority: int = 0, server_name: str | None = None) -> "Endpoint":
         """Build an endpoint from any spelling of its URL and server name.
 
         Raises:
@@ -84,7 +83,8 @@ class Endpoint:
                 ``bad-server-name`` or one of ``parse_url``.
         """
         name = None if server_name is None else canonical_server_name(server_name)
-        return cls(parse_url(url).text, priority, name)
+        _check_priority(priority)
+        return assemble(parse_url(url).text, priority, name)  # not validated a second time
 
 
 def assemble(url: str, priority: int, server_name: str | None = None) -> Endpoint:
@@ -135,6 +135,11 @@ class EndpointConfig:
     def kinds(self) -> dict[Kind, tuple[Endpoint, ...]]:
         """Map each kind to its endpoints, in the order of the JSON members."""
         return {Kind.API: self.api_endpoints, Kind.SOCKETIO: self.socketio_endpoints}
+
+
+def _check_priority(priority: int) -> None:
+    if not is_priority(priority):
+        raise AddressError("bad-priority", "the priority must be a whole number, 0 or more")
 
 
 def is_priority(value: Any) -> bool:

@@ -182,7 +182,8 @@ def listing(
         order: A key of ``ORDERS``; anything else keeps the order of the list.
     """
     checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
-    key, count = ORDERS.get(order), body.count(b'{"url":"')
+    key, count = ORDERS.get(order, lambda _: 0), body.count(b'{"url":"')
+    is_filtered = bool(wanted or only) or order in ORDERS
 
     def found(kind: Kind) -> Iterator[Row]:
         for endpoint in iter_endpoints(body, kind):
@@ -194,14 +195,13 @@ def listing(
     rows: list[Row] = []
     matching = 0
     for kind in Kind:
-        if wanted or only or key is not None:
-            every = sorted(found(kind), key=key) if key is not None else list(found(kind))
+        if is_filtered:
+            every = sorted(found(kind), key=key)
             matching += len(every)
             rows += every[:MAX_ROWS]
         else:
             rows += islice(found(kind), MAX_ROWS)
-            matching = count
-    return Listing(sorted(rows, key=key) if key is not None else rows, matching, count)
+    return Listing(sorted(rows, key=key), matching if is_filtered else count, count)
 
 
 def _latency(row: Row) -> float:
