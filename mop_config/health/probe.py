@@ -20,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ..errors import AddressError
@@ -28,11 +28,8 @@ from ..model.address import DEFAULT_PORTS, normalise_path, parse_url
 from ..model.endpoint import Endpoint, Kind
 from ..net.connect import DialOptions
 from ..net.faults import Fault, HttpError, certificate_error, lacks_resources
-from ..net.http import HttpClient, ProxyChoice
+from ..net.http import HttpClient, HttpConnection, ProxyChoice
 from ..net.resolver import Resolver
-
-if TYPE_CHECKING:
-    from ..net.connection import HttpConnection
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +152,7 @@ class Prober(HttpClient):
         )
         self._timeout = timeout
         self._health_request = request
-        importlib.import_module("mop_config.net.connection")  # slow, so before a timeout
+        importlib.import_module("mop_config.net._sync.connecting")  # slow, so before a timeout
 
     def check(self, kind: str, endpoint: Endpoint, known_path: str | None = None) -> ProbeResult:
         """Check one endpoint; never raises.
@@ -192,7 +189,7 @@ class Prober(HttpClient):
         )
 
     def _check_api(
-        self, connection: "HttpConnection", base: str, known_path: str | None
+        self, connection: HttpConnection, base: str, known_path: str | None
     ) -> ProbeResult:
         """Request the health URLs in turn until one exists."""
         wanted = self._health_request
@@ -332,7 +329,7 @@ def _server(job: Job) -> str:
     return f"{url.host}:{url.port or DEFAULT_PORTS[url.scheme]}"
 
 
-def _check_socketio(connection: "HttpConnection", base: str) -> ProbeResult:
+def _check_socketio(connection: HttpConnection, base: str) -> ProbeResult:
     """Open an Engine.IO session by polling and close it, or else open a WebSocket."""
     path = base if base.endswith("/socket.io") else f"{base}/socket.io"
     target = f"{path}/?{_HANDSHAKE}"
@@ -359,7 +356,7 @@ def _check_socketio(connection: "HttpConnection", base: str) -> ProbeResult:
 
 
 def _request(
-    connection: "HttpConnection",
+    connection: HttpConnection,
     method: str,
     target: str,
     headers: Mapping[str, str] | None = None,

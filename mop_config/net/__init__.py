@@ -1,9 +1,8 @@
 """HTTP, DNS and TLS for all parts: the client, health checks, commands, etcd and the webhook.
 
 Read ``http`` first (one bounded request, pauses between attempts, and the URLs to which a token
-may be sent), then ``connection`` (httpcore over one stream), ``streams`` (a connected socket for
-threads and for asyncio, and deadlines), ``_async`` (connections, direct or by a proxy; the
-synchronous half is generated), ``connect`` (Happy Eyeballs over the addresses of a host, with
-TLS), ``resolver`` (DNS look-ups with a deadline), ``faults`` (the classification of exceptions;
-pure).
+may be sent), then ``connect`` (deadlines, and Happy Eyeballs over the addresses of a host, with
+TLS), ``streams`` (a connected socket for threads and for asyncio), ``_async`` (connections, direct
+or by a proxy; the synchronous half is generated), ``resolver`` (DNS look-ups with a deadline),
+``faults`` (the classification of exceptions; pure).
 """

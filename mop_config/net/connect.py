@@ -15,11 +15,13 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from .faults import Fault, fault_of
 from .resolver import Resolver
 
+#: Seconds that stand for no time-out: eleven days, within the range of every clock and poll.
+FOREVER = 1e6
 #: Seconds until the next address is dialled in parallel (RFC 8305, section 5).
 STAGGER = 0.25
 #: Seconds that a look-up may take before the addresses of the last look-up are dialled; RFC 8305,
@@ -48,6 +50,47 @@ class Place(NamedTuple):
     host: str
     port: int
     tls_name: str | None
+
+
+class Deadline:
+    """The common deadline of several network operations.
+
+    Args:
+        until: The deadline in monotonic seconds.
+
+    Attributes:
+        hedge: The hedge that may interrupt a read, or None.
+    """
+
+    hedge: Any = None
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+
+    def least(self, timeout: float | None) -> float:
+        """Return a time-out in seconds, bounded by the time left until the deadline."""
+        left = max(0.0, self.until - time.monotonic())
+        return left if timeout is None or timeout > left else timeout
+
+    def wrote(self) -> None:
+        """Record that a part of the request is written."""
+
+
+class Limit(float):
+    """A time-out in seconds that ends at a deadline at the latest.
+
+    httpcore passes time-outs unchanged from a request to the stream. So a stream knows at each step
+    to which request the step belongs, even on an HTTP/2 connection that many requests share.
+    """
+
+    deadline: Deadline
+
+    @classmethod
+    def of(cls, seconds: float, deadline: Deadline) -> Self:
+        """Create a time-out."""
+        limit = cls(seconds)
+        limit.deadline = deadline
+        return limit
 
 
 @dataclass(frozen=True, slots=True)

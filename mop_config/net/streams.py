@@ -2,10 +2,6 @@
 
 The streams read and write the socket of the dial race itself. This is faster than httpcore's own
 streams, and a request that is cancelled at any moment loses no connection.
-
-httpcore passes time-outs unchanged from a request to the stream. ``Limit`` is a time-out that
-carries a deadline, so a stream knows at each step to which request the step belongs, even on an
-HTTP/2 connection that many requests share.
 """
 
 import asyncio
@@ -14,15 +10,13 @@ import select
 import socket
 import ssl
 import time
-from typing import Any, Self
+from typing import Any
 
 import httpcore2
 import httpx2
 
-from .connect import Owner
+from .connect import FOREVER, Limit, Owner
 
-#: Seconds that stand for no time-out: eleven days, within the range of every clock and poll.
-FOREVER = 1e6
 #: Reads without a wait after which other tasks get a turn, because a fast server fills every read.
 READS_IN_A_ROW = 8
 #: Exceptions of a read without data; a TLS socket may be readable for a TLS message only.
@@ -43,43 +37,6 @@ def for_httpcore(proxy: httpx2.Proxy) -> httpcore2.Proxy:
         headers=proxy.headers.raw,
         ssl_context=proxy.ssl_context,
     )
-
-
-class Deadline:
-    """The common deadline of several network operations.
-
-    Args:
-        until: The deadline in monotonic seconds.
-
-    Attributes:
-        hedge: The hedge that may interrupt a read, or None.
-    """
-
-    hedge: Any = None
-
-    def __init__(self, until: float) -> None:
-        self.until = until
-
-    def least(self, timeout: float | None) -> float:
-        """Return a time-out in seconds, bounded by the time left until the deadline."""
-        left = max(0.0, self.until - time.monotonic())
-        return left if timeout is None or timeout > left else timeout
-
-    def wrote(self) -> None:
-        """Record that a part of the request is written."""
-
-
-class Limit(float):
-    """A time-out in seconds that ends at a deadline at the latest."""
-
-    deadline: Deadline
-
-    @classmethod
-    def of(cls, seconds: float, deadline: Deadline) -> Self:
-        """Create a time-out."""
-        limit = cls(seconds)
-        limit.deadline = deadline
-        return limit
 
 
 class _SocketStream:

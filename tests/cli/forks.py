@@ -22,7 +22,7 @@ for name in cli.list_commands(None):
     cli.get_command(None, name)
 # What commands import when they need it.
 import joserfc.jwk, joserfc.jws, segno
-import mop_config.net.connection, mop_config.server.export
+import mop_config.net._sync.connecting, mop_config.server.export
 control = socket.socket(fileno=int(sys.argv[1]))
 while True:
     message, streams, _, _ = socket.recv_fds(control, 1 << 20, 3)

@@ -10,7 +10,7 @@ from mop_config.client.pool.failover import RetryTraits
 from mop_config.client.pool.member import target_of
 from mop_config.client.transport import rewriting
 from mop_config.model.endpoint import Endpoint
-from mop_config.net.streams import FOREVER
+from mop_config.net.connect import FOREVER
 
 
 @pytest.mark.parametrize(

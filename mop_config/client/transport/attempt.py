@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import httpcore2
 
+from ...net.connect import Deadline
 from ...net.faults import Fault
-from ...net.streams import Deadline
 from ..pool.failover import Attempt, DialRace, Failover
 from ..pool.member import PoolMember
 from ..pool.policy import BUSY_STATUS

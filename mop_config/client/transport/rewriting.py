@@ -9,7 +9,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from ...net.streams import FOREVER
+from ...net.connect import FOREVER
 from ..pool.failover import RetryTraits
 from ..pool.member import Target
 from ..pool.policy import IDEMPOTENT

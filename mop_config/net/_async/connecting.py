@@ -7,9 +7,9 @@ from typing import Any
 
 import httpcore2
 
-from ..connect import GLANCE, DialOptions, HostDial, Owner, Place, Ring
+from ..connect import FOREVER, GLANCE, Deadline, DialOptions, HostDial, Limit, Owner, Place, Ring
 from ..resolver import Resolver
-from ..streams import FOREVER, AsyncStream, Deadline, Limit, ProxyFailed
+from ..streams import AsyncStream, ProxyFailed
 
 _PROXY_PORTS = {b"http": 80, b"https": 443}
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpcore2
 
-from ..connect import GLANCE, DialOptions, HostDial, Owner, Place, Ring
+from ..connect import FOREVER, GLANCE, Deadline, DialOptions, HostDial, Limit, Owner, Place, Ring
 from ..resolver import Resolver
-from ..streams import FOREVER, Deadline, Limit, ProxyFailed, Stream
+from ..streams import ProxyFailed, Stream
 
 _PROXY_PORTS = {b"http": 80, b"https": 443}
 

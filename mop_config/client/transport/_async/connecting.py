@@ -11,10 +11,10 @@ from typing import Any
 import httpcore2
 
 from ....net._async.connecting import connect_by_proxy
-from ....net.connect import GLANCE, DialOptions, HostDial, Ring
+from ....net.connect import GLANCE, Deadline, DialOptions, HostDial, Ring
 from ....net.faults import Fault, fault_of
 from ....net.resolver import Resolver
-from ....net.streams import AsyncStream, Deadline
+from ....net.streams import AsyncStream
 from ...pool.failover import DialRace, SpareSchedule
 from ...pool.member import PoolMember
 from ...pool.session import ClientState

@@ -15,7 +15,7 @@ from typing import Any, Unpack
 import httpcore2
 import httpx2
 
-from ....net.streams import FOREVER, Deadline, Limit
+from ....net.connect import FOREVER, Deadline, Limit
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
 from ...pool.member import PoolMember, route_of
