@@ -60,10 +60,12 @@ class GoodTexts(NamedTuple):
         Raises:
             MopConfigError: If there are no texts, or this user may not read the texts.
         """
-        from ..server.web import instance_folder  # imports Flask
+        source, state = str(open_source(settings)), settings.state_dir
+        if not state:
+            from ..server.web import instance_folder  # imports Flask
 
-        source = str(open_source(settings))
-        folder = Path(os.path.abspath(settings.state_dir or instance_folder()))
+            state = instance_folder()
+        folder = Path(os.path.abspath(state))
         found = []
         for user in _users(folder):
             directory = StateDirectory.of_user(folder, user)
