@@ -72,8 +72,7 @@ class Responder:
         waits = parse_qs(query, keep_blank_values=True).get("wait") if query else None
         if waits:
             return self._respond_to_wait(environ, waits, signed)
-        since = None if signed else header(environ, "HTTP_IF_MODIFIED_SINCE")
-        return self.answer(environ, signed, since)
+        return self.answer(environ, signed, dated=not signed)
 
     def _respond_to_wait(
         self, environ: Environ, waits: list[str], signed: bool
@@ -96,13 +95,13 @@ class Responder:
         retry_after = str(random.randint(*RETRY_AFTER))  # noqa: S311
         return waited(found, ("Retry-After", retry_after))
 
-    def answer(self, environ: Environ, signed: bool, since: str | None = None) -> ConditionalAnswer:
+    def answer(self, environ: Environ, signed: bool, *, dated: bool = False) -> ConditionalAnswer:
         """Return the answer from the list that is served now.
 
         Args:
             environ: The request.
             signed: Whether the client gets the signed list.
-            since: ``If-Modified-Since``, or None if the header is absent or must not count.
+            dated: Whether ``If-Modified-Since`` counts.
         """
         snapshot = self.store.view.snapshot
         if signed:
@@ -110,13 +109,7 @@ class Responder:
             if refusal is not None:
                 return problem(*refusal)
             snapshot = self._signer.signed(snapshot) or snapshot
-        return respond_conditionally(
-            snapshot,
-            environ["REQUEST_METHOD"],
-            header(environ, "HTTP_ACCEPT_ENCODING"),
-            header(environ, "HTTP_IF_NONE_MATCH"),
-            since,
-        )
+        return respond_conditionally(snapshot, environ, dated=dated)
 
     def prepare(self) -> None:
         """Sign the served list before the first request for it, since a large list takes a moment.

@@ -238,29 +238,33 @@ def problem(
 
 
 def respond_conditionally(
-    snapshot: Snapshot,
-    method: str,
-    accept_encoding: str | None = None,
-    if_none_match: str | None = None,
-    if_modified_since: str | None = None,
+    snapshot: Snapshot, environ: Mapping[str, Any], *, dated: bool = True
 ) -> ConditionalAnswer:
     """Answer a GET or HEAD from a snapshot by the request's headers.
 
     There is no 406: a client that forbids every encoding gets the plain body.
     ``If-Modified-Since`` matches only if its date equals the list's date, so that a rollback to
     an older file reaches clients that have seen the newer one.
+
+    Args:
+        snapshot: The list.
+        environ: The request in WSGI's form.
+        dated: Whether ``If-Modified-Since`` counts.
     """
-    variant = snapshot.plain
-    if snapshot.gzip and accept_encoding and accepts_gzip(accept_encoding):
+    variant, accepted = snapshot.plain, header(environ, "HTTP_ACCEPT_ENCODING")
+    if snapshot.gzip and accepted and accepts_gzip(accepted):
         variant = snapshot.gzip
-    if if_none_match is not None:
+    tags = header(environ, "HTTP_IF_NONE_MATCH")
+    if tags is not None:
         # Almost every client sends back the one tag it got, so compare before parsing.
-        fresh = if_none_match == variant.etag or etag_matches(if_none_match, snapshot)
+        fresh = tags == variant.etag or etag_matches(tags, snapshot)
     else:
-        fresh = if_modified_since == snapshot.last_modified_text
+        since = header(environ, "HTTP_IF_MODIFIED_SINCE")
+        fresh = dated and since == snapshot.last_modified_text
     if fresh:
         return ConditionalAnswer(304, variant.not_modified, b"")
-    return ConditionalAnswer(200, variant.headers, b"" if method == "HEAD" else variant.body)
+    body = b"" if environ["REQUEST_METHOD"] == "HEAD" else variant.body
+    return ConditionalAnswer(200, variant.headers, body)
 
 
 def etag_matches(if_none_match: str, snapshot: Snapshot) -> bool:

@@ -5,7 +5,12 @@ import gzip
 import pytest
 
 from mop_config.server.parsing.render import EMPTY, EMPTY_BODY, render
-from mop_config.server.serving.snapshot import SECURITY_HEADERS, Snapshot, respond_conditionally
+from mop_config.server.serving.snapshot import (
+    SECURITY_HEADERS,
+    ConditionalAnswer,
+    Snapshot,
+    respond_conditionally,
+)
 from mop_config.server.settings import Settings, UrlRules
 
 from ...conftest import SAMPLE
@@ -22,9 +27,16 @@ PACKED_TAG = f'"{SERVED.etag}-gzip"'
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 
 
+def ask(served: Snapshot, method: str, *values: str | None) -> ConditionalAnswer:
+    """Return the answer to a request with the values of the headers that count, in this order."""
+    names = ("HTTP_ACCEPT_ENCODING", "HTTP_IF_NONE_MATCH", "HTTP_IF_MODIFIED_SINCE")
+    given = {name: v for name, v in zip(names, values, strict=False) if v is not None}
+    return respond_conditionally(served, {"REQUEST_METHOD": method, **given})
+
+
 def test_a_plain_answer() -> None:
     """The answer has the body, its length, a strong ETag, Last-Modified and max-age."""
-    status, headers, body = respond_conditionally(SERVED, "GET")
+    status, headers, body = ask(SERVED, "GET")
     assert status == 200
     assert dict(headers) == {
         "Content-Type": "application/json",
@@ -39,11 +51,11 @@ def test_a_plain_answer() -> None:
 
 def test_the_compressed_answer_has_a_tag_of_its_own() -> None:
     """The gzip variant has its own ETag, since it is another representation (RFC 9110, 8.8.3.3)."""
-    _status, headers, body = respond_conditionally(SERVED, "GET", "gzip")
+    _status, headers, body = ask(SERVED, "GET", "gzip")
     assert dict(headers)["Content-Encoding"] == "gzip"
     assert dict(headers)["ETag"] == PACKED_TAG
     assert dict(headers)["Content-Length"] == str(len(body))
-    assert gzip.decompress(body) == respond_conditionally(SERVED, "GET").body
+    assert gzip.decompress(body) == ask(SERVED, "GET").body
 
 
 @pytest.mark.parametrize(
@@ -74,7 +86,7 @@ def test_what_is_accepted_chooses_the_encoding_and_is_never_refused(
     accept: str | None, packed: bool
 ) -> None:
     """There is no 406: a client that forbids every encoding gets the plain list."""
-    status, headers, _ = respond_conditionally(SERVED, "GET", accept)
+    status, headers, _ = ask(SERVED, "GET", accept)
     assert status == 200
     assert ("Content-Encoding" in dict(headers)) is packed
 
@@ -98,7 +110,7 @@ def test_if_none_match_takes_either_variants_tag(
     if_none_match: str, fresh: bool, accept: str | None
 ) -> None:
     """A client that has the list in any encoding gets 304."""
-    status, headers, body = respond_conditionally(SERVED, "GET", accept, if_none_match)
+    status, headers, body = ask(SERVED, "GET", accept, if_none_match)
     assert status == (304 if fresh else 200)
     assert bool(body) is not fresh
     if fresh:
@@ -108,22 +120,22 @@ def test_if_none_match_takes_either_variants_tag(
 
 def test_if_modified_since_must_match_exactly() -> None:
     """A rollback has an older date, and must reach clients that have seen the newer list."""
-    assert respond_conditionally(SERVED, "GET", None, None, DATE).status == 304
+    assert ask(SERVED, "GET", None, None, DATE).status == 304
     for date in ("Sun, 06 Nov 1994 08:49:38 GMT", "Sun, 06 Nov 2033 08:49:37 GMT", "", "nonsense"):
-        assert respond_conditionally(SERVED, "GET", None, None, date).status == 200
+        assert ask(SERVED, "GET", None, None, date).status == 200
 
 
 def test_if_none_match_outweighs_if_modified_since() -> None:
     """If-Modified-Since is ignored if If-None-Match is present (RFC 9110, 13.1.3)."""
-    assert respond_conditionally(SERVED, "GET", None, '"x"', DATE).status == 200
+    assert ask(SERVED, "GET", None, '"x"', DATE).status == 200
 
 
 def test_head_has_the_headers_of_get_and_no_body() -> None:
     """HEAD has the headers of GET, also Content-Length, and no body."""
     for accept in (None, "gzip"):
         get, head = (
-            respond_conditionally(SERVED, "GET", accept),
-            respond_conditionally(SERVED, "HEAD", accept),
+            ask(SERVED, "GET", accept),
+            ask(SERVED, "HEAD", accept),
         )
         assert (head.status, head.headers, head.body) == (get.status, get.headers, b"")
 
@@ -131,10 +143,8 @@ def test_head_has_the_headers_of_get_and_no_body() -> None:
 def test_an_empty_list_must_not_be_cached() -> None:
     """The empty list has no-store, since it stands for a moment without a list."""
     empty = Snapshot.of(EMPTY, Settings(), 0.0, 0)
-    assert dict(respond_conditionally(empty, "GET").headers)["Cache-Control"] == "no-store"
-    assert (
-        respond_conditionally(empty, "GET").body == b'{"api_endpoints":[],"socketio_endpoints":[]}'
-    )
+    assert dict(ask(empty, "GET").headers)["Cache-Control"] == "no-store"
+    assert ask(empty, "GET").body == b'{"api_endpoints":[],"socketio_endpoints":[]}'
 
 
 def test_equal_lists_have_equal_tags_whatever_the_text() -> None:
