@@ -1,5 +1,6 @@
 """Fixtures for every test, which fail a test that leaves a thread, process or socket behind."""
 
+import functools
 import gc
 import os
 import shutil
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
@@ -125,20 +127,20 @@ _SERVER_HELPERS = {
 }
 
 
-def _starts_a_server(item: pytest.Item) -> bool:
-    if _SERVER_FOLDERS & {part.name for part in item.path.parents}:
+@functools.cache
+def _starts_a_server(module: ModuleType) -> bool:
+    if _SERVER_FOLDERS & set(module.__name__.split(".")):
         return True
-    names = vars(item.module).values()  # type: ignore[attr-defined]
     return any(
         getattr(value, "__module__", "") in _SERVER_HELPERS or value is subprocess
-        for value in names
+        for value in vars(module).values()
     )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that start a server or a program, which ``make quick`` leaves out."""
     for item in items:
-        if _starts_a_server(item):
+        if _starts_a_server(item.module):  # type: ignore[attr-defined]
             item.add_marker("server")
 
 

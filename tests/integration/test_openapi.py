@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-import schemathesis
 from flask import Flask
 from flask.testing import FlaskClient
-from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from mop_config import EndpointConfig, __version__, create_app, init_app
 from mop_config.health.state import HealthState
@@ -100,6 +98,9 @@ class TestDocument:
     @pytest.mark.parametrize("guarded", [False, True])
     def test_it_is_openapi(self, guarded: bool) -> None:
         """The document is valid OpenAPI, and each example matches its schema."""
+        # Each worker of the tests would spend a second on an import above.
+        from openapi_spec_validator import OpenAPIV31SpecValidator
+
         assert list(OpenAPIV31SpecValidator(document(guarded=guarded)).iter_errors()) == []
 
     def test_each_component_is_used_and_each_operation_has_a_name(self) -> None:
@@ -307,6 +308,13 @@ RARE: list[tuple[dict[str, Any], str, str, dict[str, str], int]] = [
 ]
 
 
+def assert_described(whole: dict[str, Any], path: str, method: str, answer: Any) -> None:
+    """Check an answer against the document, with the validator of schemathesis."""
+    import schemathesis
+
+    schemathesis.openapi.from_dict(strict(whole))[path][method].validate_response(answer)
+
+
 @pytest.mark.parametrize(
     ("changes", "method", "target", "headers", "status"),
     RARE,
@@ -330,7 +338,7 @@ def test_rare_answers_are_described_too(
     assert answer.status_code == status, answer.text
     whole = document()
     path = target.partition("?")[0]
-    schemathesis.openapi.from_dict(strict(whole))[path][method].validate_response(answer)
+    assert_described(whole, path, method, answer)
     if status >= 400:
         reference = whole["paths"][path][method.lower()]["responses"][str(status)]
         name = reference.get("$ref", "").rpartition("/")[2]
@@ -347,7 +355,7 @@ def test_a_code_that_is_too_long(tmp_path: Path) -> None:
     path = "/api/v1/config/qr.png"
     answer = create_app(settings, start=False).test_client().get(f"{path}?format=full")
     assert answer.status_code == 422
-    schemathesis.openapi.from_dict(strict(document()))[path]["GET"].validate_response(answer)
+    assert_described(document(), path, "GET", answer)
 
 
 def test_whatever_is_asked_the_answers_are_as_described(tmp_path: Path) -> None:
