@@ -15,7 +15,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
 from .faults import Fault, fault_of
 from .resolver import Resolver
@@ -38,7 +38,8 @@ _LIES = frozenset({Fault.TLS, Fault.UNREACHABLE})
 _Steps = Generator[tuple[socket.socket, int], None, None]
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Place:
     """The server to connect to.
 
     Attributes:

@@ -64,13 +64,10 @@ class Rank(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """The parts of an endpoint's URL, in the forms that requests need.
+class Target(Place):
+    """The server of an endpoint, and the parts of its URL in the forms that requests need.
 
     Attributes:
-        host: Host to connect to; IPv6 in brackets.
-        port: Port to connect to.
-        tls_name: Name that the certificate must be for, or None without TLS.
         scheme: ``http`` or ``https``.
         prefix: Path of the URL without a final ``/``.
         authority: Value of the ``Host`` header.
@@ -79,19 +76,11 @@ class Target:
             port may need different certificates.
     """
 
-    host: str
-    port: int
-    tls_name: str | None
     scheme: bytes
     prefix: bytes
     authority: bytes
     origin: str
     key: bytes
-
-    @property
-    def place(self) -> Place:
-        """The server to connect to."""
-        return Place(self.host, self.port, self.tls_name)
 
 
 @lru_cache(maxsize=4096)

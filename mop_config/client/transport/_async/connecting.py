@@ -129,7 +129,7 @@ class AsyncConnector:
                 deadline.hedge = exchange.hedge
                 stream = await connect_by_proxy(
                     place.pool.proxy,
-                    exchange.member.target.place,
+                    exchange.member.target,
                     self._dial_options(exchange, timeout),
                     self._state.resolver,
                     deadline,
@@ -292,7 +292,7 @@ async def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tupl
                     race.won(member, now)
                     return member, None
                 try:
-                    host = HostDial(ring, member.target.place, options, resolver)
+                    host = HostDial(ring, member.target, options, resolver)
                 except Exception as error:  # for example, no thread for the look-up
                     failure = error
                     race.failed(member, fault_of(error, connecting=True))

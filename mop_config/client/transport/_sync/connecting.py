@@ -128,7 +128,7 @@ class Connector:
                 deadline.hedge = exchange.hedge
                 stream = connect_by_proxy(
                     place.pool.proxy,
-                    exchange.member.target.place,
+                    exchange.member.target,
                     self._dial_options(exchange, timeout),
                     self._state.resolver,
                     deadline,
@@ -291,7 +291,7 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
                     race.won(member, now)
                     return member, None
                 try:
-                    host = HostDial(ring, member.target.place, options, resolver)
+                    host = HostDial(ring, member.target, options, resolver)
                 except Exception as error:  # for example, no thread for the look-up
                     failure = error
                     race.failed(member, fault_of(error, connecting=True))
