@@ -87,10 +87,6 @@ class EtcdTrigger:
             self._failed_reads = self._failed_reads + 1 if failed else 0
             wait = pause(self._failed_reads) if failed else self._poll_interval or math.inf
             self._next_read = time.monotonic() + wait
-        # The member that answered a read may not be the one that is watched.
-        watch = self._watch
-        if watch is not None and watch.position != self._source.preferred:
-            watch.member.close()
 
     def release(self) -> None:
         """End the watch; a read that hangs ends by itself, in a few seconds."""

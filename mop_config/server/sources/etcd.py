@@ -253,12 +253,10 @@ class Watch(NamedTuple):
     """A watch that is established.
 
     Attributes:
-        position: Index of the member that sends the messages.
         member: The member, whose ``close`` ends the watch from any thread.
         messages: The messages; each is a change of the key.
     """
 
-    position: int
     member: Gateway
     messages: Generator[Message, None, None]
 
@@ -351,7 +349,7 @@ class EtcdSource:
         """
         # Members that hang must not use up the time of those that would respond.
         share = max(LEAST_PATIENCE, PATIENCE / len(self.address.members))
-        return self._with_member(lambda _, member: member.post(path, message, self._limit, share))
+        return self._with_member(lambda member: member.post(path, message, self._limit, share))
 
     def watch(self, stopping: Callable[[], bool]) -> Watch:
         """Open a watch on the key, from now on, at the first member that responds.
@@ -364,10 +362,10 @@ class EtcdSource:
         """
         request = {"create_request": {"key": self.key, "fragment": True}}
 
-        def once(index: int, member: Gateway) -> Watch:
+        def once(member: Gateway) -> Watch:
             messages = member.watch(request, self._limit)
             next(messages)  # the first message says that the watch is established
-            return Watch(index, member, messages)
+            return Watch(member, messages)
 
         return self._with_member(once, stopping)
 
@@ -377,18 +375,14 @@ class EtcdSource:
         )
 
     def _with_member(
-        self,
-        once: Callable[[int, Gateway], T],
-        stopping: Callable[[], bool] = lambda: False,
+        self, once: Callable[[Gateway], T], stopping: Callable[[], bool] = lambda: False
     ) -> T:
-        members = self.address.members
-        first = self.preferred
-        failures: list[str] = []
+        members, first, failures = self.address.members, self.preferred, list[str]()
         for index in (*range(first, len(members)), *range(first)):
             if failures and stopping():
                 break
             try:
-                answer = self._with_login(index, once)
+                answer = self._with_login(members[index], once)
             except DownError as error:
                 host, port = members[index]
                 failures.append(f"{host}:{port}: {error}")
@@ -399,14 +393,13 @@ class EtcdSource:
                 return answer
         raise SourceError(Code.UNREACHABLE, f"etcd does not answer ({'; '.join(failures)})")
 
-    def _with_login(self, index: int, once: Callable[[int, Gateway], T]) -> T:
+    def _with_login(self, member: tuple[str, int], once: Callable[[Gateway], T]) -> T:
         """Send a request to one member; log in first where no token is valid."""
-        member = self.address.members[index]
         for _ in range(2):
             if self._settings.user is not None and not self._token:
                 self._token = self._login(Gateway(member, self._settings, self._resolver))
             try:
-                return once(index, Gateway(member, self._settings, self._resolver, self._token))
+                return once(Gateway(member, self._settings, self._resolver, self._token))
             except StaleTokenError:
                 self._token = ""
         raise DownError("does not accept the token that it issued")
