@@ -140,11 +140,12 @@ class ClientReports:
         totals: Counter[Series] = Counter()
         for name in self._directory.names():
             step = name.removeprefix(self._prefix)
-            if name == step or not step.isdecimal():
+            if name in {step, self._lock_name}:
                 continue
-            if 0 <= _step() - int(step) < STEPS:
+            age = _step() - int(step) if step.isdecimal() else STEPS
+            if 0 <= age < STEPS:
                 totals.update(self._counts(name))
-            else:
+            elif age >= STEPS:  # a step in the future is that of a machine whose clock is ahead
                 self._directory.remove(name)
         return [e for e in _entries(totals) if (e["kind"], e["url"]) in listed]
 

@@ -276,10 +276,13 @@ def test_an_old_file_is_removed_and_a_torn_one_is_ignored(tmp_path: Path) -> Non
     for text in ("", good[:-3], good.replace('"counts"', '"?"'), "[]"):
         file.write_text(text)
         assert reader.totals(listed) == []
-    old = file.with_suffix(f".{int(file.suffix[1:]) - STEPS}")
-    file.rename(old)
-    assert reader.totals(listed) == []
-    assert not old.exists()
+    file.write_text(good)
+    step = int(file.suffix[1:])
+    for name, stays in ((step - STEPS, False), (step + 2, True), ("0123abc.json", False)):
+        other = file.with_suffix(f".{name}")
+        other.write_text(good)
+        assert reader.totals(listed)[0]["counts"] == {"ok": 5}
+        assert other.exists() is stays
 
 
 def test_the_words_are_those_that_speak_against_an_endpoint() -> None:
