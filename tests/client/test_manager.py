@@ -98,7 +98,6 @@ class TestLife:
             (state,) = manager.api_endpoints
             assert (state.state, state.failure_count, state.last_fault) == ("unknown", 0, None)
 
-    @pytest.mark.alone
     @pytest.mark.parametrize("where", [black_hole, silence], ids=["black-hole", "silence"])
     @pytest.mark.parametrize("scheme", ["http", "https"])
     def test_it_closes_within_a_second(self, where: Any, scheme: str) -> None:

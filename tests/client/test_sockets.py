@@ -101,7 +101,6 @@ class TestConnecting:
         assert manager.socket_endpoints[0].last_fault == "refused"
         assert manager.get_current_socket_url() == pair[0].url
 
-    @pytest.mark.alone
     def test_a_black_hole_costs_the_races_delay(self, pair: Pair) -> None:
         """An endpoint that drops packets costs the race delay, not the connect timeout."""
         with black_hole() as port:

@@ -82,7 +82,6 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_everybody_is_told_within_a_second(tmp_path: Path, file: Path, worker_class: str) -> None:
     """Every poll gets the change once, no poll gets its own list, and a stop waits for none."""

@@ -68,7 +68,6 @@ def impatient(file: Path, folder: Path) -> contextlib.AbstractContextManager[Ser
     return running(folder, file, "-k", worker, workers=1)
 
 
-@pytest.mark.alone
 def test_a_thousand_stuck_connections_delay_nobody(tmp_path: Path, file: Path) -> None:
     """A thousand stuck connections delay neither list, health, status, metrics nor a reload."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
