@@ -12,6 +12,9 @@ DEBIAN := chromium docker-compose ed etcd-client etcd-server git nano nginx-ligh
   prometheus prometheus-alertmanager rsync strace systemd vim zbar-tools
 BENCH_DEBIAN := etcd-server nginx-light redis-server redis-tools wrk
 
+# Tests at a time. Most tests wait rather than compute, so that six fill two processors.
+JOBS ?= 6
+
 EXTRAS := socketio,qr,signing
 # The site's source: the documents, and the files that they link to.
 PAGES := README.md SECURITY.md CHANGELOG.md docs deploy benchmarks/RESULTS.md conformance/README.md conformance/example
@@ -21,11 +24,10 @@ PAGES := README.md SECURITY.md CHANGELOG.md docs deploy benchmarks/RESULTS.md co
 serve: $(VENV)/serve.stamp
 	$(BIN)/mop-config serve
 
-# Most tests wait rather than compute, so that six at a time fill two processors. Many tests check a
-# deadline, which a busy host may miss beside five other tests. So what fails in the parallel run is
-# run once more, one test at a time, and must pass then.
+# Many tests check a deadline, which a busy host may miss beside five other tests. So what fails in
+# the parallel run is run once more, one test at a time, and must pass then.
 test: $(VENV)/test.stamp debian
-	$(BIN)/python -m pytest -n 6 --dist worksteal -m 'not alone' \
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not alone' \
 	  || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m 'not alone'
 	$(BIN)/python -m pytest -m alone
 
