@@ -1,14 +1,17 @@
 """The cost of the client without faults: a request, a choice, and a round of health checks."""
 
+import asyncio
 import gc
 import random
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
-from mop_config.client import EndpointManager, Policy
+from mop_config.client import AsyncEndpointManager, EndpointManager, Policy
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.pool import Pool
 from mop_config.model.endpoint import Endpoint
@@ -22,49 +25,80 @@ CLIENTS = ("bare httpx2", "mop-config")
 
 
 def calls(quick: bool) -> Report:
-    """Compare a request over a warm connection with the same request over bare httpx2."""
-    count, rounds = (500, 2) if quick else (3000, 5)
+    """Measure the time of a call."""
+    rounds, count = (1, 300) if quick else (5, 3_000)
     report = Report(
         "client: a call",
         f"Microseconds of a warm GET to a local gunicorn, {count} by each client in a round, in"
-        " turn; CPU is the calling thread's. The goal is at most 1.03 times bare httpx2.",
+        " turn, by threads' clients and by asyncio's; CPU is the calling thread's. The goal is at"
+        " most 1.03 times bare httpx2.",
     )
     with tempfile.TemporaryDirectory() as name, fleet_in(Path(name)) as fleet:
-        primary, backup = fleet.pair()
-        manager = EndpointManager([primary.url, backup.url])
-        with httpx2.Client(base_url=primary.url) as bare, manager.client(start=False) as ours:
-            _in_turn(bare, ours, 200)
-            gc.collect()
-            gc.disable()  # a collection would hit a random client
-            try:
-                measured = [_in_turn(bare, ours, count) for _ in range(rounds)]
-            finally:
-                gc.enable()
-    for number, found in enumerate(measured, 1):
-        base = median(found[0][0])
-        for client, (wall, cpu) in zip(CLIENTS, found, strict=True):
-            report.add(
-                round=number,
-                client=client,
-                p50_us=median(wall) * 1e6,
-                p99_us=percentile(wall, 99) * 1e6,
-                cpu_us=median(cpu) * 1e6,
-                times_bare=round(median(wall) / base, 3),
-            )
+        urls = [backend.url for backend in fleet.pair()]
+        gc.collect()
+        gc.disable()  # a collection would hit a random client
+        try:
+            measured = {
+                "": asyncio.run(_blocking(urls, rounds, count)),
+                ", async": asyncio.run(_async(urls, rounds, count)),
+            }
+        finally:
+            gc.enable()
+    for half, all_found in measured.items():
+        for number, found in enumerate(all_found, 1):
+            base = median(found[0][0])
+            for client, (wall, cpu) in zip(CLIENTS, found, strict=True):
+                report.add(
+                    round=number,
+                    client=client + half,
+                    p50_us=median(wall) * 1e6,
+                    p99_us=percentile(wall, 99) * 1e6,
+                    cpu_us=median(cpu) * 1e6,
+                    times_bare=round(median(wall) / base, 3),
+                )
     return report
 
 
-def _in_turn(
-    bare: httpx2.Client, ours: httpx2.Client, count: int
-) -> list[tuple[list[float], list[float]]]:
-    """Return seconds and CPU seconds of each client's calls; the clients take turns to be first."""
-    found: list[tuple[list[float], list[float]]] = [([], []), ([], [])]
+#: Seconds and CPU seconds of a client's calls.
+Times = tuple[list[float], list[float]]
+
+
+async def _blocking(urls: list[str], rounds: int, count: int) -> list[list[Times]]:
+    manager = EndpointManager(urls)
+    with httpx2.Client(base_url=urls[0]) as bare, manager.client(start=False) as ours:
+
+        async def get(client: httpx2.Client) -> None:
+            client.get("/calm")
+
+        await _in_turn(get, bare, ours, 200)
+        return [await _in_turn(get, bare, ours, count) for _ in range(rounds)]
+
+
+async def _async(urls: list[str], rounds: int, count: int) -> list[list[Times]]:
+    manager = AsyncEndpointManager(urls)
+    async with (
+        httpx2.AsyncClient(base_url=urls[0]) as bare,
+        manager.client(start=False) as ours,
+    ):
+
+        async def get(client: httpx2.AsyncClient) -> None:
+            await client.get("/calm")
+
+        await _in_turn(get, bare, ours, 200)
+        return [await _in_turn(get, bare, ours, count) for _ in range(rounds)]
+
+
+async def _in_turn(
+    get: Callable[[Any], Awaitable[None]], bare: Any, ours: Any, count: int
+) -> list[Times]:
+    """Return the times of each client's calls; the clients take turns to be first."""
+    found: list[Times] = [([], []), ([], [])]
     pairs = [(bare, found[0]), (ours, found[1])]
     for _ in range(count):
         pairs.reverse()
         for client, (wall, cpu) in pairs:
             began, worked = time.perf_counter(), time.thread_time()
-            client.get("/calm")
+            await get(client)
             cpu.append(time.thread_time() - worked)
             wall.append(time.perf_counter() - began)
     return found
