@@ -26,9 +26,9 @@ from .parts import Announcer, ManagerParts, Schedule
 from .pool.member import EndpointState
 from .pool.policy import Policy, checked_interval, policy_or_default
 from .pool.session import ClientState
-from .transport import rewriting
 from .transport._async.transport import AsyncClient, AsyncFailoverTransport
 from .transport._sync.transport import Client, FailoverTransport
+from .transport.attempt import BASE_URL, Default
 from .transport.options import NAMES, TransportOptions
 
 #: Health checks and updates always use HTTP/1.1.
@@ -368,8 +368,8 @@ class BaseManager:
     def _options_for_client(self, options: Mapping[str, Any]) -> dict[str, Any]:
         given = {name: value for name, value in options.items() if name not in NAMES}
         total, connect = self.policy.total_timeout, self.policy.connect_timeout
-        timeout = httpx2.Timeout(rewriting.Default(total), connect=rewriting.Default(connect))
-        return {"base_url": rewriting.BASE_URL, "timeout": timeout, **given}
+        timeout = httpx2.Timeout(Default(total), connect=Default(connect))
+        return {"base_url": BASE_URL, "timeout": timeout, **given}
 
 
 class EndpointManager(BaseManager):

@@ -8,7 +8,7 @@ import pytest
 
 from mop_config.client.pool.failover import RetryTraits
 from mop_config.client.pool.member import target_of
-from mop_config.client.transport import rewriting
+from mop_config.client.transport import attempt
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.connect import FOREVER
 
@@ -82,7 +82,7 @@ def test_two_names_at_one_address_share_no_connection() -> None:
     assert len(keys) == 3
 
 
-def request(method: str = "GET", url: str = rewriting.BASE_URL, **about: Any) -> httpx2.Request:
+def request(method: str = "GET", url: str = attempt.BASE_URL, **about: Any) -> httpx2.Request:
     return httpx2.Request(method, url, **about)
 
 
@@ -106,7 +106,7 @@ class TestShape:
         self, about: dict[str, Any], replayable: bool
     ) -> None:
         """Bytes can be sent again; iterators and open files that are the body cannot."""
-        assert rewriting.traits_of(request("PUT", **about)) == RetryTraits(True, replayable, False)
+        assert attempt.traits_of(request("PUT", **about)) == RetryTraits(True, replayable, False)
 
     def test_a_file_that_cannot_go_back_is_sent_once(self) -> None:
         """A form with a file that cannot seek, such as a pipe, is not replayable."""
@@ -115,14 +115,14 @@ class TestShape:
             def seekable(self) -> bool:
                 return False
 
-        shape = rewriting.traits_of(request("PUT", files={"f": Pipe(b"once")}))
+        shape = attempt.traits_of(request("PUT", files={"f": Pipe(b"once")}))
         assert not shape.replayable
 
     def test_a_key_makes_any_method_idempotent(self) -> None:
         """An Idempotency-Key header, in any spelling, makes a POST idempotent."""
         keyed = request("POST", headers={"idempotency-key": "1"})
-        assert rewriting.traits_of(keyed).idempotent
-        assert not rewriting.traits_of(request("POST")).idempotent
+        assert attempt.traits_of(keyed).idempotent
+        assert not attempt.traits_of(request("POST")).idempotent
 
 
 class TestPool:
@@ -140,7 +140,7 @@ class TestPool:
     )
     def test_those_for_our_own_host(self, url: str, ours: bool) -> None:
         """Requests for endpoint.invalid go to the pool, and other hosts do not."""
-        assert (request(url=url).url.raw_host == rewriting.RAW_HOST) is ours
+        assert (request(url=url).url.raw_host == attempt.RAW_HOST) is ours
 
 
 class TestTimeouts:
@@ -161,19 +161,19 @@ class TestTimeouts:
         self, timeout: float | None, left: float, connect: float, read: float
     ) -> None:
         """The smallest of the request's timeout, the policy's and the remaining time counts."""
-        assert rewriting.least(timeout, min(2.0, left)) == connect
-        assert rewriting.least(timeout, left) == read
+        assert attempt.least(timeout, min(2.0, left)) == connect
+        assert attempt.least(timeout, left) == read
 
     def test_a_request_without_any_has_the_policys(self) -> None:
         """A request without a timeout, as from a bare transport, gets the policy's timeout."""
-        assert rewriting.total_of({}, 9.0) == 9.0
-        assert rewriting.least(None, 9.0) == 9.0
+        assert attempt.total_of({}, 9.0) == 9.0
+        assert attempt.least(None, 9.0) == 9.0
 
     @pytest.mark.parametrize(
         ("timeout", "total"), [(None, FOREVER), (5.0, 30.0), (60.0, 60.0), (1e9, 1e6)]
     )
     def test_a_longer_wait_lengthens_the_total(self, timeout: float | None, total: float) -> None:
         """A caller's longer timeout raises the total, up to the largest time that clocks accept."""
-        assert rewriting.total_of(dict(httpx2.Timeout(timeout).as_dict()), 30.0) == total
-        theirs = httpx2.Timeout(rewriting.Default(60.0)).as_dict()
-        assert rewriting.total_of(dict(theirs), 30.0) == 30.0
+        assert attempt.total_of(dict(httpx2.Timeout(timeout).as_dict()), 30.0) == total
+        theirs = httpx2.Timeout(attempt.Default(60.0)).as_dict()
+        assert attempt.total_of(dict(theirs), 30.0) == 30.0

@@ -10,7 +10,6 @@ import httpx2
 from ...errors import MopConfigError
 from ...net.faults import Fault, fault_of
 from ..pool.failover import FailedAttempt, Failover
-from . import rewriting
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +103,30 @@ def fault_of_attempt(error: Exception, *, connecting: bool) -> Fault:
     return fault_of(error, connecting=connecting)
 
 
+def closed(request: httpx2.Request) -> httpx2.TransportError:
+    """Create the exception of a request whose client was closed meanwhile."""
+    return httpx2.TransportError("the client was closed during this request", request=request)
+
+
+def translate(error: Exception, request: httpx2.Request) -> Exception:
+    """Return httpx2's exception of the same name as an httpcore2 exception."""
+    if isinstance(error, httpx2.HTTPError):
+        return error
+    for ours in type(error).__mro__:
+        kind = getattr(httpx2, ours.__name__, None)
+        if isinstance(kind, type) and issubclass(kind, httpx2.TransportError):
+            translated = kind(str(error), request=request)
+            translated.__cause__ = error
+            return translated
+    return error
+
+
 def why(failover: Failover, request: httpx2.Request) -> Exception:
     """Return the exception that a failed request raises."""
     if failover.error is not None:
         endpoint = failover.trials[-1].url
         logger.info("%s %s failed at %s: %r", *_method_and_path(request), endpoint, failover.error)
-        return named(rewriting.translate(failover.error, request), endpoint)
+        return named(translate(failover.error, request), endpoint)
     logger.info("%s %s failed at every endpoint", *_method_and_path(request))
     return NoEndpointAvailable(failover.trials, request)
 

@@ -18,8 +18,7 @@ from ....net.streams import AsyncStream
 from ...pool.failover import DialRace, SpareSchedule
 from ...pool.member import PoolMember
 from ...pool.session import ClientState
-from .. import rewriting
-from ..attempt import Exchange
+from ..attempt import Exchange, least
 from ..options import TransportOptions
 from ..outcome import DialError
 from ..with_asyncio import AsyncAside, dial_limit
@@ -96,14 +95,14 @@ class AsyncConnector:
             if exchange.connection is not None:
                 exchange.reused = True
                 return
-            seconds = rewriting.least(wanted.get("pool"), exchange.least(None))
+            seconds = least(wanted.get("pool"), exchange.least(None))
             leave_at = exchange.created + core.policy.queue_delay
             until_leave = max(0.0, leave_at - core.clock())
             exchange.queued = not exchange.patient and until_leave < seconds
             taken = await pool.take(exchange, until_leave if exchange.queued else seconds)
             exchange.queued = False
             if taken.http is None:
-                timeout = rewriting.least(wanted.get("connect"), core.policy.connect_timeout)
+                timeout = least(wanted.get("connect"), core.policy.connect_timeout)
                 await self._open(exchange, taken, timeout)
             else:
                 exchange.connection, exchange.reused = taken, True

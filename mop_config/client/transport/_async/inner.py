@@ -7,8 +7,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from .. import rewriting
-from ..attempt import Exchange
+from ..attempt import Default, Exchange, at_endpoint, least
 
 
 async def send_through(
@@ -17,12 +16,12 @@ async def send_through(
     """Send one attempt through a transport of the application, with the endpoint's real URL."""
     left = exchange.least(None)
     wanted = request.extensions.get("timeout") or {}
-    exchange.pause = wanted.get("read", rewriting.Default(left))
-    connect = rewriting.least(wanted.get("connect"), exchange.core.policy.connect_timeout)
-    timeouts = {name: rewriting.least(wanted.get(name), left) for name in ("pool", "write")}
-    timeouts |= {"connect": min(connect, left), "read": rewriting.least(exchange.pause, left)}
+    exchange.pause = wanted.get("read", Default(left))
+    connect = least(wanted.get("connect"), exchange.core.policy.connect_timeout)
+    timeouts = {name: least(wanted.get(name), left) for name in ("pool", "write")}
+    timeouts |= {"connect": min(connect, left), "read": least(exchange.pause, left)}
     exchange.timeouts = timeouts
-    addressed = rewriting.at_endpoint(request, exchange.member.target, timeouts)
+    addressed = at_endpoint(request, exchange.member.target, timeouts)
     exchange.connection = transport
     try:
         response = await transport.handle_async_request(addressed)
@@ -82,7 +81,7 @@ async def ask_traced(
     transport_class: Any = httpx2.AsyncHTTPTransport
     transport = transport_class.__new__(transport_class)  # without a connection pool of its own
     transport._pool = SimpleNamespace(handle_async_request=send)
-    addressed = rewriting.at_endpoint(request, exchange.member.target, {})
+    addressed = at_endpoint(request, exchange.member.target, {})
     try:
         await transport_class.handle_async_request(transport, addressed)
     except Exception:

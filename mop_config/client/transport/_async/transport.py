@@ -19,10 +19,23 @@ from ....net.connect import FOREVER, Deadline, Limit
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
 from ...pool.member import PoolMember, route_of
-from .. import rewriting
-from ..attempt import Exchange, HasState, Overtaken
+from ..attempt import (
+    BASE_URL,
+    RAW_HOST,
+    WHOLE,
+    Default,
+    Exchange,
+    HasState,
+    Overtaken,
+    from_endpoint,
+    is_read_whole,
+    is_short,
+    to_endpoint,
+    total_of,
+    traits_of,
+)
 from ..options import TransportOptions
-from ..outcome import Response, fault_of_attempt, is_of_http2, named, why
+from ..outcome import Response, closed, fault_of_attempt, is_of_http2, named, translate, why
 from ..with_asyncio import hedged
 from .connecting import AsyncConnector
 from .connections import AsyncEndpointConnection
@@ -41,7 +54,7 @@ class AsyncClient(httpx2.AsyncClient):
         self, request: httpx2.Request, *, stream: bool = False, **options: Any
     ) -> httpx2.Response:
         """Send a request; see httpx2."""
-        request.extensions[rewriting.WHOLE] = not stream
+        request.extensions[WHOLE] = not stream
         return await super().send(request, stream=stream, **options)
 
 
@@ -63,7 +76,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         ValueError: If certificates would not be verified.
     """
 
-    base_url = rewriting.BASE_URL
+    base_url = BASE_URL
 
     def __init__(
         self,
@@ -96,13 +109,13 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         """
         if self._pid != os.getpid():
             self._open()  # a forked child must not share the parent's connections
-        if request.url.raw_host != rewriting.RAW_HOST:
+        if request.url.raw_host != RAW_HOST:
             plain = self._inner or self._plain_for(request)
             return await plain.handle_async_request(request)
         core = self._state
         wanted = request.extensions.get("timeout") or {}
-        traits = rewriting.traits_of(request)
-        total = rewriting.total_of(wanted, core.policy.total_timeout)
+        traits = traits_of(request)
+        total = total_of(wanted, core.policy.total_timeout)
         route = route_of(request.method, request.url.path)
         with core:
             failover = Failover(traits, core.api, core.budget, core.clock(), total, route)
@@ -111,12 +124,12 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             if exchange.status is not None:
                 if exchange.fault is not None:
                     exchange.bound_pauses()
-                elif rewriting.is_read_whole(request, traits, exchange.response):
+                elif is_read_whole(request, traits, exchange.response):
                     await self._read_whole(exchange)
             if self._connector.is_closed and exchange.fault is not None:
                 if exchange.status is not None:
                     await exchange.response.aclose()
-                raise rewriting.closed(request)
+                raise closed(request)
             with core:
                 failover.record(exchange)
         if core.clock() >= self._connector.sweep_at and self._inner is None:
@@ -193,17 +206,17 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             httpcore2.ConnectionNotAvailable: If the connection no longer takes requests.
         """
         connection: AsyncEndpointConnection = exchange.connection
-        read = exchange.pause = wanted.get("read", rewriting.Default(exchange.failover.total))
+        read = exchange.pause = wanted.get("read", Default(exchange.failover.total))
         write = wanted.get("write")
         limit = Limit(FOREVER)  # the deadline alone
         limit.deadline = exchange
         timeouts = exchange.timeouts = {"read": limit, "write": limit}
-        if read is not None and not isinstance(read, rewriting.Default):
+        if read is not None and not isinstance(read, Default):
             timeouts["read"] = Limit.of(read, exchange)
-        if write is not None and not isinstance(write, rewriting.Default):
+        if write is not None and not isinstance(write, Default):
             timeouts["write"] = Limit.of(write, exchange)
         target, proxy = exchange.member.target, connection.pool.proxy
-        addressed = rewriting.to_endpoint(request, target, proxy, timeouts)
+        addressed = to_endpoint(request, target, proxy, timeouts)
         try:
             if exchange.called_off:
                 raise Overtaken("the other request of the hedge has its answer")
@@ -251,7 +264,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             body = httpx2.ByteStream(exchange.content)
         return Response(
             response.status,
-            headers=rewriting.from_endpoint(response.headers, member.target),
+            headers=from_endpoint(response.headers, member.target),
             stream=body,
             extensions=response.extensions,
         )
@@ -284,7 +297,7 @@ async def _discard(exchange: Exchange) -> None:
     deadline = Deadline(exchange.core.clock() + DRAIN)
     exchange.timeouts["read"] = Limit.of(DRAIN, deadline)
     with contextlib.suppress(Exception):
-        if exchange.content is None and rewriting.is_short(exchange.response):
+        if exchange.content is None and is_short(exchange.response):
             await exchange.response.aread()
     await exchange.response.aclose()
 
@@ -328,13 +341,13 @@ class _AsyncBody(httpx2.AsyncByteStream):
                 yield part
         except Exception as error:
             if self._transport._connector.is_closed:
-                raise rewriting.closed(self._request) from error
+                raise closed(self._request) from error
             if not exchange.apart:
                 fault = fault_of_attempt(error, connecting=False)
                 with core:
                     core.api.failed(exchange.member, fault, core.clock(), began)
             url = exchange.member.url
-            raise named(rewriting.translate(error, self._request), url) from error
+            raise named(translate(error, self._request), url) from error
 
     async def aclose(self) -> None:
         await self._exchange.response.aclose()

@@ -8,8 +8,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from .. import rewriting
-from ..attempt import Exchange
+from ..attempt import Default, Exchange, at_endpoint, least
 
 
 def send_through(
@@ -18,12 +17,12 @@ def send_through(
     """Send one attempt through a transport of the application, with the endpoint's real URL."""
     left = exchange.least(None)
     wanted = request.extensions.get("timeout") or {}
-    exchange.pause = wanted.get("read", rewriting.Default(left))
-    connect = rewriting.least(wanted.get("connect"), exchange.core.policy.connect_timeout)
-    timeouts = {name: rewriting.least(wanted.get(name), left) for name in ("pool", "write")}
-    timeouts |= {"connect": min(connect, left), "read": rewriting.least(exchange.pause, left)}
+    exchange.pause = wanted.get("read", Default(left))
+    connect = least(wanted.get("connect"), exchange.core.policy.connect_timeout)
+    timeouts = {name: least(wanted.get(name), left) for name in ("pool", "write")}
+    timeouts |= {"connect": min(connect, left), "read": least(exchange.pause, left)}
     exchange.timeouts = timeouts
-    addressed = rewriting.at_endpoint(request, exchange.member.target, timeouts)
+    addressed = at_endpoint(request, exchange.member.target, timeouts)
     exchange.connection = transport
     try:
         response = transport.handle_request(addressed)
@@ -81,7 +80,7 @@ def ask_traced(request: httpx2.Request, exchange: Exchange, ask: Ask) -> httpcor
     transport_class: Any = httpx2.HTTPTransport
     transport = transport_class.__new__(transport_class)  # without a connection pool of its own
     transport._pool = SimpleNamespace(handle_request=send)
-    addressed = rewriting.at_endpoint(request, exchange.member.target, {})
+    addressed = at_endpoint(request, exchange.member.target, {})
     try:
         transport_class.handle_request(transport, addressed)
     except Exception:
