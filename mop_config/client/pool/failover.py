@@ -259,12 +259,16 @@ class Failover:
             if position >= attempt.losers_recorded and not attempt.apart:
                 self._pool.failed(loser, fault, now, attempt.began)
             self.trials.append(FailedAttempt(loser.url, fault, now - attempt.began))
-        self._tell_pool(attempt)
         if attempt.status is not None:
             self.discard, self.answer = self.answer, attempt
         if attempt.fault is None:
+            self._pool.served(attempt.member, now, attempt.status or 200)
+            if self.traits.hedged and attempt.first_byte is not None:
+                self._pool.answered_in(attempt.member, attempt.first_byte, self._route, now)
             self._budget.refund()
             return
+        if not attempt.apart:
+            self._record_failure(attempt, attempt.fault)
         self.trials.append(FailedAttempt(attempt.member.url, attempt.fault, now - attempt.began))
         if attempt.fault in OURS or not self.traits.may_go_on(attempt):
             self.error = attempt.result if self.answer is None else None
@@ -288,20 +292,14 @@ class Failover:
         self.give_back(self._queues)
         self._queues = set()
 
-    def _tell_pool(self, attempt: Attempt) -> None:
-        pool, member, now, fault = self._pool, attempt.member, attempt.now, attempt.fault
-        if fault is None:
-            pool.served(member, now, attempt.status or 200)
-            if self.traits.hedged and attempt.first_byte is not None:
-                pool.answered_in(member, attempt.first_byte, self._route, now)
-        elif attempt.apart:
-            return
-        elif attempt.busy is not None:
-            pool.busy(member, attempt.busy, now)
+    def _record_failure(self, attempt: Attempt, fault: Fault) -> None:
+        member, now = attempt.member, attempt.now
+        if attempt.busy is not None:
+            self._pool.busy(member, attempt.busy, now)
         elif attempt.reused and fault in _STALE:
-            pool.request_probe(member, now)
+            self._pool.request_probe(member, now)
         else:
-            pool.failed(member, fault, now, attempt.began)
+            self._pool.failed(member, fault, now, attempt.began)
 
     def _after(self, attempt: Attempt) -> PoolMember | None:
         """Return the endpoint after a failure; after a stale connection, the same one once more."""

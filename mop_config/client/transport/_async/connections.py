@@ -44,21 +44,18 @@ class AsyncEndpointConnection:
     worn: bool = False
     spare_until: float = 0.0
 
-    @property
     def has_expired(self) -> bool:
-        """Whether an idle connection can carry no further request."""
-        if not self.spare_until:
-            return bool(self.http.has_expired())
-        if time.monotonic() >= self.spare_until:
-            return True
-        return isinstance(self.http, httpcore2.AsyncHTTP11Connection) and self._has_ended()
-
-    def _has_ended(self) -> bool:
-        """Whether the server has ended a connection that carried no request yet.
+        """Whether an idle connection can carry no further request.
 
         httpcore takes a readable connection for a closed connection, but a new TLS connection is
         readable because of session tickets, which this read consumes.
         """
+        if not self.spare_until:
+            return bool(self.http.has_expired())
+        if time.monotonic() >= self.spare_until:
+            return True
+        if not isinstance(self.http, httpcore2.AsyncHTTP11Connection):
+            return False  # over HTTP/2 the server sends its settings first
         try:
             self.stream.get_extra_info("socket").recv(1)
         except WANT_READ:
@@ -225,7 +222,7 @@ class AsyncEndpointPool:
         """Close expired idle connections; close all idle connections of a removed endpoint."""
         with self._lock:
             for connection in self._idle[:]:
-                if self.retired or connection.has_expired:
+                if self.retired or connection.has_expired():
                     self._idle.remove(connection)
                     self._close_later(connection)
             shared = self._shared
@@ -267,7 +264,10 @@ class AsyncEndpointPool:
             self._shared = None
         while self._idle:
             connection = self._idle.pop()
-            if not connection.has_expired:
+            ended = (
+                connection.has_expired if connection.spare_until else connection.http.has_expired
+            )
+            if not ended():
                 connection.users, connection.spare_until = 1, 0.0
                 return connection
             self._close_later(connection)
@@ -276,7 +276,7 @@ class AsyncEndpointPool:
     def _is_usable(self, shared: AsyncEndpointConnection) -> bool:
         if self.retired or self._shared is not shared or not shared.http.is_available():
             return False
-        return shared.users > 0 or not shared.has_expired
+        return shared.users > 0 or not shared.has_expired()
 
     def _new_place(self) -> AsyncEndpointConnection | None:
         """Take a place if the limit allows another connection."""

@@ -45,21 +45,18 @@ class EndpointConnection:
     worn: bool = False
     spare_until: float = 0.0
 
-    @property
     def has_expired(self) -> bool:
-        """Whether an idle connection can carry no further request."""
-        if not self.spare_until:
-            return bool(self.http.has_expired())
-        if time.monotonic() >= self.spare_until:
-            return True
-        return isinstance(self.http, httpcore2.HTTP11Connection) and self._has_ended()
-
-    def _has_ended(self) -> bool:
-        """Whether the server has ended a connection that carried no request yet.
+        """Whether an idle connection can carry no further request.
 
         httpcore takes a readable connection for a closed connection, but a new TLS connection is
         readable because of session tickets, which this read consumes.
         """
+        if not self.spare_until:
+            return bool(self.http.has_expired())
+        if time.monotonic() >= self.spare_until:
+            return True
+        if not isinstance(self.http, httpcore2.HTTP11Connection):
+            return False  # over HTTP/2 the server sends its settings first
         try:
             self.stream.get_extra_info("socket").recv(1)
         except WANT_READ:
@@ -226,7 +223,7 @@ class EndpointPool:
         """Close expired idle connections; close all idle connections of a removed endpoint."""
         with self._lock:
             for connection in self._idle[:]:
-                if self.retired or connection.has_expired:
+                if self.retired or connection.has_expired():
                     self._idle.remove(connection)
                     self._close_later(connection)
             shared = self._shared
@@ -268,7 +265,10 @@ class EndpointPool:
             self._shared = None
         while self._idle:
             connection = self._idle.pop()
-            if not connection.has_expired:
+            ended = (
+                connection.has_expired if connection.spare_until else connection.http.has_expired
+            )
+            if not ended():
                 connection.users, connection.spare_until = 1, 0.0
                 return connection
             self._close_later(connection)
@@ -277,7 +277,7 @@ class EndpointPool:
     def _is_usable(self, shared: EndpointConnection) -> bool:
         if self.retired or self._shared is not shared or not shared.http.is_available():
             return False
-        return shared.users > 0 or not shared.has_expired
+        return shared.users > 0 or not shared.has_expired()
 
     def _new_place(self) -> EndpointConnection | None:
         """Take a place if the limit allows another connection."""
