@@ -105,10 +105,10 @@ class Responder:
         """
         snapshot = self.store.view.snapshot
         if signed:
-            refusal = self._signer.refusal(snapshot)
-            if refusal is not None:
-                return problem(*refusal)
-            snapshot = self._signer.signed(snapshot) or snapshot
+            found = self._signer.signed(snapshot)
+            if found is None:
+                return problem(*self._signer.refusal())
+            snapshot = found
         return respond_conditionally(snapshot, environ, dated=dated)
 
     def prepare(self) -> None:

@@ -92,19 +92,17 @@ class Signer:
         except SettingsError as error:
             self.warnings = (f"lists are not signed: {error}",)
 
-    def refusal(self, snapshot: Snapshot) -> tuple[int, str] | None:
-        """Return the status code and the reason if a list cannot be signed, else None."""
+    def refusal(self) -> tuple[int, str]:
+        """Return the status code and the reason if ``signed`` has returned None."""
         if not self._wanted:
             return 404, f"lists are not signed here: {_VARIABLE} is not set"
         if self.key is None:
             return 503, "the signing key cannot be used; the server's log says why"
-        if not snapshot.api_count + snapshot.socketio_count:
-            return 503, "there is no list to sign: an empty one is served"
-        return None
+        return 503, "there is no list to sign: an empty one is served"
 
     def signed(self, snapshot: Snapshot) -> Snapshot | None:
-        """Return the signed form of a list, or None if ``refusal`` refuses it."""
-        if self.key is None or self.refusal(snapshot) is not None:
+        """Return the signed form of a list; None without a key, and for an empty list."""
+        if self.key is None or not snapshot.api_count + snapshot.socketio_count:
             return None
         period = int(self._clock()) // self._half
         with self._lock:
