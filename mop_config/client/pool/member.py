@@ -348,7 +348,3 @@ class SlowRoutes:
             del self.shares[route]
         elif len(self.shares) > ROUTES:
             self.shares.popitem(last=False)
-
-    def is_slow(self, route: str) -> bool:
-        """Whether many recent answers of a route were late."""
-        return self.shares.get(route, 0.0) > LATE_SHARE
