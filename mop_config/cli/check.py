@@ -73,8 +73,7 @@ def check(
     if not reading.lines:
         complain(reading.refusal)
         return 1
-    label = "error" if strict else "warning"
-    _print(reading, config, failed, label, bad=bad)
+    _print(reading, config, failed, "error" if strict else "warning", bad=bad)
     if url is None and sys.stdout.isatty():
         try:
             url, token = server_of(None, token_file)

@@ -68,18 +68,12 @@ def qr(
         raise click.BadParameter(error.message, param_hint="--room-id") from None
     shortlist = codes.Shortlist.of(read_list(source, token_file))
     draw = out is None and not as_json and sys.stdout.isatty()
-    if draw:
-        text = _for_terminal(shortlist, form, room_id, limit)
-    else:
-        text = codes.fit(shortlist, form, room_id, limit)
+    fit = _for_terminal if draw else codes.fit
+    text = fit(shortlist, form, room_id, limit)
     if form is None and text.format != codes.QR_FORMATS[0]:
         complain(f"only the {text.format} form fits")
     if out is not None:
-        try:
-            drawing = codes.image(text.text, out.lower()[-3:])
-            write_atomically(Path(out), drawing, sync=False, mode=0o666)
-        except OSError as error:
-            raise MopConfigError(f"{out} cannot be written: {error.strerror}") from None
+        _save(text.text, out)
     if as_json:
         document = {"format": text.format, "bytes": text.size, "capacity": codes.CAPACITY}
         print(json_text({**document, "text": text.text, **({"out": out} if out else {})}))
@@ -110,6 +104,14 @@ def _for_terminal(
             f"the terminal is {columns} columns wide: {error}; a terminal of {needed} columns,"
             " or --out FILE, has room for it as it is"
         ) from None
+
+
+def _save(text: str, out: str) -> None:
+    drawing = codes.image(text, out.lower()[-3:])
+    try:
+        write_atomically(Path(out), drawing, sync=False, mode=0o666)
+    except OSError as error:
+        raise MopConfigError(f"{out} cannot be written: {error.strerror}") from None
 
 
 def _draw(text: str) -> None:
