@@ -257,9 +257,12 @@ class ParkedPolls:
         self._wake_some(deque(self._parked))
 
     def _wake_some(self, polls: deque[LongPoll]) -> None:
-        for _ in range(min(SLICE, len(polls))):
-            poll = polls.popleft()
-            if poll in self._parked:
-                self._look_at(poll)
-        if polls:
-            self.loop.call_soon(self._wake_some, polls)
+        try:
+            for _ in range(min(SLICE, len(polls))):
+                poll = polls.popleft()
+                if poll in self._parked:
+                    self._look_at(poll)
+        finally:
+            # Also after an error, so that it concerns one client only.
+            if polls:
+                self.loop.call_soon(self._wake_some, polls)

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from mop_config.model.jws import SigningKey
 from mop_config.server.service import EXTENSION, ConfigService
+from mop_config.server.serving.responder import LongPoll
 from mop_config.server.serving.snapshot import ConditionalAnswer
 from mop_config.server.settings import Settings
 from mop_config.server.web.asgi import create_asgi_app
@@ -302,6 +304,34 @@ class TestWait:
             assert dict(sent)["Preference-Applied"] == "wait"
             assert dict(sent)["Cache-Control"] == "no-store"
             assert dict(sent)["ETag"] == f'"{sides.etag}"'
+
+    def test_an_error_of_one_client_keeps_no_other_from_its_answer(self, tmp_path: Path) -> None:
+        """If the answer to one parked poll fails, the other polls are answered."""
+        sides = Sides(tmp_path)
+        sides.service.responder.max_waiters = 3
+        fields = [(b"if-none-match", f'"{sides.etag}"'.encode())]
+        ended: list[int] = []
+        errors: list[Any] = []
+
+        def end(number: int) -> None:
+            ended.append(number)
+            raise OSError(number)
+
+        async def run() -> None:
+            asyncio.get_running_loop().set_exception_handler(
+                lambda _, context: errors.append(context)
+            )
+            for number in range(3):
+                poll = sides.asgi.answer_at_once(b"GET", f"{ENDPOINTS}?wait=9".encode(), fields)
+                assert isinstance(poll, LongPoll)
+                sides.asgi.polls().add(poll, partial(end, number))
+            sides.service.store.close()
+            while len(errors) < 3:
+                await asyncio.sleep(0.01)
+
+        asyncio.run(asyncio.wait_for(run(), 5))
+        assert sorted(ended) == [0, 1, 2]
+        assert sides.service.responder.waiters == 0
 
     def test_head_never_waits(self, sides: Sides) -> None:
         """HEAD is answered at once, since its answer has no body to wait for."""
