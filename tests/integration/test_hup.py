@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -225,6 +226,34 @@ def test_during_worker_start(tmp_path: Path, worker_class: str) -> None:
         assert pids < set(server.workers)
         assert len(server.workers) == 5
         assert "sent SIGHUP" not in server.log
+
+
+#: Sets a worker's signal handlers, and fails if SIGHUP had its default action at any call meanwhile.
+_HANDLERS = """
+import os, signal, sys
+from gunicorn import util
+kind = util.load_class(sys.argv[1])
+worker = kind.__new__(kind)
+worker.PIPE = os.pipe()
+os.set_blocking(worker.PIPE[1], False)
+signal.signal(signal.SIGHUP, lambda *_: None)
+seen = []
+sys.setprofile(lambda *_: seen.append(signal.getsignal(signal.SIGHUP)))
+worker.init_signals()
+sys.setprofile(None)
+assert signal.getsignal(signal.SIGHUP) == worker.handle_hup
+assert len(seen) > 5
+assert signal.SIG_DFL not in seen
+"""
+
+
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_sighup_never_has_its_default_action(worker_class: str) -> None:
+    """A new worker replaces the master's handler of SIGHUP, without a moment of the default one."""
+    name = f"mop_config.server.gunicorn.{WORKER_CLASSES[worker_class]}"
+    command = [sys.executable, "-c", _HANDLERS, name]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def _has_workers(server: Server, count: int) -> bool:

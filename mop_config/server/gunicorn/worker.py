@@ -14,6 +14,7 @@ from typing import Any
 
 from gunicorn import util
 from gunicorn.workers import gthread, sync
+from gunicorn.workers.base import Worker
 
 from ..service import EXTENSION, ConfigService
 from ..serving.snapshot import problem
@@ -42,12 +43,15 @@ def find(app: Any) -> ConfigService | None:
 class ServiceWorker:
     """Mixin of all worker classes: it starts and stops the service, and handles SIGHUP.
 
-    The mixin precedes a worker class of gunicorn. In ``init_signals`` gunicorn resets SIGHUP to its
-    default action, which ends the process; so the mixin sets its handler right there.
+    The mixin precedes a worker class of gunicorn. In ``init_signals`` gunicorn resets signals to
+    their default action. That of SIGHUP ends the process, so the mixin leaves it out of SIGNALS:
+    the master's handler, which does nothing in a worker, stands until the worker's.
 
     Attributes:
         service: The service of the application, once it is loaded.
     """
+
+    SIGNALS = tuple(each for each in Worker.SIGNALS if each != signal.SIGHUP)
 
     cfg: Any
     wsgi: Any
