@@ -181,8 +181,8 @@ class Reloader:
         Args:
             trigger: The cause of the reload.
             quietly: Note nothing if nothing has changed since the last read.
-            settled: Fingerprint of the source when the trigger decided to read it; None skips
-                the comparison.
+            settled: Fingerprint of the source when the trigger decided to read it; a writer may
+                have been at work since then. None takes the fingerprint now.
 
         Returns:
             False if the source has changed meanwhile, or could not be read for lack of
@@ -190,18 +190,14 @@ class Reloader:
         """
         source, releases, before = self.source, self.releases, self.loaded
         attempt = ReloadAttempt(trigger, before, quietly=quietly)
-        signature = source.signature()
+        signature = settled or source.signature()
         late = before.tries and attempt.started - before.vain_since > VAIN_SECONDS
         late = late or before.tries >= VAIN_TRIES
-        if settled is not None and signature.contents != settled.contents:
-            return False
         try:
             with releases.section(rendering=True) if late else contextlib.nullcontext():
                 host = releases.follow()  # before the read, see ``is_behind``
-                text = source.read()
-                changed = text.signature.contents != signature.contents
-                # A writer may have been at work since the trigger decided to read.
-                if (late or changed) and (source.being_written() or not source.is_current(text)):
+                text = source.read(signature)
+                if late and (source.being_written() or not source.is_current(text)):
                     return False
                 self._remember(attempt, text.signature, text.identity)
                 if self._is_settled(text, host, attempt):

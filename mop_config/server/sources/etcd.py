@@ -303,8 +303,11 @@ class EtcdSource:
         """Whether the key may still hold a text; its revision tells, without asking etcd again."""
         return True
 
-    def read(self) -> SourceText:
+    def read(self, expected: Fingerprint | None = None) -> SourceText:
         """Read the key by a majority of the members.
+
+        Args:
+            expected: Unused: a key is never torn.
 
         Raises:
             SourceError: With code ``missing``, or as for ``get``.

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -44,8 +45,6 @@ LOOK = 3.0
 #: ever, so that each try may cost a thread: tries must get rarer.
 AGAIN = 30.0
 AGAIN_SHARE = 0.1
-#: Seconds after a save within which another save may leave the same time stamp.
-TICK = 0.05
 
 
 class Fingerprint(NamedTuple):
@@ -239,8 +238,11 @@ class FileSource:
             os.close(descriptor)
         return False
 
-    def read(self) -> SourceText:
+    def read(self, expected: Fingerprint | None = None) -> SourceText:
         """Read the file.
+
+        Args:
+            expected: Fingerprint that the file must still have; None reads whatever is there.
 
         The file is opened without blocking, so that a FIFO or a terminal cannot hang the thread.
         The number of bytes is bounded, because the file may grow during the read.
@@ -250,14 +252,16 @@ class FileSource:
                 ``not-regular``, ``too-large`` or ``changing``.
             OSError: If this process lacks descriptors or memory.
         """
-        text = self._call(self._read, None)
+        text = self._call(partial(self._read, expected), None)
         if text is None:
             limit = f"{self._patience:g} s: its file system hangs"
             raise SourceError(Code.UNREACHABLE, f"{self._name} gives no answer within {limit}")
         return text
 
-    def _read(self) -> SourceText | None:
+    def _read(self, expected: Fingerprint | None) -> SourceText | None:
         signature = Fingerprint.at(self.path)
+        if expected is not None and signature.contents != expected.contents:
+            raise self._changing()
         try:
             descriptor = os.open(self.path, _FLAGS)
             try:
@@ -277,22 +281,18 @@ class FileSource:
             raise SourceError(Code.TOO_LARGE, f"{self._name} is larger than {limit}")
         same = Fingerprint.of(before).contents == Fingerprint.of(after).contents
         if not same or len(data) != before.st_size:
-            raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
+            raise self._changing()
         detached = after.st_nlink == 0 and self._is_mount()
         return SourceText(data, after.st_mtime, signature, detached=detached)
 
     def is_current(self, text: SourceText) -> bool:
         """Whether the file still has the content that was read.
 
-        Two saves of the same size within one tick of the clock look alike, so the content of a
-        file that was just written is compared as well.
+        Two saves of the same size within one tick of the clock look alike, so the bytes are
+        compared as well.
         """
-        if self.signature().contents != text.signature.contents:
-            return False
-        if time.time() - text.mtime > TICK:
-            return True
         try:
-            return self.read().data == text.data
+            return self.read(text.signature).data == text.data
         except (SourceError, OSError):
             return False
 
@@ -304,6 +304,9 @@ class FileSource:
             return True
         path = os.fsencode(os.path.realpath(self.path))
         return any(_unescaped(line.split(b" ")[4]) == path for line in mounts)
+
+    def _changing(self) -> SourceError:
+        return SourceError(Code.CHANGING, f"{self._name} changes while it is read")
 
     def _unreadable(self, error: OSError) -> SourceError | OSError:
         if error.errno in _OUR_LACK:

@@ -22,7 +22,7 @@ from mop_config.server.reload.pipeline import SWITCH_INTERVAL, VAIN_TRIES, Reloa
 from mop_config.server.serving.snapshot import Snapshot
 from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import Settings, UrlRules
-from mop_config.server.sources.file import FileSource, SourceText
+from mop_config.server.sources.file import FileSource, Fingerprint, SourceText
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.releases import LastGood, Release, ReleaseStore, parse
 
@@ -75,15 +75,15 @@ class _Interrupted(FileSource):
 
     busy = False
 
-    def read(self) -> SourceText:
+    def read(self, expected: Fingerprint | None = None) -> SourceText:
         if not self.busy:
-            return super().read()
+            return super().read(expected)
         with self.path.open("w") as writer:
             writer.write("DomainList:\nb.com\n")
             writer.flush()
             self.busy = False
             try:
-                return super().read()
+                return super().read(expected)
             finally:
                 self._writer = os.dup(writer.fileno())
 

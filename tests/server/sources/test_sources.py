@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mop_config.errors import SourceError
+from mop_config.server.parsing.problems import Code
 from mop_config.server.sources.file import FileSource
 
 from ...conftest import skip
@@ -157,6 +158,34 @@ def test_the_path_is_followed_at_each_look(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir("/")
     assert source.read().data == b"b"
     assert source.signature() != before
+
+
+def test_a_save_since_the_trigger_looked_is_not_read(tmp_path: Path) -> None:
+    """A rename keeps the contents, and so does not count as a save."""
+    path = tmp_path / "endpoints.txt"
+    path.write_text("one")
+    source = FileSource(str(path), 10)
+    looked = source.signature()
+    path.rename(tmp_path / "aside")
+    (tmp_path / "aside").rename(path)
+    assert source.read(looked).data == b"one"
+    path.write_text("longer")
+    with pytest.raises(SourceError) as raised:
+        source.read(looked)
+    assert raised.value.code == Code.CHANGING
+
+
+def test_a_save_of_the_same_size_in_the_same_tick_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "endpoints.txt"
+    path.write_text("one")
+    source = FileSource(str(path), 10)
+    text = source.read()
+    assert source.is_current(text)
+    path.write_text("two")
+    os.utime(path, ns=(text.signature.mtime_ns, text.signature.mtime_ns))
+    assert not source.is_current(text)
+    path.unlink()
+    assert not source.is_current(text)
 
 
 def test_root_is_needed_for_nothing_here() -> None:
