@@ -206,10 +206,9 @@ class Reloader:
                 rendering = attempt.rendering = self._render(text.data, at)
                 with releases.section() as section:
                     behind = section.is_behind(text.order, host and host.order)
-                    if not late and (behind or not source.is_current(text)):
+                    outdated = not late and (behind or not source.is_current(text))
+                    if outdated or releases.boundary > at:
                         return self._count_vain(attempt)
-                    if releases.boundary > at:
-                        return False
                     check_replaces(rendering, self.settings, text.data, section.last)
                     good = releases.issue(section, attempt.good(text, rendering))
             self._publish(rendering, good.release, attempt)
@@ -347,12 +346,14 @@ class Reloader:
                 the list of now; else ``SourceError`` is raised.
 
         Returns:
-            None if the host has released another text meanwhile.
+            None if the host has released another text, or has passed a later boundary, meanwhile.
         """
-        rendering = self._render(good.data, self._moment())
+        at = self._moment()
+        rendering = self._render(good.data, at)
         self._plan(rendering)
         with self.releases.section() as section:
-            if section.last is not None and section.last.data != good.data:
+            replaced = section.last is not None and section.last.data != good.data
+            if replaced or self.releases.boundary > at:
                 return None
             try:
                 check_replaces(rendering, self.settings, good.data, section.last)

@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from mop_config.model.jws import SigningKey, TrustedKeys
+from mop_config.server.parsing.render import Rendering
+from mop_config.server.reload import pipeline
+from mop_config.server.reload.guard import with_planned_refusals
+from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.serving.store import SourceState, Trigger
+from mop_config.server.settings import Settings
 
 from ...servers import ENDPOINTS, running
 from ...waiting import wait_for
@@ -106,6 +111,49 @@ def test_a_poll_between_two_workers_brings_nothing_back(site: Site, clock: Clock
     slow.pass_boundary()
     assert hosts(slow) == SECOND
     assert slow.store.view.snapshot.ver == version
+
+
+def pass_while_rendering(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, days: float, quick: Reloader
+) -> None:
+    """Let a worker pass a boundary right after the next rendering of any other worker."""
+
+    def meanwhile(rendering: Rendering, settings: Settings) -> Rendering:
+        monkeypatch.setattr(pipeline, "with_planned_refusals", with_planned_refusals)
+        clock(days)
+        quick.pass_boundary()
+        return with_planned_refusals(rendering, settings)
+
+    monkeypatch.setattr(pipeline, "with_planned_refusals", meanwhile)
+
+
+def test_an_edit_that_is_rendered_while_another_worker_passes_it(
+    site: Site, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The edit is not released with the list from before the boundary, and it is not forgotten."""
+    quick, slow = site.boot(), site.boot()
+    pass_while_rendering(monkeypatch, clock, 1.0, quick)
+    write(site, f"{TEXT}edited.example\n")
+    assert not slow.reload(Trigger.WATCH, quietly=True)
+    slow.pass_boundary()
+    assert hosts(slow) == SECOND
+    assert slow.reload(Trigger.WATCH, quietly=True)
+    assert hosts(slow) == [*SECOND, "https://edited.example"]
+
+
+def test_a_worker_that_is_paused_at_one_releases_no_older_list(
+    site: Site, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker has passed the next boundary meanwhile."""
+    quick, slow = site.boot(), site.boot()
+    clock(1.0)
+    pass_while_rendering(monkeypatch, clock, 2.0, quick)
+    slow.pass_boundary()
+    assert hosts(slow) == FIRST
+    assert slow.seconds_to_boundary == 0
+    slow.pass_boundary()
+    assert hosts(slow) == THIRD
+    assert slow.store.view.snapshot.ver == quick.store.view.snapshot.ver
 
 
 def test_a_clock_that_is_set_back_revives_nothing(site: Site, clock: Clock) -> None:
