@@ -13,7 +13,6 @@ import socket
 import ssl
 import time
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -33,9 +32,6 @@ SECOND_AFTER = 0.25
 GLANCE = 0.02
 #: Faults at the false addresses of a censoring resolver, such as certificates for other names.
 _LIES = frozenset({Fault.TLS, Fault.UNREACHABLE})
-
-
-_Steps = Generator[tuple[socket.socket, int], None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +166,7 @@ class Ring:
             elif not self._woken.recv(4096):
                 raise ConnectionAbortedError("called off")
         for dial in self.dials[:]:
-            dial.advance()
-            if dial.is_done:
+            if dial.advance():
                 self.dials.remove(dial)
                 yield dial
 
@@ -188,117 +183,105 @@ class HostDial:
     """
 
     def __init__(self, ring: Ring, place: Place, options: DialOptions, resolver: Resolver) -> None:
-        now = time.monotonic()
         self.error: Exception | None = None
-        self._ring = ring
-        self._place = place
-        self._options = options
+        self._winner: _Dial | None = None
         self._resolver = resolver
-        self._sock: socket.socket | None = None
-        self._dials: list[_Dial] = []
-        self._tried: list[str] = []
-        self._faults: set[Fault] = set()
-        self._failure: Exception | None = None
+        self._host = place.host
+        self._began = time.monotonic()
         self._last = resolver.last(place.host)
-        self._late_at = now + LATE
-        self._next_at = now
-        self._second: Future[list[str]] | None = None
-        self._second_at = math.inf if resolver.second is None else now + SECOND_AFTER
-        self._first = resolver.resolve(place.host)
-        if not self._first.done():
-            self._first.add_done_callback(ring.wake)
+        self._look_ups = [resolver.resolve(place.host)]
+        if not self._look_ups[0].done():
+            self._look_ups[0].add_done_callback(ring.wake)
+        self._race = self._run(ring, place, options)
 
-    @property
-    def is_done(self) -> bool:
-        """Whether the dial has succeeded or failed."""
-        return self._sock is not None or self.error is not None
+    def advance(self) -> bool:
+        """Continue after an event or a timeout; return whether the dial succeeded or failed."""
+        return next(self._race, True)
 
-    def advance(self) -> None:
-        """Continue after an event of a socket or of the resolver, or after a timeout."""
-        now = time.monotonic()
-        self._gather(now)
-        while not self.is_done and now >= self._next_at and (left := self._waiting(now)):
-            self._tried.append(left[0])
-            self._next_at = now + STAGGER
-            self._dials.append(_Dial(self._ring, left[0], self._place, self._options))
-            self._gather(now)
-        if not self.is_done:
-            if self._needs_second(now) and self._resolver.second is not None:
-                self._second = self._resolver.second.resolve(self._place.host)
-                self._second.add_done_callback(self._ring.wake)
-            self.error = self._error(now)
-
-    def _gather(self, now: float) -> None:
-        """Take the results of the dials that have ended."""
-        for dial in self._dials[:]:
-            if not dial.is_done and now >= dial.until:
-                dial.advance(TimeoutError("timed out"))
-            if not dial.is_done:
-                continue
-            self._dials.remove(dial)
-            if dial.error is not None:
-                self._next_at = -math.inf  # the next address may be dialled at once
-                fault = fault_of(dial.error, connecting=True)
-                self._faults.add(fault)
-                # Keep the more specific failure: "no IPv6" must not hide why IPv4 failed.
-                if self._failure is None or fault is not Fault.UNREACHABLE:
-                    self._failure = dial.error
-            elif self._sock is None:
-                self._sock, dial.sock = dial.sock, None
-                self._resolver.succeeded(self._place.host, dial.address)
-            else:
+    def _run(self, ring: Ring, place: Place, options: DialOptions) -> Generator[bool]:
+        """Run the dial, and yield False to wait for an event or a timeout."""
+        dials: list[_Dial] = []
+        tried: list[str] = []
+        failures: list[Exception] = []
+        second, next_at = self._resolver.second, self._began
+        try:
+            while True:
+                now = time.monotonic()
+                for dial in dials[:]:
+                    if dial.is_ready:
+                        dials.remove(dial)
+                        self._winner = dial
+                        self._resolver.succeeded(place.host, dial.address)
+                        return
+                    if now >= dial.until and dial.error is None:
+                        dial.fail(TimeoutError("timed out"))
+                    if dial.error is not None:
+                        dials.remove(dial)
+                        failures.append(dial.error)
+                        next_at = now  # the next address may be dialled at once
+                all_found = all(look_up.done() for look_up in self._look_ups)
+                waiting = [a for a in self._addresses(now) if a not in tried]
+                is_over = all_found and not dials and not waiting
+                if waiting and now >= next_at:
+                    next_at = now + STAGGER
+                    tried.append(waiting[0])
+                    dials.append(_Dial(ring, waiting[0], place, options))
+                elif second is not None and self._needs_second(now, failures if is_over else []):
+                    self._look_ups.append(second.resolve(place.host))
+                    self._look_ups[1].add_done_callback(ring.wake)
+                elif is_over or now >= options.until:
+                    self.error = self._error(failures)
+                    return
+                else:
+                    yield False
+        finally:
+            for dial in dials:
                 dial.close()
 
-    def _waiting(self, now: float) -> list[str]:
-        """Return the known addresses that are not dialled yet, in the order of dialling."""
-        if self._first.done():
-            found = self._last if self._first.exception() else self._first.result()
-        else:
-            found = self._last if now >= self._late_at else []
-        if self._second is not None and self._second.done() and not self._second.exception():
-            found = [*found, *self._second.result()]
-        host = self._place.host
-        found = [*found, *self._resolver.proven(host)]
-        return [a for a in self._resolver.in_turn(host, found) if a not in self._tried]
+    def _has_failed(self, now: float, patience: float) -> bool:
+        """Whether the resolver has failed, or has taken longer than ``patience`` seconds."""
+        first = self._look_ups[0]
+        return first.exception() is not None if first.done() else now >= self._began + patience
 
-    def _needs_second(self, now: float) -> bool:
-        if self._second is not None or self._second_at == math.inf:
+    def _addresses(self, now: float) -> list[str]:
+        """Return the known addresses in the order of dialling."""
+        found = [*self._last] if self._has_failed(now, LATE) else []
+        for look_up in self._look_ups:
+            if look_up.done() and look_up.exception() is None:
+                found += look_up.result()
+        found += self._resolver.proven(self._host)
+        return self._resolver.in_turn(self._host, found)
+
+    def _needs_second(self, now: float, failures: list[Exception]) -> bool:
+        """Whether the second resolver must start: the first is late, has failed or has lied."""
+        if len(self._look_ups) > 1:
             return False
-        if not self._first.done():
-            return now >= self._second_at
-        if self._first.exception() is not None:
-            return True
-        over = not self._dials and not self._waiting(now)
-        return over and Fault.TLS in self._faults and self._faults <= _LIES
+        faults = {fault_of(failure, connecting=True) for failure in failures}
+        lied = Fault.TLS in faults and faults <= _LIES
+        return lied or self._has_failed(now, SECOND_AFTER)
 
-    def _error(self, now: float) -> Exception | None:
-        """Return why the host cannot be connected to; None while an address may still be ready."""
-        second_runs = self._second is not None and not self._second.done()
-        if self._first.done() and not (self._dials or second_runs or self._waiting(now)):
-            error = self._first.exception()
-            if isinstance(error, Exception) and (self._second is None or self._failure is None):
-                return error
-            return self._failure or OSError("the host has no address")
-        if now < self._options.until:
-            return None
-        if self._first.done():
-            return self._failure or TimeoutError("timed out")
-        return socket.gaierror(socket.EAI_AGAIN, "the host was not looked up in time")
+    def _error(self, failures: list[Exception]) -> Exception:
+        """Return why the host cannot be connected to."""
+        first, *second = self._look_ups
+        if not first.done():
+            return socket.gaierror(socket.EAI_AGAIN, "the host was not looked up in time")
+        error = first.exception()
+        if isinstance(error, Exception) and not (second and failures):
+            return error
+        # Prefer the more specific failure: "no IPv6" must not hide why IPv4 failed.
+        specific = [f for f in failures if fault_of(f, connecting=True) is not Fault.UNREACHABLE]
+        return [OSError("the host has no address"), *failures, *specific][-1]
 
     def take(self) -> socket.socket:
-        """Return the connected socket, and close the other dials."""
-        sock, self._sock = self._sock, None
-        self.close()
-        assert sock is not None  # noqa: S101 - done without an error
-        return sock
+        """Return the connected socket."""
+        assert self._winner is not None  # noqa: S101 - done without an error
+        return self._winner.take()
 
     def close(self) -> None:
         """End the dial, and close its sockets."""
-        for dial in self._dials:
-            dial.close()
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None
+        self._race.close()
+        if self._winner is not None:
+            self._winner.close()
 
 
 class _Dial:
@@ -306,43 +289,47 @@ class _Dial:
 
     def __init__(self, ring: Ring, address: str, place: Place, options: DialOptions) -> None:
         self.address = address
-        self.is_done = False
-        self.error: Exception | None = None
         self.until = min(time.monotonic() + options.timeout, options.until)
+        self.is_ready = False
+        self.error: Exception | None = None
+        self._sock: Any = None
         self._selector = ring.selector
-        self.sock: socket.socket | None = None
         self._steps = self._run(address, place, options)
         self.advance()
 
-    def advance(self, error: Exception | None = None) -> None:
-        """Continue after an event of the socket, or end the dial by an exception."""
-        self._forget()
+    def advance(self) -> None:
+        """Continue after an event of the socket."""
         try:
-            sock, events = next(self._steps) if error is None else self._steps.throw(error)
-            self._selector.register(sock, events, self)
+            events = next(self._steps)
+            self._selector.modify(self._sock, events, self)
         except StopIteration:
-            self.is_done = True
-        except Exception as failure:
-            self.is_done, self.error = True, failure
-            self.close()
+            self.is_ready = True
+        except Exception as error:
+            self.fail(error)
 
-    def _forget(self) -> None:
-        if self.sock is not None:
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(self.sock)
+    def fail(self, error: Exception) -> None:
+        """End the dial by an error."""
+        self.error = error
+        self.close()
+
+    def take(self) -> socket.socket:
+        """Return the socket, which the dial then no longer closes."""
+        sock: socket.socket = self._sock
+        self._sock = None
+        self._selector.unregister(sock)
+        return sock
 
     def close(self) -> None:
-        """End the dial, and close its sockets."""
-        self._forget()
-        self._steps.close()
-        if self.sock is not None:
-            self.sock.close()
-            self.sock = None
+        """Close the socket."""
+        if self._sock is not None:
+            self.take().close()
 
-    def _run(self, address: str, place: Place, options: DialOptions) -> _Steps:
-        """Run the dial, and yield the sockets and selector events to wait for."""
+    def _run(self, address: str, place: Place, options: DialOptions) -> Generator[int]:
+        """Run the dial, and yield the events of the socket to wait for."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = self.sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        self._selector.register(sock, selectors.EVENT_WRITE, self)
+        self._sock = sock
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in options.socket_options:
@@ -351,13 +338,13 @@ class _Dial:
             sock.bind((options.local_address, 0))
         with contextlib.suppress(BlockingIOError):
             sock.connect((address, place.port))
-        yield sock, selectors.EVENT_WRITE
+        yield selectors.EVENT_WRITE
         if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             # ``OSError(code, …)`` creates the subclass of the code, such as ConnectionRefusedError.
             raise OSError(code, os.strerror(code))
         if place.tls_name is None:
             return
-        secured = self.sock = options.tls.wrap_socket(
+        secured = self._sock = options.tls.wrap_socket(
             sock, server_hostname=place.tls_name, do_handshake_on_connect=False
         )
         while True:
@@ -365,9 +352,9 @@ class _Dial:
                 secured.do_handshake()
                 return
             except ssl.SSLWantReadError:
-                yield secured, selectors.EVENT_READ
+                yield selectors.EVENT_READ
             except ssl.SSLWantWriteError:
-                yield secured, selectors.EVENT_WRITE
+                yield selectors.EVENT_WRITE
 
 
 def offering(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContext:
