@@ -211,12 +211,16 @@ class HttpConnection(Deadline):
         """
         import httpcore2
 
+        from .streams import for_httpcore
+
         length = {"Content-Length": str(len(body))} if body or method == "POST" else {}
         fields = {**self._headers, **length, **(headers or {})}
         own: list[tuple[bytes, bytes]] = []
         proxy, place = self._proxy, self._place
         if proxy is not None and place.tls_name is None and proxy.url.scheme.startswith("http"):
-            target, own = f"http://{place.host}:{place.port}{target}", proxy.headers.raw
+            # Only httpcore's form of the proxy has the credentials among its headers.
+            target = f"http://{place.host}:{place.port}{target}"
+            own = list(for_httpcore(proxy).headers)
         limit = Limit.of(min(FOREVER, self.silence), self)
         request = httpcore2.Request(
             method,
