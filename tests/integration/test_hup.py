@@ -228,7 +228,7 @@ def test_during_worker_start(tmp_path: Path, worker_class: str) -> None:
         assert "sent SIGHUP" not in server.log
 
 
-#: Sets a worker's signal handlers, and fails if SIGHUP had its default action at any call meanwhile.
+#: Sets a worker's signal handlers; fails if SIGHUP had its default action at any call meanwhile.
 _HANDLERS = """
 import os, signal, sys
 from gunicorn import util
