@@ -269,6 +269,20 @@ def test_a_client_that_sends_its_next_request_early_still_waits(tmp_path: Path, 
         file.write_text(text(0))
 
 
+@pytest.mark.parametrize("log", [(), ("--access-logfile", "-")], ids=["at once", "by a task"])
+def test_a_client_that_leaves_behind_its_next_request_frees_its_place(
+    tmp_path: Path, file: Path, log: tuple[str, ...]
+) -> None:
+    """The end of the connection ends its poll, also if further requests were sent behind it."""
+    with running(tmp_path, file, *log, workers=1) as server:
+        etag = server.get().headers["ETag"]
+        with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+            head = f"GET {ENDPOINTS}?wait=60 HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n"
+            client.sendall(head.encode() + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+            wait_for(lambda: b"mop_config_waiters 1.0" in server.get("/metrics").body)
+        wait_for(lambda: b"mop_config_waiters 0.0" in server.get("/metrics").body)
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
 def test_plain_requests_do_not_feel_those_that_wait(

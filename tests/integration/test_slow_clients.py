@@ -19,6 +19,8 @@ ADMIN = "mop_Ab3-_xyzAb3-_xyzAb3-_xyzAb3-_xyzAb3-_xyz123"
 HALF_HEAD = b"GET /api/v1/config/status HTTP/1.1\r\nHost: x\r\nX-Slow: "
 HALF_BODY = b"POST /api/v1/config/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf"
 NO_READER = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = "GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture
@@ -126,6 +128,52 @@ def test_a_head_that_comes_byte_by_byte_is_ended_too(tmp_path: Path, file: Path)
             client.sendall(b"x")
             assert time.monotonic() - began < 10
         assert time.monotonic() - began > 0.8
+
+
+@pytest.mark.parametrize(
+    ("pieces", "statuses"),
+    [
+        (("POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", "hello"), [405]),
+        ((f"{HEALTH}{HEALTH[:9]}", HEALTH[9:]), [200, 200]),
+    ],
+    ids=["body", "head"],
+)
+def test_requests_behind_a_long_poll_are_read_while_it_is_parked(
+    tmp_path: Path, file: Path, pieces: tuple[str, ...], statuses: list[int]
+) -> None:
+    """A deadline counts the client's own pauses only: no poll delays a later request's bytes."""
+    with impatient(file, tmp_path) as server, connected(server, 1, b"") as (client,):
+        etag = server.get().headers["ETag"]
+        poll = f"GET {ENDPOINTS}?wait=5 HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n"
+        for piece in (poll, *pieces, LAST):
+            client.sendall(piece.encode())
+            time.sleep(0.2)  # so that the server receives each piece by itself
+        received = b""
+        while chunk := client.recv(65536):
+            received += chunk
+        answers = [int(each[:3]) for each in received.split(b"HTTP/1.1 ")[1:]]
+        assert answers == [304, *statuses, 404]
+
+
+def test_an_answer_that_is_read_slowly_is_read_to_its_end(tmp_path: Path, file: Path) -> None:
+    """Only a client that reads nothing is closed, even if an answer takes longer than any time."""
+    file.write_text("DomainList:\n" + "".join(f"host{n}.example.com\n" for n in range(45_000)))
+    worker = "tests.integration.workers.ImpatientWorker"
+    with (
+        running(tmp_path, file, "-k", worker, "--keep-alive", "1", workers=1) as server,
+        contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection,
+    ):
+        connection.connect()
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+        connection.request("GET", ENDPOINTS)
+        answer = connection.getresponse()
+        began, received = time.monotonic(), 0
+        while chunk := answer.read(65536):
+            received += len(chunk)
+            if received < 4_000_000:
+                time.sleep(0.1)
+        assert time.monotonic() - began > 3
+        assert received == int(answer.headers["Content-Length"]) > 4_000_000
 
 
 @pytest.mark.parametrize("path", [ENDPOINTS, STATUS])

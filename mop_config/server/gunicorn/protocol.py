@@ -12,14 +12,22 @@ replaced as the request goes on:
 """
 
 import asyncio
+import contextlib
+import fcntl
 import logging
 import re
+import sys
+import termios
 from asyncio import TimerHandle, Transport
 from functools import lru_cache, partial
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from ..serving.responder import LongPoll
 from ..serving.snapshot import ConditionalAnswer
@@ -33,8 +41,9 @@ logger = logging.getLogger(__name__)
 LATER = 2.0
 #: Bytes of a request beside its body's limit: the head, and the framing of chunks.
 OVERHEAD = 512 * 1024
-#: Requests that a client may send before the answer to its first one.
-PIPELINED = 64
+#: Requests that a client may send before the answer to its first one, and how many of them may
+#: wait while the server still reads, which it must do to see that the client has left.
+PIPELINED, READ_AHEAD = 64, 8
 #: Seconds for which an ending worker waits for a client that does not read its answer.
 END = 1.0
 
@@ -110,6 +119,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._plain = False  # the head names neither a body nor an upgrade
         self._answered = False  # without a task
         self._parked: ParkedCycle | None = None
+        self._running: RequestResponseCycle | None = None  # ``cycle`` is that of the last request
         self._deaf = False  # the rest of what the client sends is ignored
         self._page: int | None = None  # the status of an error page that waits for its turn
         self._fields = self._bytes = 0
@@ -138,6 +148,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._parked.polls.remove(self._parked.poll)
         if self._stall is not None:
             self._stall.cancel()
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -145,7 +158,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._receiving or not self._answering() or self.scheme == "https":
             return None
         self.cycle.keep_alive = False
-        self.cycle.message_event.set()
+        if self._running is not None:
+            self._running.message_event.set()
         if self._parked is not None:
             self._parked.polls.end(self._parked.poll)
         return True
@@ -233,6 +247,10 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._make_scope()
         super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
+        elif len(self.pipeline) < READ_AHEAD:
+            self.flow.resume_reading()  # uvicorn has paused it
         if self.parser.should_upgrade() or not self._rules.worker.alive:
             self.cycle.keep_alive = False
 
@@ -276,6 +294,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         # The timer is not set anew for each answer: its handler looks at the time of the last one.
         self._answered_at = self.loop.time()
+        if self.transport.get_write_buffer_size():
+            self._watch_writing()
         if self.timeout_keep_alive_task is None:
             self._keep_alive(self.timeout_keep_alive)
         return True
@@ -301,11 +321,11 @@ class HttpProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def on_response_complete(self) -> None:
-        """Send the error page that waits for the end of the answer, or watch a closing socket."""
+        """Go on with the next request, or send the error page that waits for the last answer."""
+        self._running = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
-        if self.transport.is_closing():
-            self._watch_writing()
-        elif self._page is not None and not self.pipeline:
+        self._watch_writing()
+        if self._page is not None and self._running is None and not self.transport.is_closing():
             self._send_page(self._page)
 
     def _refuse(self, status: int) -> None:
@@ -337,7 +357,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _expire(self) -> None:
         self._deadline = None
-        if self._receiving and (self._in_head or self._answering()):
+        if self.flow.read_paused:
+            self._arm(self._rules.timeout)  # the bytes may be there, unread
+        elif self._receiving and (self._in_head or self._answering()):
             self._refuse(408)
         else:
             self.transport.abort()
@@ -355,8 +377,8 @@ class HttpProtocol(HttpToolsProtocol):
             return  # the answer sets the timer again
         if left > 0:
             self._keep_alive(left)
-        elif self.transport.get_write_buffer_size():
-            self.transport.abort()  # the client has not read its answer
+        elif self._stall is not None:
+            self._keep_alive(self.timeout_keep_alive)  # the client still reads its answer
         else:
             super().timeout_keep_alive_handler()
 
@@ -365,13 +387,26 @@ class HttpProtocol(HttpToolsProtocol):
         super().pause_writing()
         self._watch_writing()
 
-    def _watch_writing(self, before: int | None = None) -> None:
-        """Abort the connection if the client has read nothing of its answer in the time-out."""
-        left = self.transport.get_write_buffer_size()
+    def _watch_writing(self) -> None:
+        """Watch a client that has not read all of its answers."""
+        if self._stall is None and self.transport.get_write_buffer_size():
+            later = self._rules.timeout
+            self._stall = self.loop.call_later(later, self._look_at_writing, self._unread())
+
+    def _unread(self) -> int:
+        """Return the number of bytes that the client's host has not acknowledged."""
+        queued = bytes(4)
+        with contextlib.suppress(OSError):  # a platform that cannot tell
+            queued = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, queued)
+        left: int = self.transport.get_write_buffer_size()
+        return left + int.from_bytes(queued, sys.byteorder)
+
+    def _look_at_writing(self, before: int) -> None:
+        """Abort the connection if the client has read nothing in the time-out."""
         self._stall = None
-        if left and (before is None or left < before):
-            self._stall = self.loop.call_later(self._rules.timeout, self._watch_writing, left)
-        elif left:
+        if self._unread() < before:
+            self._watch_writing()
+        else:
             self.transport.abort()
 
     def shutdown(self) -> None:
