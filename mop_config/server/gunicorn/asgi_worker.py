@@ -23,8 +23,9 @@ from ..web.app import is_untouched
 from ..web.asgi import USUAL_WAITERS, AsgiApp
 from ..web.bridge import WsgiBridge
 from ..web.guards import MAX_BODY
+from .limits import ConnectionLimits
 from .logger import AccessLog
-from .protocol import HttpProtocol, Rules
+from .protocol import HttpProtocol
 from .worker import ServiceWorker, fit_connections
 
 #: Connections that a worker accepts beside those of its parked requests.
@@ -82,7 +83,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         cfg, config = self.cfg, self.config
         config.app = AccessLog(self.wsgi, self.log) if self.log.access_log_enabled else self.wsgi
         config.timeout_graceful_shutdown = max(1, cfg.graceful_timeout - 1)
-        config.http = partial(HttpProtocol, rules=Rules(self, config.app))
+        config.http = partial(HttpProtocol, rules=ConnectionLimits(self, config.app))
         server = _WorkerServer(config, self)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):

@@ -33,14 +33,13 @@ from ..serving.responder import LongPoll
 from ..serving.snapshot import ConditionalAnswer
 from ..web.asgi import AsgiApp, ParkedPolls
 from ..web.bridge import SOCKET
+from .limits import ConnectionLimits, RefusedRequestError, path_of
 from .worker import error_page
 
 logger = logging.getLogger(__name__)
 
 #: Seconds by which the deadline of a body is later than the bridge's.
 LATER = 2.0
-#: Bytes of a request beside its body's limit: the head, and the framing of chunks.
-OVERHEAD = 512 * 1024
 #: Requests that a client may send before the answer to its first one, and how many of them may
 #: wait while the server still reads, which it must do to see that the client has left.
 PIPELINED, READ_AHEAD = 64, 8
@@ -50,35 +49,6 @@ END = 1.0
 #: Fields of requests that are never answered at once: their bodies or upgrades must be followed.
 _NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
-
-
-class RefusedRequestError(Exception):
-    """A request that is answered by an error page; its argument is the HTTP status code."""
-
-
-class Rules:
-    """The limits of a worker's connections.
-
-    Args:
-        worker: The worker, whose configuration is gunicorn's.
-        app: The application; an ``AsgiApp`` answers its native routes at once. The access log,
-            which must see each request, wraps the application.
-    """
-
-    def __init__(self, worker: Any, app: Any) -> None:
-        cfg = worker.cfg
-        self.worker = worker
-        self.line: int = cfg.limit_request_line
-        self.fields: int = cfg.limit_request_fields
-        self.field: int = cfg.limit_request_field_size
-        self.request: int = worker.max_body + OVERHEAD
-        self.timeout: float = worker.request_timeout
-        self.connections: int = worker.connections
-        #: Addresses whose ``X-Forwarded-Proto`` counts; ``*`` means all.
-        self.trusted = frozenset(cfg.forwarded_allow_ips)
-        #: Fields that mean https, in lower case, with the value that says so.
-        self.secure = {n.lower().encode(): v.encode() for n, v in cfg.secure_scheme_headers.items()}
-        self.app: AsgiApp | None = app if isinstance(app, AsgiApp) else None
 
 
 class ParkedCycle:
@@ -109,7 +79,7 @@ class HttpProtocol(HttpToolsProtocol):
         rules: The limits.
     """
 
-    def __init__(self, *args: Any, rules: Rules, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, rules: ConnectionLimits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._rules = rules
         self._deadline: TimerHandle | None = None
@@ -238,7 +208,7 @@ class HttpProtocol(HttpToolsProtocol):
         if version not in {"1.0", "1.1"} or not one or (hosts and not _HOST.fullmatch(hosts[0])):
             raise RefusedRequestError(400)
         if not self.url.startswith(b"/") and self.url != b"*":
-            self.url = _path_of(self.url)
+            self.url = path_of(self.url)
         if len(self.pipeline) >= PIPELINED:
             raise RefusedRequestError(400)
         self._in_head = False
@@ -422,12 +392,3 @@ class HttpProtocol(HttpToolsProtocol):
 @lru_cache(maxsize=4)
 def _lines(*fields: tuple[bytes, bytes]) -> bytes:
     return b"".join(b"%b: %b\r\n" % field for field in fields)
-
-
-def _path_of(target: bytes) -> bytes:
-    """Return the path and the query of an absolute target."""
-    url = httptools.parse_url(target)
-    if url.schema not in {b"http", b"https"}:
-        raise RefusedRequestError(400)
-    path: bytes = url.path or b"/"
-    return path if url.query is None else path + b"?" + url.query
