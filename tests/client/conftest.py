@@ -1,6 +1,7 @@
 """Fixtures of the client's tests: kinds of driver, fleets, a host name, and TLS trust."""
 
 import ssl
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     """Give the test a fleet of its own, so that it can kill servers."""
     with fleet_in(tmp_path) as fleet:
         yield fleet
+
+
+@pytest.fixture
+def _switching() -> Iterator[None]:
+    """Switch threads a thousand times as often, so that a race condition shows reliably."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.000005)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import gc
 import random
 import socket
 import ssl
-import sys
+import struct
 import threading
 import time
 import warnings
@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
+import h2.config
+import h2.connection
+import h2.events
 import httpx2
 import pytest
 import trustme
@@ -111,15 +114,6 @@ def _many_on_one(driver: Driver, rounds: int) -> list[str]:
     return results
 
 
-@pytest.fixture
-def _switching() -> Iterator[None]:
-    """Switch threads a thousand times as often, so that a race condition shows reliably."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(0.000005)
-    yield
-    sys.setswitchinterval(before)
-
-
 @pytest.mark.usefixtures("_switching")
 def test_many_requests_at_once_over_http2(contexts: Contexts, kind: str) -> None:
     """Concurrent requests all succeed: tasks share one HTTP/2 connection, threads share none."""
@@ -176,6 +170,62 @@ def test_answers_that_come_after_the_servers_goodbye_cost_no_get(contexts: Conte
             answers = driver.at_once(20, "/")
             assert [getattr(a, "text", repr(a)) for a in answers] == ["ok"] * 20
         assert driver.state(server.url) == "healthy"
+
+
+class Leaving:
+    """An endpoint that speaks HTTP/2 without TLS, and ends a connection on demand.
+
+    Args:
+        manner: ``close``, ``goaway`` (GOAWAY, then a close) or ``reset``.
+    """
+
+    def __init__(self, manner: str) -> None:
+        self.manner = manner
+        self._leave = threading.Event()
+        self.connections = 0
+
+    def __call__(self, sock: socket.socket) -> None:
+        self.connections += 1
+        served = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        served.initiate_connection()
+        sock.settimeout(0.01)
+        while not self._leave.is_set():
+            sock.sendall(served.data_to_send())
+            with contextlib.suppress(TimeoutError):
+                received = sock.recv(65536)
+                if not received:
+                    return
+                for event in served.receive_data(received):
+                    if isinstance(event, h2.events.StreamEnded):
+                        served.send_headers(event.stream_id, [(":status", "200")])
+                        served.send_data(event.stream_id, b"ok", end_stream=True)
+        if self.manner == "goaway":
+            served.close_connection()
+            sock.sendall(served.data_to_send())
+        elif self.manner == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        self._leave.clear()
+
+    def end_connection(self) -> None:
+        """End the connection that is open, and wait until it has ended."""
+        self._leave.set()
+        wait_for(lambda: not self._leave.is_set(), what="the server ends the connection")
+
+
+@pytest.mark.parametrize("manner", ["close", "goaway", "reset"])
+def test_an_idle_http2_connection_that_the_server_has_closed_is_not_used(
+    kind: str, manner: str
+) -> None:
+    """A POST, which could not be repeated, opens a new connection."""
+    leaving = Leaving(manner)
+    with talking(leaving) as url, Driver(kind, [url], ALONE, http1=False, http2=True) as driver:
+        for number in range(1, 4):
+            for _ in range(2):
+                assert driver.request("POST", "/", content=b"x").text == "ok"
+            assert leaving.connections == number
+            leaving.end_connection()
+        assert driver.state(url) == "healthy"
 
 
 def test_a_clogged_connection_is_replaced(contexts: Contexts, kind: str) -> None:

@@ -15,6 +15,8 @@ from ..waiting import wait_for
 from .driver import Driver
 from .fleet import Fleet
 from .scripted import scripted
+from .test_connections import Leaving
+from .test_timeouts import talking
 
 #: Without hedges, which would use the spare on a loaded machine.
 WARM = Policy(warm_spare=True, hedge_delay=20.0)
@@ -37,8 +39,9 @@ def _ask_for(driver: Driver, seconds: float) -> None:
 
 def _spares(driver: Driver) -> list[Any]:
     """List the open spare connections of a client."""
-    pools = driver.client._transport._table._pools.values()
-    return [each for pool in pools for each in pool._idle if each.spare_until]
+    pools = list(driver.client._transport._table._pools.values())
+    opened = [each for pool in pools for each in list(pool._open)]
+    return [each for each in opened if each.spare_until and not each.users]
 
 
 def test_a_switch_uses_the_spare_without_a_dial(kind: str) -> None:
@@ -192,6 +195,27 @@ def test_a_spare_with_tls_outlives_the_session_tickets(fleet: Fleet, kind: str) 
         assert driver.get("/get").extensions["endpoint"] == b.url
         assert spare.spare_until == 0.0
         assert spare.pool._open == {spare}
+
+
+@pytest.mark.parametrize("manner", ["close", "goaway", "reset"])
+def test_a_spare_of_http2_that_the_server_ends_is_replaced(kind: str, manner: str) -> None:
+    """Unread bytes, such as the server's settings, hide the end neither from a sweep nor a POST."""
+    a, b = Leaving("close"), Leaving(manner)
+    with (
+        talking(a) as primary,
+        talking(b) as backup,
+        Driver(kind, [primary, backup], WARM, http1=False, http2=True, trust_env=False) as driver,
+    ):
+        _ask_until(driver, lambda: bool(_spares(driver)))
+        (first,) = _spares(driver)
+        b.end_connection()
+        _ask_until(driver, lambda: bool(_spares(driver)) and _spares(driver) != [first])
+        wait_for(lambda: b.connections == 2, what="b accepts the new spare")
+        b.end_connection()
+        driver.manager.pin(backup)
+        answer = driver.request("POST", "/", content=b"x")
+        assert (answer.text, answer.extensions["endpoint"]) == ("ok", backup)
+        assert b.connections == 3
 
 
 def test_a_spare_of_http2_is_shared(fleet: Fleet, kind: str) -> None:

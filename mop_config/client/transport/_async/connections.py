@@ -5,6 +5,7 @@ that a dial can race with dials to other endpoints, and the winner joins its end
 """
 
 import math
+import select
 import threading
 import time
 from collections import deque
@@ -19,6 +20,10 @@ from ...pool.session import ClientState
 from ..attempt import Exchange
 from ..options import TransportOptions
 from ..with_asyncio import SHARES_HTTP2, AsyncTurn
+
+#: The events of a socket that its peer has closed or reset; unread bytes do not delay these events.
+#: A system without POLLRDHUP reports a close as POLLHUP.
+ENDED = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -47,15 +52,16 @@ class AsyncEndpointConnection:
     def has_expired(self) -> bool:
         """Whether an idle connection can carry no further request.
 
-        httpcore takes a readable connection for a closed connection, but a new TLS connection is
-        readable because of session tickets, which this read consumes.
+        An idle HTTP/1.1 connection has no bytes to read until its end, but a new TLS connection has
+        session tickets, which this method reads. Over HTTP/2 the server may send frames, such as
+        its settings, at any time.
         """
-        if not self.spare_until:
-            return bool(self.http.has_expired())
-        if time.monotonic() >= self.spare_until:
+        if self.spare_until and time.monotonic() >= self.spare_until:
             return True
         if not isinstance(self.http, httpcore2.AsyncHTTP11Connection):
-            return False  # over HTTP/2 the server sends its settings first
+            return bool(self.http.has_expired()) or self._has_ended()
+        if not self.spare_until:
+            return bool(self.http.has_expired())
         try:
             self.stream.get_extra_info("socket").recv(1)
         except WANT_READ:
@@ -63,6 +69,15 @@ class AsyncEndpointConnection:
         except (OSError, ValueError):
             return True
         return True  # closed, or an answer without a request, such as 408
+
+    def _has_ended(self) -> bool:
+        """Whether the server has closed or reset the connection."""
+        poll = select.poll()
+        try:
+            poll.register(self.stream.get_extra_info("socket"), ENDED)
+        except ValueError:  # this side has closed the socket
+            return True
+        return bool(poll.poll(0))
 
 
 class AsyncEndpointPool:
@@ -264,10 +279,7 @@ class AsyncEndpointPool:
             self._shared = None
         while self._idle:
             connection = self._idle.pop()
-            ended = (
-                connection.has_expired if connection.spare_until else connection.http.has_expired
-            )
-            if not ended():
+            if not connection.has_expired():
                 connection.users, connection.spare_until = 1, 0.0
                 return connection
             self._close_later(connection)
