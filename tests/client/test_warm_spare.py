@@ -218,6 +218,21 @@ def test_a_spare_of_http2_that_the_server_ends_is_replaced(kind: str, manner: st
         assert b.connections == 3
 
 
+@pytest.mark.usefixtures("_switching")
+def test_many_threads_open_one_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweeps of threads that end a request at once make one spare, which the client closes."""
+    monkeypatch.setattr(sync_connecting, "SWEEP_INTERVAL", 0.0)
+    for _ in range(15):  # without the lock, every second attempt fails
+        with (
+            scripted({"a": OK, "b": OK}) as ([a, b], _),
+            Driver("sync", [a.url, b.url], WARM, trust_env=False) as driver,
+        ):
+            driver.at_once(16, "/get")
+            _ask_until(driver, lambda: bool(_spares(driver)))
+            assert _spares(driver) == [driver.client._transport._connector._spare._connection]
+            wait_for(lambda: b.connections == 1, what="b accepts the spare")
+
+
 def test_a_spare_of_http2_is_shared(fleet: Fleet, kind: str) -> None:
     """An HTTP/2 server sends its settings at once, which is no sign of an end either."""
     a = fleet.add("a", tls=("127.0.0.1",), http2=True)

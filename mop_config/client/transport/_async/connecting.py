@@ -5,6 +5,7 @@ one wins.
 """
 
 import logging
+import threading
 import time
 from typing import Any
 
@@ -54,19 +55,27 @@ class AsyncConnector:
         self.table = AsyncConnectionTable(core, options, checked)
         self._dials = dial_limit()
         self._spare = AsyncSpare(core, options, self) if core.policy.warm_spare else None
+        self._sweeping = threading.Lock()
         self.sweep_at = 0.0
         self.is_closed = False
 
     async def sweep(self, now: float) -> None:
         """Close expired connections and those of removed endpoints; keep the warm spare.
 
+        The sweep does nothing while another sweep runs, so that there is only one spare.
+
         Args:
             now: Monotonic seconds.
         """
-        self.sweep_at = now + SWEEP_INTERVAL
-        await self.table.tidy()
-        if self._spare is not None:
-            await self._spare.keep(now)
+        if not self._sweeping.acquire(blocking=False):
+            return
+        try:
+            self.sweep_at = now + SWEEP_INTERVAL
+            await self.table.tidy()
+            if self._spare is not None:
+                await self._spare.keep(now)
+        finally:
+            self._sweeping.release()
 
     async def close(self) -> None:
         """Close all connections, and end the dials."""

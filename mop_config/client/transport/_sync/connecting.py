@@ -6,6 +6,7 @@ one wins.
 """
 
 import logging
+import threading
 import time
 from typing import Any
 
@@ -55,19 +56,27 @@ class Connector:
         self.table = ConnectionTable(core, options, checked)
         self._dials = dial_limit()
         self._spare = Spare(core, options, self) if core.policy.warm_spare else None
+        self._sweeping = threading.Lock()
         self.sweep_at = 0.0
         self.is_closed = False
 
     def sweep(self, now: float) -> None:
         """Close expired connections and those of removed endpoints; keep the warm spare.
 
+        The sweep does nothing while another sweep runs, so that there is only one spare.
+
         Args:
             now: Monotonic seconds.
         """
-        self.sweep_at = now + SWEEP_INTERVAL
-        self.table.tidy()
-        if self._spare is not None:
-            self._spare.keep(now)
+        if not self._sweeping.acquire(blocking=False):
+            return
+        try:
+            self.sweep_at = now + SWEEP_INTERVAL
+            self.table.tidy()
+            if self._spare is not None:
+                self._spare.keep(now)
+        finally:
+            self._sweeping.release()
 
     def close(self) -> None:
         """Close all connections, and end the dials."""
