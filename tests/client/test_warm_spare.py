@@ -84,7 +84,7 @@ def test_without_the_policy_there_is_no_spare(kind: str) -> None:
     """The default: clients hold no connections to the backup."""
     with (
         scripted({"a": OK, "b": OK}) as ([a, b], _),
-        Driver(kind, [a.url, b.url], trust_env=False) as driver,
+        Driver(kind, [a.url, b.url], Policy(hedge_delay=20.0), trust_env=False) as driver,
     ):
         _ask_for(driver, 1.5)
         assert (a.connections, b.connections) == (1, 0)
