@@ -299,12 +299,7 @@ async def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tupl
                 if member.url in race.connected:
                     race.won(member, now)
                     return member, None
-                try:
-                    host = HostDial(ring, member.target, options, resolver)
-                except Exception as error:  # for example, no thread for the look-up
-                    failure = error
-                    race.failed(member, fault_of(error, connecting=True))
-                    continue
+                host = HostDial(ring, member.target, options, resolver)
                 members[host] = member
                 ring.add(host)
             if not ring.dials:
