@@ -3,12 +3,15 @@
 uvicorn itself does not limit the request line and the fields, check Host, drop names with
 underscores, set deadlines for heads, bodies and unread answers, or send problem documents.
 
-One deadline runs at a time. It is armed while the server waits for bytes of the client, and
-replaced as the request goes on:
+One deadline of what the client sends runs at a time. It is armed while the server waits for bytes
+of the client, put off while the server itself has paused reading, and replaced as the request goes
+on:
 
 1. a new connection, or a connection that sends a head: ``timeout`` until the head is complete,
 2. a body: ``timeout`` and a little more, so that the bridge's 408 comes first,
 3. an idle connection after an answer: uvicorn's own keep-alive time.
+
+Beside it, a timer watches a client that has not read all of its answers.
 """
 
 import asyncio
@@ -87,7 +90,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._receiving = False  # a request has begun and is not complete
         self._in_head = False
         self._plain = False  # the head names neither a body nor an upgrade
-        self._answered = False  # without a task
+        self._answered = False  # or parked, or ignored: no task answers this request
         self._parked: ParkedCycle | None = None
         self._running: RequestResponseCycle | None = None  # ``cycle`` is that of the last request
         self._deaf = False  # the rest of what the client sends is ignored
