@@ -126,7 +126,6 @@ _INVISIBLE = (
 )
 _HIDDEN = re.compile(_INVISIBLE)
 _EDGES = re.compile(rf"(?:^|(?<=[\s,，])){_INVISIBLE}+|{_INVISIBLE}+(?=[\s,，]|$)")
-_LINE_END = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#\S*")
 _CHUNK = re.compile(r"[^,，]+")
 _COLON = re.compile(r"[:：]")
@@ -164,8 +163,10 @@ def parse(text: str) -> EndpointFile:
     is part of the result.
     """
     parser = _Parser()
-    for number, line in enumerate(_LINE_END.split(text), 1):
-        parser.add_line(number, line)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not ((plain := PLAIN_LINE.fullmatch(line)) and parser.add_plain(number, plain)):
+            parser.add_line(number, line)
     return EndpointFile(parser.entries, parser.problems)
 
 
@@ -185,9 +186,7 @@ class _Parser:
         self.current = self.entries[section] if section else []
 
     def add_line(self, number: int, line: str) -> None:
-        """Parse one line."""
-        if (plain := PLAIN_LINE.fullmatch(line)) and self._plain(number, plain):
-            return
+        """Parse a line of any form."""
         written = line
         if not line.isascii():
             line = _blank(line)
@@ -213,27 +212,27 @@ class _Parser:
                 self._warn_hidden(number, column, shown, written[:end], line[:end])
             self._entries(number, line, start, secret_end, written)
 
-    def _plain(self, number: int, match: re.Match[str]) -> bool:
+    def add_plain(self, number: int, match: re.Match[str]) -> bool:
         """Add the entry of a line in the most common form; return False if it needs a check."""
-        name, address, port, priority = match.groups()
-        group = 1 if name else 2
-        host = name or address
-        if group not in self.plain_groups or _is_odd(host) or host in _SECTIONS:
+        group = 1 if match[1] else 2
+        host = match[group]
+        if group not in self.plain_groups or host in _SECTIONS:
+            return False
+        if len(host) > MAX_LABEL_LENGTH or "xn--" in host:
             return False
         start = match.start(group)
-        if match.lastindex == group:
-            entry = Entry(host, None, None, None, _NO_ATTRIBUTES, number, start + 1, host)
-            self.current.append(entry)
-            return True
-        number_of_port = None if port is None else int(port)
-        rank = None if priority is None else int(priority)
-        if number_of_port is not None and (number_of_port > MAX_PORT or host.endswith("list")):
-            return False
-        if rank is not None and rank > MAX_PRIORITY:
-            return False
-        text = match.string[start : match.end(match.lastindex or 0)]
-        entry = Entry(host, number_of_port, None, rank, _NO_ATTRIBUTES, number, start + 1, text)
-        self.current.append(entry)
+        port = priority = None
+        text = host
+        if match.lastindex != group:
+            port, priority = (None if part is None else int(part) for part in match.group(3, 4))
+            if port is not None and (port > MAX_PORT or host.endswith("list")):
+                return False
+            if priority is not None and priority > MAX_PRIORITY:
+                return False
+            text = match.string[start : match.end(match.lastindex or 0)]
+        # Entry's own constructor would be a third of this method's time.
+        fields = (host, port, None, priority, _NO_ATTRIBUTES, number, start + 1, text, None)
+        self.current.append(tuple.__new__(Entry, fields))
         return True
 
     def _header(self, number: int, line: str, secret_end: int) -> int:
@@ -348,11 +347,6 @@ def _oddities(section: Section, host: str, address: str) -> Iterator[tuple[Code,
     if is_ip(host) and (meant := port_without_brackets(address)):
         message = f"an IPv6 address without a port; {meant} would be one with a port"
         yield Code.IPV6_WITHOUT_PORT, message
-
-
-def _is_odd(host: str) -> bool:
-    """Whether a name that matches PLAIN_LINE still has to be validated label by label."""
-    return len(host) > MAX_LABEL_LENGTH or "xn--" in host
 
 
 def _words(line: str, written: str) -> tuple[int, str]:
