@@ -24,12 +24,13 @@ PAGES := README.md SECURITY.md CHANGELOG.md docs deploy benchmarks/RESULTS.md co
 serve: $(VENV)/serve.stamp
 	$(BIN)/mop-config serve
 
-# Many tests check a deadline, which a busy host may miss beside five other tests. So what fails in
-# the parallel run is run once more, one test at a time, and must pass then.
+# Many tests check a deadline, which a busy host may miss. So what fails is run once more, one test at
+# a time, and must pass then.
 test: $(VENV)/test.stamp debian
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not alone' \
 	  || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m 'not alone'
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone \
+	  || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m alone
 
 quick: check
 	$(BIN)/python -m pytest -q -n 2 -m 'not alone and not server and not slow'
