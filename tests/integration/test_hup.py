@@ -298,6 +298,33 @@ def test_a_stop_right_after_the_start(tmp_path: Path, worker_class: str) -> None
         server.stop(signal.SIGKILL)
 
 
+#: A process with the handlers of gunicorn's master, which ends each child right after its fork.
+MASTER = """
+import os, signal, time
+from mop_config.server.gunicorn import hooks
+
+hooks.let_newborns_end()
+signal.signal(signal.SIGTERM, lambda *_: None)
+children = []
+for _ in range(30):
+    child = os.fork()
+    if child == 0:
+        time.sleep(3)
+        os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    children.append(child)
+ends = [os.waitpid(child, 0)[1] for child in children]
+print(sum(os.WIFSIGNALED(end) for end in ends), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+def test_a_sigterm_before_a_workers_first_step() -> None:
+    """A worker that gets SIGTERM before it has run at all still ends by the signal."""
+    command = [sys.executable, "-c", MASTER]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == "30 set()\n"
+
+
 @pytest.mark.parametrize(
     ("module", "options"),
     [(False, ()), (True, ("--preload",))],

@@ -22,13 +22,15 @@ logger = logging.getLogger(__name__)
 
 #: The application that ``mop-config serve`` starts.
 OWN_APP = "mop_config:create_app()"
+#: The signals that end a worker.
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def on_starting(server: Any) -> None:
     """Prepare the master; SIGHUP is forwarded to the workers, which reload without a restart."""
     lost_hooks.note("on_starting")
     server.handle_hup = partial(server.kill_workers, signal.SIGHUP)
-    _let_newborns_end()
+    let_newborns_end()
     _repair_upgrade(server.START_CTX)
     _make_metrics_folder(server)
     _hand_records_over(server)
@@ -61,21 +63,31 @@ def when_ready(server: Any) -> None:
             server.log.info("The dashboard: %s/", url)
 
 
-def _let_newborns_end() -> None:
+def let_newborns_end() -> None:
     """Let a new worker end on SIGTERM before gunicorn has set its signal handlers there.
 
     A fork copies the master's handlers, which only put the signal into a queue that no code in
     the worker reads: the master would wait for that worker until its graceful timeout. A worker
-    that serves no request yet may end at once.
+    that serves no request yet may end at once. The signals are blocked around the fork, because
+    Python forgets a signal that reaches the child before its first bytecode.
     """
     master = os.getpid()  # forks of the workers must not be changed
 
+    def mask(how: int) -> None:
+        if os.getpid() == master:
+            signal.pthread_sigmask(how, _ENDING)
+
     def begin() -> None:
         if os.getppid() == master:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            for number in _ENDING:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
-    os.register_at_fork(after_in_child=begin)
+    os.register_at_fork(
+        before=partial(mask, signal.SIG_BLOCK),
+        after_in_parent=partial(mask, signal.SIG_UNBLOCK),
+        after_in_child=begin,
+    )
 
 
 def _make_metrics_folder(server: Any) -> None:
