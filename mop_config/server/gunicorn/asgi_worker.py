@@ -23,9 +23,8 @@ from ..web.app import is_untouched
 from ..web.asgi import USUAL_WAITERS, AsgiApp
 from ..web.bridge import WsgiBridge
 from ..web.guards import MAX_BODY
-from .limits import ConnectionLimits
 from .logger import AccessLog
-from .protocol import HttpProtocol
+from .protocol import ConnectionLimits, HttpProtocol
 from .worker import ServiceWorker, fit_connections
 
 #: Connections that a worker accepts beside those of its parked requests.

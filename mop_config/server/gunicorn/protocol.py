@@ -3,21 +3,23 @@
 uvicorn itself does not limit the request line and the fields, check Host, drop names with
 underscores, set deadlines for heads, bodies and unread answers, or send problem documents.
 
-One deadline of what the client sends runs at a time. It is armed while the server waits for bytes
-of the client, put off while the server itself has paused reading, and replaced as the request goes
-on:
+A connection has one deadline of what its client sends, which is replaced as a request goes on:
 
 1. a new connection, or a connection that sends a head: ``timeout`` until the head is complete,
 2. a body: ``timeout`` and a little more, so that the bridge's 408 comes first,
-3. an idle connection after an answer: uvicorn's own keep-alive time.
+3. an idle connection after an answer: the keep-alive time.
 
-Beside it, a timer watches a client that has not read all of its answers.
+A deadline that is moved to a later time leaves its timer alone: the timer looks at the deadline
+when it fires. So an answer costs no timer. While the server answers or has paused reading, a
+deadline that is over counts for nothing. Another timer watches a client that has not read all of
+its answers.
 """
 
 import asyncio
 import contextlib
 import fcntl
 import logging
+import math
 import re
 import sys
 import termios
@@ -36,7 +38,6 @@ from ..serving.responder import LongPoll
 from ..serving.snapshot import ConditionalAnswer
 from ..web.asgi import AsgiApp, ParkedPolls
 from ..web.bridge import SOCKET
-from .limits import ConnectionLimits, RefusedRequestError, path_of
 from .worker import error_page
 
 logger = logging.getLogger(__name__)
@@ -48,13 +49,54 @@ LATER = 2.0
 PIPELINED, READ_AHEAD = 64, 8
 #: Seconds for which an ending worker waits for a client that does not read its answer.
 END = 1.0
+#: Bytes of a request beside its body's limit: the head, and the framing of chunks.
+OVERHEAD = 512 * 1024
 
 #: Fields of requests that are never answered at once: their bodies or upgrades must be followed.
 _NOT_PLAIN = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 
 
-class ParkedCycle:
+class RefusedRequestError(Exception):
+    """A request that is answered by an error page; its argument is the HTTP status code."""
+
+
+class ConnectionLimits:
+    """The limits of a worker's connections, which uvicorn's protocol lacks.
+
+    Args:
+        worker: The worker, whose configuration is gunicorn's.
+        app: The application; an ``AsgiApp`` answers its native routes at once. The access log,
+            which must see each request, wraps the application.
+    """
+
+    def __init__(self, worker: Any, app: Any) -> None:
+        cfg = worker.cfg
+        self.worker = worker
+        self.line: int = cfg.limit_request_line
+        self.fields: int = cfg.limit_request_fields
+        self.field: int = cfg.limit_request_field_size
+        self.request: int = worker.max_body + OVERHEAD
+        self.timeout: float = worker.request_timeout
+        self.connections: int = worker.connections
+        #: Addresses whose ``X-Forwarded-Proto`` counts; ``*`` means all.
+        self.trusted = frozenset(cfg.forwarded_allow_ips)
+        #: Fields that mean https, in lower case, with the value that says so.
+        self.secure = {n.lower().encode(): v.encode() for n, v in cfg.secure_scheme_headers.items()}
+        self.app: AsgiApp | None = app if isinstance(app, AsgiApp) else None
+
+
+class NoCycle:
+    """Stands in for uvicorn's cycle before the first request that a task answers."""
+
+    keep_alive = True
+    more_body = False
+    response_complete = True
+    disconnected = False
+    message_event = asyncio.Event()  # no task waits for it
+
+
+class ParkedCycle(NoCycle):
     """Stands in for uvicorn's cycle of a request that is parked without a task.
 
     uvicorn then queues the requests that follow, and ends the connection after the answer only.
@@ -65,10 +107,7 @@ class ParkedCycle:
         keep_alive: Whether the connection stays open after the answer.
     """
 
-    more_body = False
     response_complete = False
-    disconnected = False
-    message_event = asyncio.Event()  # nothing waits for it
 
     def __init__(self, polls: ParkedPolls, poll: LongPoll, keep_alive: bool) -> None:
         self.polls, self.poll = polls, poll
@@ -85,20 +124,15 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, rules: ConnectionLimits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._rules = rules
-        self._deadline: TimerHandle | None = None
+        self._until = math.inf  # the deadline; infinite until the data that began is taken in
+        self._timer: TimerHandle | None = None
         self._stall: TimerHandle | None = None
         self._receiving = False  # a request has begun and is not complete
-        self._in_head = False
-        self._plain = False  # the head names neither a body nor an upgrade
-        self._answered = False  # or parked, or ignored: no task answers this request
-        self._parked: ParkedCycle | None = None
-        self._running: RequestResponseCycle | None = None  # ``cycle`` is that of the last request
+        self.cycle = NoCycle()  # type: ignore[assignment]
+        # The request that is being answered; ``cycle`` is that of the last request.
+        self._running: RequestResponseCycle | ParkedCycle | None = None
         self._deaf = False  # the rest of what the client sends is ignored
         self._page: int | None = None  # the status of an error page that waits for its turn
-        self._fields = self._bytes = 0
-        self._hosts: list[bytes] = []
-        self._secure = False  # a trusted proxy says that the request came by https
-        self._answered_at = 0.0
 
     # -- the connection
 
@@ -106,35 +140,33 @@ class HttpProtocol(HttpToolsProtocol):
         """Start the first deadline, or abort a connection beyond the limit."""
         super().connection_made(transport)
         self._socket = transport.get_extra_info("socket")
-        trusted, client = self._rules.trusted, self.client
-        self._trusted = "*" in trusted or client is None or client[0] in trusted
         if len(self.connections) > self._rules.connections:
             transport.abort()
         else:
-            self._arm(self._rules.timeout)
+            self._wait(self._rules.timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timers, and forget a parked request."""
-        self._disarm()
-        self._unset_keepalive_if_required()
-        if self._parked is not None:
-            self._parked.polls.remove(self._parked.poll)
-        if self._stall is not None:
-            self._stall.cancel()
-        if self._running is not None:
-            self._running.disconnected = True
-            self._running.message_event.set()
+        for timer in (self._timer, self._stall):
+            if timer is not None:
+                timer.cancel()
+        running = self._running
+        if isinstance(running, ParkedCycle):
+            running.polls.remove(running.poll)
+        elif running is not None:
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Answer a client that has closed its sending side; end its long poll if one is parked."""
-        if self._receiving or not self._answering() or self.scheme == "https":
+        if self._receiving or self.cycle.response_complete or self.scheme == "https":
             return None
         self.cycle.keep_alive = False
-        if self._running is not None:
+        if isinstance(self._running, ParkedCycle):
+            self._running.polls.end(self._running.poll)
+        elif self._running is not None:
             self._running.message_event.set()
-        if self._parked is not None:
-            self._parked.polls.end(self._parked.poll)
         return True
 
     def data_received(self, data: bytes) -> None:
@@ -153,23 +185,20 @@ class HttpProtocol(HttpToolsProtocol):
             self._bytes += len(data)
             if self._bytes > self._rules.request:
                 self._refuse(431 if self._in_head else 413)
-            elif self._deadline is None:
-                self._arm(self._rules.timeout + (0 if self._in_head else LATER))
-        elif self._answering():
-            self._disarm()
-        elif self._deadline is None and self.timeout_keep_alive_task is None:
-            self._arm(self._rules.timeout)
+            elif self._until == math.inf:
+                self._wait(self._rules.timeout + (0 if self._in_head else LATER))
 
     # -- the parser's callbacks
 
     def on_message_begin(self) -> None:
         """Note the first byte of a request."""
         # Without the scope that uvicorn's own method makes: few requests need one.
-        self.url, self.headers, self.expect_100_continue = b"", [], False
-        self._receiving = self._in_head = self._plain = True
-        self._answered = self._secure = False
+        self.url, self.headers = b"", []
+        self._until = math.inf
+        self._receiving = self._in_head = True
+        self._plain = True  # the head names neither a body nor an upgrade
         self._fields = self._bytes = 0
-        self._hosts = []
+        self._hosts: list[bytes] = []
 
     def on_url(self, url: bytes) -> None:
         """Append a part of the request target, within its limit."""
@@ -186,36 +215,34 @@ class HttpProtocol(HttpToolsProtocol):
         name = name.lower()
         if not self._in_head or b"_" in name:
             return  # a trailer, or a name that WSGI cannot tell from one with hyphens
-        if name in _NOT_PLAIN:
-            self._plain = False
         if name == b"host":
             self._hosts.append(value)
-        elif name == b"transfer-encoding" and value.lower() != b"chunked":
-            raise RefusedRequestError(501)
-        elif name == b"expect":
-            if value.lower() != b"100-continue":
+        elif name in _NOT_PLAIN:
+            self._plain = False
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                raise RefusedRequestError(501)
+            if name == b"expect" and value.lower() != b"100-continue":
                 raise RefusedRequestError(417)
-            self.expect_100_continue = True
-        elif self._trusted and rules.secure.get(name) == value:
-            self._secure = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Check the head, and start to answer."""
         if self._deaf:
-            self._answered = True  # never: the answer before this request closes the connection
-            return
+            return  # the answer before this request closes the connection
         version = self.parser.get_http_version()
         hosts = self._hosts
         one = len(hosts) == 1 or (not hosts and version == "1.0")
         if version not in {"1.0", "1.1"} or not one or (hosts and not _HOST.fullmatch(hosts[0])):
             raise RefusedRequestError(400)
         if not self.url.startswith(b"/") and self.url != b"*":
-            self.url = path_of(self.url)
+            url = httptools.parse_url(self.url)
+            if url.schema not in {b"http", b"https"}:
+                raise RefusedRequestError(400)
+            self.url = (url.path or b"/") + (b"" if url.query is None else b"?" + url.query)
         if len(self.pipeline) >= PIPELINED:
             raise RefusedRequestError(400)
         self._in_head = False
-        self._disarm()
+        self._until = math.inf
         if self._plain and self._answer_at_once(version):
             return
         self._make_scope()
@@ -229,52 +256,44 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _make_scope(self) -> None:
         """Make the scope of a request that a task answers."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers, rules = self.url, self.headers, self._rules
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers += headers
+        self.url = url
+        for name, value in headers:
+            super().on_header(name, value)
         self.scope[SOCKET] = self._socket  # type: ignore[literal-required]
-        if self._secure:
+        trusted = self.client is None or not rules.trusted.isdisjoint({"*", self.client[0]})
+        if trusted and any(rules.secure.get(name) == value for name, value in headers):
             self.scope["scheme"] = "https"
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self._receiving = False
-        if not self._answered:
-            super().on_message_complete()
+        super().on_message_complete()
 
     # -- answers
 
     def _answer_at_once(self, version: str) -> bool:
         """Answer a request without a task, unless an earlier answer is not yet sent and read."""
         app = self._rules.app
-        if app is None or self._answering() or self.flow.write_paused:
+        if app is None or not self.cycle.response_complete or self.flow.write_paused:
             return False
         found = app.answer_at_once(self.parser.get_method(), self.url, self.headers)
         if found is None:
             return False
-        self._answered = True
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
         if isinstance(found, LongPoll):
-            parked = self._parked = ParkedCycle(app.polls(), found, keep_alive)
+            parked = self._running = ParkedCycle(app.polls(), found, keep_alive)
             self.cycle = parked  # type: ignore[assignment]
             parked.polls.add(found, partial(self._end_wait, app, parked))
             return True
         self._send(found, keep_alive)
-        if self._deaf:
-            self.on_response_complete()
-            return True
         self.server_state.total_requests += 1
-        # The timer is not set anew for each answer: its handler looks at the time of the last one.
-        self._answered_at = self.loop.time()
-        if self.transport.get_write_buffer_size():
-            self._watch_writing()
-        if self.timeout_keep_alive_task is None:
-            self._keep_alive(self.timeout_keep_alive)
+        self._watch_writing()
+        self._wait(self.timeout_keep_alive)
         return True
 
     def _end_wait(self, app: AsgiApp, parked: ParkedCycle) -> None:
-        self._parked = None
         parked.response_complete = True
         self._send(app.answer_parked(parked.poll), parked.keep_alive)
         self.on_response_complete()
@@ -290,24 +309,26 @@ class HttpProtocol(HttpToolsProtocol):
             self._deaf = True
             self.transport.close()
 
-    def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
     def on_response_complete(self) -> None:
         """Go on with the next request, or send the error page that waits for the last answer."""
         self._running = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
+        self._unset_keepalive_if_required()  # the deadline stands in for uvicorn's timer
+        if not self._receiving:
+            self._wait(self.timeout_keep_alive)
         self._watch_writing()
         if self._page is not None and self._running is None and not self.transport.is_closing():
             self._send_page(self._page)
 
     def _refuse(self, status: int) -> None:
         """Answer by an error page, after the answers to earlier requests, and close."""
-        self._deaf = True
-        self._disarm()
-        if self._answering() and not self.cycle.more_body:
+        self._deaf, self._receiving = True, False
+        cycle = self.cycle
+        if cycle.response_complete:
+            self._send_page(status)
+        elif not cycle.more_body:
             self._page = status
-        elif self._answering() and (self.cycle.response_started or self.pipeline):
+        elif cycle.response_started or self.pipeline:
             self.transport.close()
         else:
             self._send_page(status)
@@ -320,40 +341,31 @@ class HttpProtocol(HttpToolsProtocol):
 
     # -- deadlines
 
-    def _arm(self, seconds: float) -> None:
-        self._deadline = self.loop.call_later(seconds, self._expire)
+    def _wait(self, seconds: float) -> None:
+        """Set the deadline of what the client must do next."""
+        self._until = self.loop.time() + seconds
+        if self._timer is not None and self._timer.when() > self._until:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self.loop.call_at(self._until, self._look)
 
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _expire(self) -> None:
-        self._deadline = None
-        if self.flow.read_paused:
-            self._arm(self._rules.timeout)  # the bytes may be there, unread
-        elif self._receiving and (self._in_head or self._answering()):
+    def _look(self) -> None:
+        """Go on waiting if the deadline was moved, else end the request or the connection."""
+        self._timer = None
+        if self._until > self.loop.time():
+            if self._until < math.inf:
+                self._timer = self.loop.call_at(self._until, self._look)
+        elif self._receiving and self.flow.read_paused:
+            self._wait(self._rules.timeout)  # the bytes may be there, unread
+        elif self._receiving and (self._in_head or not self.cycle.response_complete):
             self._refuse(408)
-        else:
+        elif self._receiving:
             self.transport.abort()
-
-    def _keep_alive(self, seconds: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            seconds, self.timeout_keep_alive_handler
-        )
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection."""
-        self.timeout_keep_alive_task = None
-        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
-        if self._receiving or self._answering():
-            return  # the answer sets the timer again
-        if left > 0:
-            self._keep_alive(left)
         elif self._stall is not None:
-            self._keep_alive(self.timeout_keep_alive)  # the client still reads its answer
-        else:
-            super().timeout_keep_alive_handler()
+            self._wait(self.timeout_keep_alive)  # the client still reads its answer
+        elif self.cycle.response_complete:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """Set the deadline for a client that does not read its answer."""
@@ -384,8 +396,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close the connection now, or after the answer that is being sent."""
-        if self._answering() and not self.cycle.more_body:
-            super().shutdown()
+        if not self.cycle.response_complete and not self.cycle.more_body:
+            self.cycle.keep_alive = False
             return
         self.transport.close()
         self.loop.call_later(END, self.transport.abort)
