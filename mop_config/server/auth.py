@@ -12,11 +12,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from ..errors import SourceError
 from .parsing.problems import Code, Problem
+from .serving.snapshot import ConditionalAnswer, problem
 from .settings import TOKEN, Settings
 from .sources.file import FileSource, Fingerprint, detached
 
@@ -139,22 +139,6 @@ def find(tokens: Iterable[Token], shown: str) -> Token | None:
     return found
 
 
-class Refusal(NamedTuple):
-    """The refusal of a request.
-
-    Attributes:
-        status: HTTP status code.
-        detail: The reason in words.
-        challenges: Values of ``WWW-Authenticate``.
-        user: The name of the token if it is valid but lacks the permission, else None.
-    """
-
-    status: int
-    detail: str
-    challenges: tuple[str, ...]
-    user: str | None = None
-
-
 def credentials(authorization: str | None) -> tuple[str, str | None]:
     """Read an ``Authorization`` header: Bearer, or Basic with the token as the password.
 
@@ -176,50 +160,47 @@ def credentials(authorization: str | None) -> tuple[str, str | None]:
 
 
 def authorise(
-    authorization: str | None,
-    method: str,
-    find: Callable[[str], Token | None],
-    *,
-    reads: bool = False,
-) -> Token | Refusal:
-    """Authorise a request that needs a token: RFC 6750, section 3.1.
+    environ: dict[str, Any], find: Callable[[str], Token | None], *, reads: bool = False
+) -> ConditionalAnswer | None:
+    """Authorise a request that needs a token, and note the token's name: RFC 6750, section 3.1.
 
     Args:
-        authorization: The request's ``Authorization``, or None if the header is absent.
-        method: The request's method. A method that may change something needs an admin token in a
-            Bearer header.
+        environ: The request in WSGI's form. A method that may change something needs an admin
+            token in a Bearer header.
         find: Returns the known token with a text, or None.
         reads: Whether a read token suffices although the method may change something.
 
     Returns:
-        The token, or the refusal.
+        The refusal, or None if the request is authorised.
     """
+    method = environ["REQUEST_METHOD"]
     browsing = method in _BY_BROWSER
-    scheme, shown = credentials(authorization)
+    scheme, shown = credentials(environ.get("HTTP_AUTHORIZATION"))
     if not scheme:
-        return _refusal(401, "", "a token is needed", browsing=browsing)
+        return _refusal(401, "a token is needed", browsing=browsing)
     if scheme == "basic" and not browsing:
-        return _refusal(401, "", "only a bearer token may do this", browsing=False)
+        return _refusal(401, "only a bearer token may do this")
     if shown is None:
         detail = "the Authorization header holds no token"
-        return _refusal(400, "invalid_request", detail, browsing=browsing)
+        return _refusal(400, detail, ', error="invalid_request"')
     # A malformed password gets 401, not 400, so that a browser asks its user again.
     token = find(shown) if TOKEN.fullmatch(shown) else None
     if token is None:
-        return _refusal(401, "invalid_token", "the token is not a known one", browsing=browsing)
+        detail = "the token is not a known one"
+        return _refusal(401, detail, ', error="invalid_token"', browsing=browsing)
+    environ[USER] = token.name
     if method not in READING and not reads and not token.admin:
-        detail = "an admin's token is needed"
-        refusal = _refusal(
-            403, "insufficient_scope", detail, browsing=False, more=', scope="admin"'
-        )
-        return refusal._replace(user=token.name)
-    return token
+        more = ', error="insufficient_scope", scope="admin"'
+        return _refusal(403, "an admin's token is needed", more)
+    return None
 
 
-def _refusal(status: int, error: str, detail: str, *, browsing: bool, more: str = "") -> Refusal:
-    bearer = _BEARER + (f', error="{error}"' if error else "") + more
-    ask_browser = browsing and status == HTTPStatus.UNAUTHORIZED
-    return Refusal(status, detail, (bearer, _BASIC) if ask_browser else (bearer,))
+def _refusal(
+    status: int, detail: str, error: str = "", *, browsing: bool = False
+) -> ConditionalAnswer:
+    """Return a problem document with its challenges; Basic's makes a browser ask its user."""
+    challenges = (_BEARER + error, _BASIC) if browsing else (_BEARER + error,)
+    return problem(status, detail).adding(*(("WWW-Authenticate", each) for each in challenges))
 
 
 MAX_BYTES = 1 << 20
@@ -234,15 +215,6 @@ QUIET = 0.1
 BLANK_QUIET = 1.0
 #: Limit of the bad lines that are reported one by one.
 MAX_FAULTS = 20
-
-
-class Content(NamedTuple):
-    """What a read of the token file has found; ``failure`` is why there may be no token."""
-
-    tokens: tuple[Token, ...] = ()
-    faults: tuple[TokenFault, ...] = ()
-    failure: str = ""
-    detached: bool = False
 
 
 class TokenAuthenticator:
@@ -261,14 +233,13 @@ class TokenAuthenticator:
 
     def __init__(self, settings: Settings) -> None:
         path = settings.tokens_file
-        self._own = from_environment(settings.tokens)
+        self._own = self._tokens = from_environment(settings.tokens)
         self._file = None if path is None else FileSource(path, MAX_BYTES, LOOK)
-        self._tokens = self._own
         self.problems: tuple[Problem, ...] = ()
         self._lock = threading.Lock()
         self._signature: Fingerprint | None = None  # of the file when it was read last
         self._seen: Fingerprint | None = None  # at the last check
-        self._content: Content | None = None
+        self._found: tuple[Any, ...] = ()  # by the last read
         self._since = self._looked_at = time.monotonic()
         if self._file is not None:
             self._seen = self._file.signature()
@@ -280,32 +251,17 @@ class TokenAuthenticator:
             self.refresh()
         return find(self._tokens, shown)
 
-    def check(self, environ: dict[str, Any], *, reads: bool = False) -> Refusal | None:
-        """Authorise a request, and note the name of its token in its environ.
-
-        Args:
-            environ: The request's WSGI environment (PEP 3333).
-            reads: Whether a read token suffices although the method may change something.
-
-        Returns:
-            The refusal, or None if the request is authorised.
-        """
-        method = environ["REQUEST_METHOD"]
+    def check(self, environ: dict[str, Any], *, reads: bool = False) -> ConditionalAnswer | None:
+        """Return the refusal of a request, or None if it is authorised; see ``authorise``."""
         preflight = "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
-        if environ["PATH_INFO"] in OPEN_PATHS or (preflight and method == "OPTIONS"):
+        preflight = preflight and environ["REQUEST_METHOD"] == "OPTIONS"
+        if preflight or environ["PATH_INFO"] in OPEN_PATHS:
             return None
-        outcome = authorise(environ.get("HTTP_AUTHORIZATION"), method, self.find, reads=reads)
-        if isinstance(outcome, Token):
-            environ[USER] = outcome.name
-            return None
-        if outcome.user is not None:
-            environ[USER] = outcome.user
-        return outcome
+        return authorise(environ, self.find, reads=reads)
 
     def admits(self, environ: dict[str, Any]) -> bool:
         """Whether a request has a valid token, for routes that are open without one."""
-        shown = environ.get("HTTP_AUTHORIZATION")
-        return not isinstance(authorise(shown, "GET", self.find), Refusal)
+        return authorise(environ, self.find, reads=True) is None
 
     def refresh(self) -> None:
         """Check the token file, and read it if it has changed and then stayed the same (debounce).
@@ -332,27 +288,26 @@ class TokenAuthenticator:
             self._read(file)
 
     def _read(self, file: FileSource) -> None:
-        content = Content()
+        (tokens, faults), is_detached = parse(b""), False
+        failure = f"{file} holds no token"
         try:
             text = file.read()
-            self._signature = text.signature
-            content = Content(*parse(text.data), f"{file} holds no token", text.detached)
+            self._signature, is_detached = text.signature, text.detached
+            tokens, faults = parse(text.data)
         except SourceError as error:
             if error.code != Code.CHANGING:
                 self._signature = self._seen
-            elif self._content is not None:
+            elif self._found:
                 return
-            content = Content(failure=str(error))
+            failure = str(error)
         except OSError as error:  # this process has no descriptor left; the file may be good
             logger.warning("the tokens in %s cannot be read now: %s", file, error.strerror)
             self._signature = self._seen
             return
-        if content != self._content:
-            self._content = content
-            self._use(file, content)
-
-    def _use(self, file: FileSource, content: Content) -> None:
-        tokens, faults, failure, is_detached = content
+        found = tokens, faults, failure, is_detached
+        if found == self._found:
+            return
+        self._found = found
         self._tokens = self._own + tokens if tokens else ()
         if tokens:
             logger.info("tokens: %d in %s", len(tokens), file)

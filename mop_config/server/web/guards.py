@@ -64,11 +64,9 @@ def refusal(
     if service.authenticator is None:
         return None
     refused = service.authenticator.check(environ, reads=reads)
-    if refused is None:
-        return None
-    service.metrics.auth_failure()
-    challenges = (("WWW-Authenticate", challenge) for challenge in refused.challenges)
-    return problem(refused.status, refused.detail).adding(*challenges)
+    if refused is not None:
+        service.metrics.auth_failure()
+    return refused
 
 
 def cors(service: ConfigService, environ: dict[str, Any]) -> Headers:
