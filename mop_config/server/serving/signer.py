@@ -17,7 +17,7 @@ from ...errors import MissingExtra, SettingsError, SigningKeyError
 from ...files import open_flags
 from ...model.jws import MEDIA_TYPE, SigningKey
 from ..settings import Settings
-from .snapshot import Snapshot, Variant
+from .snapshot import Snapshot, Variant, common_headers
 
 logger = logging.getLogger(__name__)
 
@@ -75,26 +75,23 @@ class Signer:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
         self._clock = clock
         self._ttl = int(settings.signing_ttl)
         self._half = self._ttl // 2
-        # A cached signed list must stay valid for as long as the cache may keep it.
-        self._max_age = settings.max_age, min(settings.max_age, self._ttl - self._half)
         self._lock = threading.Lock()
         self._made: tuple[Snapshot, int, Snapshot] | None = None  # plain, period, signed
-        self._wanted = settings.signing_key_file is not None
         self.key: SigningKey | None = None
         self.warnings: tuple[str, ...] = ()
-        if settings.signing_key_file is None:
-            return
-        try:
-            self.key, self.warnings = read_key(settings.signing_key_file)
-        except SettingsError as error:
-            self.warnings = (f"lists are not signed: {error}",)
+        if settings.signing_key_file is not None:
+            try:
+                self.key, self.warnings = read_key(settings.signing_key_file)
+            except SettingsError as error:
+                self.warnings = (f"lists are not signed: {error}",)
 
     def refusal(self) -> tuple[int, str]:
         """Return the status code and the reason if ``signed`` has returned None."""
-        if not self._wanted:
+        if self._settings.signing_key_file is None:
             return 404, f"lists are not signed here: {_VARIABLE} is not set"
         if self.key is None:
             return 503, "the signing key cannot be used; the server's log says why"
@@ -115,12 +112,9 @@ class Signer:
         iat = period * self._half
         body = key.sign(snapshot.plain.body, ver=snapshot.ver, iat=iat, exp=iat + self._ttl)
         tag = hashlib.sha256(body).hexdigest()[:32]
-        plain, signed = (f"max-age={age}" for age in self._max_age)
-        common = tuple(
-            (name, value.replace(plain, signed) if name == "Cache-Control" else value)
-            for name, value in snapshot.plain.not_modified
-            if name != "ETag"
-        )
+        # A cached signed list must stay valid for as long as the cache may keep it.
+        max_age = min(self._settings.max_age, self._ttl - self._half)
+        common = common_headers(self._settings, max_age)
         # No Last-Modified: two different lists may be signed for the same period.
         own = (("Content-Type", MEDIA_TYPE),)
         variant = Variant.of(f'"{tag}"', body, own, common)

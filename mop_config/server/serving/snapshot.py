@@ -6,7 +6,7 @@ Conditional requests and content negotiation follow RFC 9110, sections 8, 12 and
 import json
 import re
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.utils import formatdate
 from functools import cached_property, lru_cache
 from http import HTTPStatus
@@ -70,17 +70,14 @@ class Variant(NamedTuple):
         headers = (*own, ("Content-Length", str(len(body))), *common)
         return cls(etag, body, HeaderFields(headers), HeaderFields(common))
 
-    def dated(self, date: str) -> "Variant":
-        """Return the same variant with another ``Last-Modified``."""
-        headers = ((n, date if n == "Last-Modified" else value) for n, value in self.headers)
-        return self._replace(headers=HeaderFields(headers))
-
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One list, ready to be served.
 
     Attributes:
+        rendering: The rendered list.
+        settings: The settings by which it is served.
         etag: The content hash, equal on every worker and node.
         api_count: Number of API endpoints.
         socketio_count: Number of Socket.io endpoints.
@@ -93,6 +90,8 @@ class Snapshot:
         gzip: The compressed variant, or None if gzip would not make the body smaller enough.
     """
 
+    rendering: Rendering
+    settings: Settings
     etag: str
     api_count: int
     socketio_count: int
@@ -125,15 +124,7 @@ class Snapshot:
             last_modified: POSIX seconds for ``Last-Modified``.
             ver: Version for the signed list, in milliseconds.
         """
-        vary = ["Accept"] if settings.signing_key_file is not None else []
-        vary += ["Accept-Encoding", "Authorization"] if settings.guarded else ["Accept-Encoding"]
-        private = "private, " if settings.guarded else ""
-        max_age = settings.max_age
-        common = (
-            ("Cache-Control", f"{private}max-age={max_age}" if rendering.usable else "no-store"),
-            ("Vary", ", ".join(vary)),
-            *SECURITY_HEADERS,
-        )
+        common = common_headers(settings, settings.max_age if rendering.usable else None)
         date = formatdate(last_modified, usegmt=True)
         dated = (("Content-Type", "application/json"), ("Last-Modified", date))
         tag, gzip = f'"{rendering.etag}"', None
@@ -141,6 +132,8 @@ class Snapshot:
             encoded = (*dated, ("Content-Encoding", "gzip"))
             gzip = Variant.of(f'"{rendering.etag}-gzip"', rendering.gzip, encoded, common)
         return cls(
+            rendering=rendering,
+            settings=settings,
             etag=rendering.etag,
             api_count=rendering.api_count,
             socketio_count=rendering.socketio_count,
@@ -154,17 +147,23 @@ class Snapshot:
 
     def stamped(self, last_modified: int, ver: int) -> "Snapshot":
         """Return a snapshot of the same list with another date and version."""
-        if last_modified == self.last_modified:
-            return self if ver == self.ver else replace(self, ver=ver)
-        date = formatdate(last_modified, usegmt=True)
-        return replace(
-            self,
-            last_modified=last_modified,
-            last_modified_text=date,
-            plain=self.plain.dated(date),
-            gzip=self.gzip and self.gzip.dated(date),
-            ver=ver,
-        )
+        if (last_modified, ver) == (self.last_modified, self.ver):
+            return self
+        return Snapshot.of(self.rendering, self.settings, self.loaded_at, last_modified, ver)
+
+
+def common_headers(settings: Settings, max_age: int | None) -> Headers:
+    """Return the headers of both the 200 and the 304 answer, but for the ETag.
+
+    Args:
+        settings: The settings; see ``Snapshot.of``.
+        max_age: Seconds for which a cache may keep the list; None forbids caches.
+    """
+    vary = ["Accept"] if settings.signing_key_file is not None else []
+    vary += ["Accept-Encoding", "Authorization"] if settings.guarded else ["Accept-Encoding"]
+    private = "private, " if settings.guarded else ""
+    caching = "no-store" if max_age is None else f"{private}max-age={max_age}"
+    return (("Cache-Control", caching), ("Vary", ", ".join(vary)), *SECURITY_HEADERS)
 
 
 #: Longest header value or query that is parsed; a longer one counts as absent. werkzeug parses

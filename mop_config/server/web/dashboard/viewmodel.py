@@ -6,8 +6,8 @@ one unit wide, and the page scales the drawing.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import groupby, islice
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from ....model.codec import iter_endpoints
@@ -172,8 +172,6 @@ def listing(
 ) -> Listing:
     """Choose the rows of the table.
 
-    Without a filter, the list is only decoded as far as the table needs.
-
     Args:
         body: The wire form of the list.
         wanted: Text that a URL must contain, in any case; empty for all URLs.
@@ -182,26 +180,18 @@ def listing(
         order: A key of ``ORDERS``; anything else keeps the order of the list.
     """
     checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
-    key, count = ORDERS.get(order, lambda _: 0), body.count(b'{"url":"')
-    is_filtered = bool(wanted or only) or order in ORDERS
-
-    def found(kind: Kind) -> Iterator[Row]:
-        for endpoint in iter_endpoints(body, kind):
-            check = checks.get((kind, endpoint.url))
-            failing = check is not None and check["state"] in _FAILING
-            if wanted.lower() in endpoint.url.lower() and (only != UNHEALTHY or failing):
-                yield Row(kind, endpoint, check)
-
-    rows: list[Row] = []
-    matching = 0
+    key, wanted = ORDERS.get(order, lambda _: 0), wanted.lower()
+    shown: list[Row] = []
+    matching = count = 0
     for kind in Kind:
-        if is_filtered:
-            every = sorted(found(kind), key=key)
-            matching += len(every)
-            rows += every[:MAX_ROWS]
-        else:
-            rows += islice(found(kind), MAX_ROWS)
-    return Listing(sorted(rows, key=key), matching if is_filtered else count, count)
+        rows = [Row(kind, e, checks.get((kind, e.url))) for e in iter_endpoints(body, kind)]
+        count += len(rows)
+        rows = [row for row in rows if wanted in row.endpoint.url.lower()]
+        if only == UNHEALTHY:
+            rows = [row for row in rows if row.check and row.check["state"] in _FAILING]
+        matching += len(rows)
+        shown += sorted(rows, key=key)[:MAX_ROWS]
+    return Listing(sorted(shown, key=key), matching, count)
 
 
 def _latency(row: Row) -> float:
