@@ -3,6 +3,7 @@
 The processes are forks that drop root, so they need no access to the interpreter's files.
 """
 
+import encodings.idna  # noqa: F401 - a fork that has dropped root cannot load it
 import os
 import shutil
 import signal

@@ -16,8 +16,9 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import __version__, qr
 from ..errors import QrTooLong, SourceError
@@ -79,115 +80,100 @@ def write(folder: Path, wanted: Mapping[str, bytes], known: Iterable[str]) -> li
         OSError: If a file cannot be written, or an object that is not a regular file has its
             name. All files keep their old content then.
     """
-    with _opened(folder, {*known, *wanted}) as folders:
-        public = PublicFolder(folder, folders)
-        changed = {name: data for name, data in wanted.items() if not public.holds(name, data)}
+    with contextlib.ExitStack() as stack:
+        files = _opened(folder, {*known, *wanted}, stack)
+        changed = [name for name, data in wanted.items() if not files[name].holds(data)]
+        removed = [name for name in known if name not in wanted and files[name].status()]
         # Remove first: an old compressed list must not stand beside a new plain list.
-        removed = [name for name in known if name not in wanted and public.remove(name)]
-        public.replace(changed)
+        for name in removed:
+            os.unlink(files[name].path.name, dir_fd=files[name].folder)
+        staged = {name: files[name].stage(wanted[name], stack) for name in changed}
+        for name, scratch in staged.items():
+            scratch.become(files[name].path.name)
+            files[name].status()  # another user may have moved a link there
     return [*changed, *removed]
 
 
-@contextlib.contextmanager
-def _opened(path: Path, names: Iterable[str]) -> Iterator[dict[str, int]]:
+def _opened(
+    path: Path, names: Iterable[str], stack: contextlib.ExitStack
+) -> dict[str, "PublicFile"]:
     """Open a folder and the sub-folders of files, which are made if they are missing.
 
     Args:
         path: The folder. If it is a link, this user or root must have made the link.
         names: The files that may be in the folder: relative paths, with ``/`` between the parts.
+        stack: Closes the folders.
 
     Raises:
         OSError: If a folder cannot be opened or made.
     """
-    parents = {str(parent) for name in names for parent in Path(name).parents}
-    with contextlib.ExitStack() as stack:
-        folders = {".": _open_or_make(path)}
-        stack.callback(os.close, folders["."])
-        # A parent's path is shorter, so it comes before its sub-folders.
-        for name in sorted(parents - {"."}, key=len):
-            folders[name] = _open_below(folders[str(Path(name).parent)], path / name)
-            stack.callback(os.close, folders[name])
-        yield folders
+    path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    paths = {name: path / name for name in names}
+    wanted = {parent for name in names for parent in (path / name).parents}
+    folders: dict[Path, int] = {}
+    # A parent's path is shorter, so it comes before its sub-folders.
+    for folder in sorted(wanted - set(path.parents), key=lambda folder: len(folder.parts)):
+        folders[folder] = _open_or_make(folder, folders.get(folder.parent))
+        stack.callback(os.close, folders[folder])
+    return {name: PublicFile(file, folders[file.parent]) for name, file in paths.items()}
 
 
-class PublicFolder:
-    """The files in a folder and its sub-folders.
+class PublicFile(NamedTuple):
+    """A file that may be in the folder.
 
-    Args:
-        path: The folder.
-        folders: The descriptor of each sub-folder by its path.
+    Attributes:
+        path: Its path.
+        folder: The descriptor of the folder that holds it.
     """
 
-    def __init__(self, path: Path, folders: Mapping[str, int]) -> None:
-        self._path = path
-        self._folders = folders
+    path: Path
+    folder: int
 
-    def _place(self, name: str) -> tuple[int, str]:
-        """Return the descriptor of a file's folder, and the file's name there."""
-        path = Path(name)
-        return self._folders[str(path.parent)], path.name
-
-    def _status(self, name: str) -> os.stat_result | None:
-        """Return the ``stat`` result of a file, or None if it is missing.
+    def status(self) -> os.stat_result | None:
+        """Return the ``stat`` result of the file, or None if it is missing.
 
         Raises:
             OSError: If an object that is not a regular file has the name.
         """
-        folder, base = self._place(name)
         try:
-            status = os.stat(base, dir_fd=folder, follow_symlinks=False)
+            status = os.stat(self.path.name, dir_fd=self.folder, follow_symlinks=False)
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(status.st_mode):
-            raise _refusal(status, self._path / name)
+            raise _refusal(status, self.path)
         return status
 
-    def holds(self, name: str, data: bytes) -> bool:
-        """Whether a file has these bytes, and everybody may read it.
+    def holds(self, data: bytes) -> bool:
+        """Whether the file has these bytes, and everybody may read it.
 
         Raises:
             OSError: If an object that is not a regular file has the name.
         """
-        status = self._status(name)
+        status = self.status()
         if status is None or status.st_size != len(data) or status.st_mode & 0o444 != 0o444:
             return False
-        folder, base = self._place(name)
-        with open(os.open(base, _READ, dir_fd=folder), "rb") as file:
+        with open(os.open(self.path.name, _READ, dir_fd=self.folder), "rb") as file:
             return file.read() == data
 
-    def remove(self, name: str) -> bool:
-        """Remove a file; return whether there was one."""
-        found = self._status(name) is not None
-        if found:
-            folder, base = self._place(name)
-            os.unlink(base, dir_fd=folder)
-        return found
-
-    def replace(self, wanted: Mapping[str, bytes]) -> None:
-        """Replace files, each atomically, and no file unless all new files could be written.
+    def stage(self, data: bytes, stack: contextlib.ExitStack) -> Scratch:
+        """Write the new content of the file beside the file.
 
         Args:
-            wanted: The new content of each file.
+            data: The content.
+            stack: Removes the new file, unless it has replaced the old one.
 
         Raises:
-            OSError: If a file cannot be replaced; it names the file.
+            OSError: If the new file cannot be written; the error names the file.
         """
-        name = ""
         try:
-            with contextlib.ExitStack() as stack:
-                staged = {}
-                for name, data in wanted.items():
-                    folder, base = self._place(name)
-                    scratch = Scratch(base, folder=folder, mode=_FILE_MODE)
-                    staged[name] = stack.enter_context(scratch)
-                    os.fchmod(scratch.descriptor, _FILE_MODE)  # whatever the umask is
-                    scratch.write(data, sync=True)
-                    _date(scratch.descriptor, self._status(name))
-                for name, scratch in staged.items():
-                    scratch.become(self._place(name)[1])
-                    self._status(name)  # another user may have moved a link there
+            scratch = Scratch(self.path.name, folder=self.folder, mode=_FILE_MODE)
+            stack.enter_context(scratch)
+            os.fchmod(scratch.descriptor, _FILE_MODE)  # whatever the umask is
+            scratch.write(data, sync=True)
+            _date(scratch.descriptor, self.status())
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path / name)) from None
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+        return scratch
 
 
 def _date(descriptor: int, before: os.stat_result | None) -> None:
@@ -206,31 +192,28 @@ def _refusal(status: os.stat_result, path: Path) -> OSError:
     return OSError(errno.EEXIST, f"it is {kind}, which is not replaced", str(path))
 
 
-def _open_or_make(path: Path) -> int:
-    path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-    try:
-        return os.open(path, _FOLDER | os.O_NOFOLLOW)
-    except OSError:
-        status = os.lstat(path)
-        if not stat.S_ISLNK(status.st_mode):
-            raise
-        if status.st_uid not in {0, os.geteuid()}:
-            raise _refusal(status, path) from None
-        return os.open(path, _FOLDER)
+def _open_or_make(path: Path, above: int | None) -> int:
+    """Open a folder; make it if it is missing.
 
-
-def _open_below(above: int, path: Path) -> int:
-    """Open a sub-folder; make it if it is missing."""
+    Args:
+        path: The folder. Only the top folder may be a link, of this user or of root.
+        above: The descriptor of the folder that holds it; None for the top folder.
+    """
+    name = str(path) if above is None else path.name
     with contextlib.suppress(FileExistsError):
-        os.mkdir(path.name, _FOLDER_MODE, dir_fd=above)
+        os.mkdir(name, _FOLDER_MODE, dir_fd=above)
     try:
-        descriptor = os.open(path.name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
+        descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
     except OSError as error:
         if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
             raise
-        status = os.stat(path.name, dir_fd=above, follow_symlinks=False)
-        raise _refusal(status, path) from None
-    _open_to_all(descriptor, above)
+        status = os.stat(name, dir_fd=above, follow_symlinks=False)
+        trusted = stat.S_ISLNK(status.st_mode) and status.st_uid in {0, os.geteuid()}
+        if above is not None or not trusted:
+            raise _refusal(status, path) from None
+        return os.open(path, _FOLDER)
+    if above is not None:
+        _open_to_all(descriptor, above)
     return descriptor
 
 
