@@ -1,6 +1,6 @@
 """The command line: each command has a module, which parses arguments and calls the other packages.
 
-Read ``input``, ``server_api``, ``output`` and ``env_file`` first: the commands share these
+Read ``input``, ``server_api`` and ``output`` first: the commands share these
 modules. ``history``, ``rollback`` and ``push`` share ``texts`` and ``differences`` too.
 
 An error is one line on standard error. Exit code 0 means success, 1 that the file, the list or
@@ -22,7 +22,7 @@ from ..errors import MopConfigError
 from .output import complain
 
 #: The modules that commands share.
-_SHARED = frozenset({"differences", "env_file", "input", "output", "server_api", "texts"})
+_SHARED = frozenset({"differences", "input", "output", "server_api", "texts"})
 #: The names of the commands: every other module has a command, a function of the module's name.
 COMMANDS = sorted({module.name for module in iter_modules(__path__)} - _SHARED)
 

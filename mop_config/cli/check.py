@@ -15,8 +15,7 @@ from ..model.printable import blanked
 from ..server.parsing.problems import Problem, Severity
 from ..server.reload.guard import Replaced, missing_confirmations
 from .differences import changes_document, list_changes, print_changes
-from .env_file import env_file_option
-from .input import Reading, read
+from .input import Reading, env_file_option, read
 from .output import complain, counts_of, json_text, plan_lines, plural, say
 from .probe import EndpointCheck, check_endpoints
 from .server_api import fetch, read_token, server_of, token_option

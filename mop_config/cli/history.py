@@ -8,8 +8,7 @@ from ..model.codec import rfc3339
 from ..model.endpoint import Kind
 from ..server.settings import Settings
 from .differences import changed_endpoints, text_difference
-from .env_file import env_file_option
-from .input import settings_for
+from .input import env_file_option, settings_for
 from .output import json_text, say
 from .texts import GoodTexts, is_release
 

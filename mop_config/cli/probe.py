@@ -17,8 +17,7 @@ from ..health.probe import HealthRequest, Job, Prober, ProbeResult, check_each
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..model.printable import printable
 from ..server.settings import Settings
-from .env_file import env_file_option
-from .input import SECONDS, read_list
+from .input import SECONDS, env_file_option, read_list
 from .output import complain, json_text, say
 from .server_api import token_option
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import click
 
 from ..server.logs import log_to_stderr
-from .env_file import env_file_option
-from .input import settings_for, warn
+from .input import env_file_option, settings_for, warn
 from .output import complain, json_text, plan_lines, say
 
 

@@ -9,8 +9,7 @@ from ..server.settings import Settings
 from ..server.sources import SCHEME
 from ..server.sources.file import FileSource
 from .differences import text_difference
-from .env_file import env_file_option
-from .input import etcd_key, judged
+from .input import env_file_option, etcd_key, judged
 from .output import json_text, say
 from .texts import ChangedError, EtcdTarget, confirm
 

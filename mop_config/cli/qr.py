@@ -13,8 +13,7 @@ from ..errors import MopConfigError, PayloadError, QrTooLong
 from ..files import write_atomically
 from ..model.codec import entry_of
 from ..model.printable import blanked
-from .env_file import env_file_option
-from .input import read_list
+from .input import env_file_option, read_list
 from .output import complain, json_text, say
 from .server_api import token_option
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..server.parsing.problems import MAX_KEPT
-from .env_file import env_file_option
+from .input import env_file_option
 from .output import complain, json_text, say
 from .server_api import ask, problem_line, route, server_of, token_option
 

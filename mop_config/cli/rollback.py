@@ -9,8 +9,7 @@ from ..model.codec import rfc3339
 from ..server.sources import SCHEME
 from ..server.state.workers import WorkerRecord
 from .differences import text_difference
-from .env_file import env_file_option
-from .input import judged, settings_for
+from .input import env_file_option, judged, settings_for
 from .output import json_text, say
 from .texts import EtcdTarget, FileTarget, GoodTexts, confirm
 

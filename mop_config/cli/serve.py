@@ -12,7 +12,7 @@ from ..errors import MopConfigError, SettingsError
 from ..server.serving.signer import check as check_key
 from ..server.settings import ProcessSettings, Settings
 from ..server.sources import check_source
-from .env_file import env_file_option
+from .input import env_file_option
 
 #: Seconds to wait until a stopping server releases the port, and the pause between two attempts.
 _PATIENCE, _PAUSE = 5.0, 0.1

@@ -7,8 +7,7 @@ import click
 
 from ..server.parsing.problems import Code
 from .differences import list_changes, print_changes
-from .env_file import env_file_option
-from .input import read, warn
+from .input import env_file_option, read, warn
 from .output import say
 from .server_api import fetch, read_token, token_option
 

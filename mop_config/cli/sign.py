@@ -9,8 +9,7 @@ from ..errors import MopConfigError, SettingsError
 from ..model.jws import MAX_NUMBER, SKEW
 from ..server.serving.signer import read_key
 from ..server.settings import Settings
-from .env_file import env_file_option
-from .input import read
+from .input import env_file_option, read
 from .output import complain
 
 _VERSION = click.IntRange(0, MAX_NUMBER)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import click
 
 from ..model.endpoint import Kind
-from ..server.monitor.results import HealthDocument
+from ..server.monitor.schedule import HealthDocument
 from ..server.state.workers import HistoryEntry
 from ..server.status.document import Level, StatusDocument, differing, verdict
 from ..server.status.translations import Texts
-from .env_file import env_file_option
+from .input import env_file_option
 from .output import json_text, say
 from .server_api import ServerReply, ask, problem_line, route, server_of, token_option
 

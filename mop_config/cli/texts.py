@@ -28,7 +28,7 @@ from ..server.sources.file import FileSource, SourceText
 from ..server.state.directory import StateDirectory
 from ..server.state.releases import LastGood, ReleaseStore
 from ..server.state.workers import WORKER, WorkerRecord, WorkerRegistry, key, place
-from .env_file import as_root
+from .input import as_root
 
 _RECORDS = re.compile(r"records-([0-9]+)\Z")
 #: Form of a release in an argument: a version, or the beginning of an ETag.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mop_config.cli import COMMANDS
-from mop_config.cli.env_file import parse
+from mop_config.cli.input import parse_environment
 
 from ..client.handmade import MISSING, OK, handmade
 from ..conftest import SAMPLE, need_program
@@ -166,7 +166,7 @@ class TestEnvFile:
 
     def test_values(self) -> None:
         """Quotes, escapes and continued lines are read; a line that assigns nothing is skipped."""
-        found = list(parse(SYSTEMD))
+        found = list(parse_environment(SYSTEMD))
         values = {name: value for _, name, value in found if value is not None}
         assert values == {
             "A1": "the last one counts",
@@ -206,7 +206,7 @@ class TestEnvFile:
             check=True,
         )
         theirs = dict(parse_printed(done.stdout))
-        ours = {name: value for _, name, value in parse(SYSTEMD) if value is not None}
+        ours = {name: value for _, name, value in parse_environment(SYSTEMD) if value is not None}
         assert {name: value for name, value in theirs.items() if name in ours} == ours
 
     def test_the_settings_of_a_service_apply(self, tmp_path: Path) -> None:
