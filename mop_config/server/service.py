@@ -18,8 +18,7 @@ from ..model.codec import iter_endpoints
 from ..model.endpoint import Kind
 from .auth import TokenAuthenticator
 from .monitor.reports import ClientReports, Listed, ReportedEndpoint
-from .monitor.results import HealthDocument
-from .monitor.schedule import Slots
+from .monitor.schedule import HealthDocument, Slots
 from .monitor.thread import MonitorThread
 from .parsing.problems import Code, Problem
 from .parsing.render import EMPTY
@@ -39,7 +38,6 @@ from .status import lost_hooks
 from .status.document import (
     StatusDocument,
     host_status,
-    noticed,
     readiness,
     reload_report,
 )
@@ -277,10 +275,7 @@ class ConfigService:
         return _listed(self.store.view.snapshot.plain.body)
 
     def _all_records(self) -> list[WorkerRecord]:
-        others = self._workers.others(os.getpid())
-        if trouble := self._trouble():
-            others = [noticed(other, trouble) for other in others]
-        return [self._own_record(), *others]
+        return [self._own_record(), *self._workers.others(os.getpid())]
 
     def _own_record(self) -> WorkerRecord:
         thread, (view, late) = self._running(), self._view()
@@ -307,13 +302,9 @@ class ConfigService:
             yield Problem.of(Code.NO_HOOKS, self._lost)
         if late is not None:
             yield Problem.of(Code.LATE, late)
-        if trouble := self._trouble():
-            yield trouble
-
-    def _trouble(self) -> Problem | None:
-        path, why = self._directory.path, self._directory.trouble
-        message = f"the state folder {path} cannot be used: {why}"
-        return Problem.of(Code.STATE_FOLDER, message) if why else None
+        if why := self._directory.trouble:
+            message = f"the state folder {self._directory.path} cannot be used: {why}"
+            yield Problem.of(Code.STATE_FOLDER, message)
 
     def _after_turn(self) -> None:
         """Do the periodic work of the process; the reload thread calls this after each turn."""

@@ -47,7 +47,7 @@ class Alert(TypedDict):
     ``down_since`` is the POSIX time at which the outage began, None while the kind is not down.
     ``told`` is whether the webhook knows of an outage; None from the start of an attempt until an
     attempt succeeds, because a message may arrive although its response is lost. ``id`` and
-    ``body`` are the message about the state now; both are empty if the webhook knows that state.
+    ``body`` are the message about the latest change.
     """
 
     kind: str
@@ -95,23 +95,6 @@ def change(alert: Alert, urls: list[str], service: str, *, down: bool, now: floa
     }
     alert["down_since"] = now if down else None
     alert["id"], alert["body"] = uuid.uuid4().hex, json.dumps(message, separators=(",", ":"))
-    _compare(alert)
-
-
-def acknowledge(alert: Alert, *, down: bool) -> None:
-    """Note that the webhook has accepted a message.
-
-    Args:
-        alert: The alert about the kind.
-        down: Whether the message was about an outage; the state may have changed meanwhile.
-    """
-    alert["told"] = down
-    _compare(alert)
-
-
-def _compare(alert: Alert) -> None:
-    if alert["told"] is is_down(alert):
-        alert["id"] = alert["body"] = ""
 
 
 def load(data: bytes) -> dict[Kind, Alert]:
@@ -179,17 +162,14 @@ class OutageNotifier:
         self._directory = directory
         self._name = name
         self._settings = settings
+        self._url = settings.alert_webhook or ""
         self._client = HttpClient(DialOptions(tls, TIMEOUT))
         self._pool = ThreadPoolExecutor(1, "mop-config-alert")
         self._attempt: tuple[Kind, Future[HttpReply]] | None = None
-        self._failures = dict.fromkeys(Kind, 0)  # in a row, to deliver the message of a kind
-        self._next_at = dict.fromkeys(Kind, 0.0)  # monotonic seconds
-        known = directory.load(name, load, "the alerts") if settings.alert_webhook else None
+        # For each kind: the failed attempts in a row, and when the next is due (monotonic).
+        self._waiting = dict.fromkeys(Kind, (0, 0.0))
+        known = directory.load(name, load, "the alerts") if self._url else None
         self._alerts = known or {kind: new_alert(kind) for kind in Kind}
-        self._saved = self._record()
-
-    def _record(self) -> bytes:
-        return json.dumps({"alerts": list(self._alerts.values())}).encode()
 
     def turn(self, schedule: ProbeSchedule) -> None:
         """Compare what the webhook was told with the state now, and start an attempt that is due.
@@ -211,17 +191,17 @@ class OutageNotifier:
             if down != is_down(alert):
                 _log(kind, urls, down=down)
                 change(alert, urls, self._settings.service_name, down=down, now=time.time())
-                self._failures[kind], self._next_at[kind] = 0, 0.0
-            url, is_due = self._settings.alert_webhook, time.monotonic() >= self._next_at[kind]
-            if url is not None and alert["id"] and is_due and self._attempt is None:
-                self._attempt = kind, self._send(url, alert)
-        self._save()
+                self._waiting[kind] = 0, 0.0
+                self._save()
+            is_due = time.monotonic() >= self._waiting[kind][1]
+            if self._url and alert["told"] is not is_down(alert) and is_due and not self._attempt:
+                self._attempt = kind, self._send(alert)
 
-    def _send(self, url: str, alert: Alert) -> Future[HttpReply]:
+    def _send(self, alert: Alert) -> Future[HttpReply]:
         alert["told"] = None
         self._save()
         request = HttpRequest(
-            url,
+            self._url,
             time.monotonic() + TIMEOUT,
             MAX_BYTES,
             "POST",
@@ -234,26 +214,26 @@ class OutageNotifier:
     def _settle(self, kind: Kind, attempt: Future[HttpReply]) -> None:
         """Take in the end of an attempt."""
         # For the log: the path and the query may be secret.
-        host = parse_url((self._settings.alert_webhook or "").partition("?")[0]).host
-        asked: float | None = None
+        host = parse_url(self._url.partition("?")[0]).host
+        failures, asked = self._waiting[kind][0], None
         try:
             reply = attempt.result()
             if 200 <= reply.status < 300:
-                alert = self._alerts[kind]
-                acknowledge(alert, down=is_down(alert))
-                if self._failures[kind]:
+                self._alerts[kind]["told"] = is_down(self._alerts[kind])
+                self._save()
+                if failures:
                     logger.info("the alert webhook at %s accepted the message at last", host)
                 return
             asked = retry_after(reply.headers.get("retry-after"), time.time())
             reason = f"answers {reply.status}"
-        except HttpError as error:
-            reason = f"{error.fault}, {error}"
-        except Exception as error:  # its words may hold the URL
+        except Exception as error:
+            # The words of other errors may hold the URL.
             reason = type(error).__name__
-        self._failures[kind] += 1
-        wait = pause(self._failures[kind], asked or 0.0, random.random())  # noqa: S311
-        self._next_at[kind] = time.monotonic() + wait
-        if self._failures[kind] == 1:
+            if isinstance(error, HttpError):
+                reason = f"{error.fault}, {error}"
+        wait = pause(failures + 1, asked or 0.0, random.random())  # noqa: S311
+        self._waiting[kind] = failures + 1, time.monotonic() + wait
+        if not failures:
             logger.warning(
                 "the alert webhook at %s did not accept a message: %s; it is retried until it is"
                 " accepted or the state changes",
@@ -262,12 +242,10 @@ class OutageNotifier:
             )
 
     def _save(self) -> None:
-        data = self._record()
-        if self._settings.alert_webhook is None or data == self._saved:
-            return
-        # Where this fails, another worker may send a message again.
-        if self._directory.save(self._name, data, "the alerts", sync=True):
-            self._saved = data
+        if self._url:
+            data = json.dumps({"alerts": list(self._alerts.values())}).encode()
+            # Where this fails, another worker may send a message again.
+            self._directory.save(self._name, data, "the alerts", sync=True)
 
     def close(self) -> None:
         """Abort the attempts that run, without waiting for them."""

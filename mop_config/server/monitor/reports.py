@@ -5,9 +5,9 @@ and write the files under one lock. They limit an address together, too: one tab
 reports of each address in this minute.
 """
 
+import contextlib
 import hashlib
 import json
-import threading
 import time
 from collections import Counter
 from typing import TypedDict
@@ -90,33 +90,27 @@ class ClientReports:
 
     def __init__(self, directory: StateDirectory, stem: str) -> None:
         self._directory = directory
+        self._stem = stem
         self._prefix = f"{stem}.reports."
         self._lock_name = f"{self._prefix}lock"
-        self._table_name = f"{stem}.addresses"
-        self._own_table = b""
-        self._lock = threading.Lock()  # of that table
 
     def admit(self, address: str, now: float) -> bool:
         """Count a report, and tell whether it is within the limit of its address.
 
-        While the table in the state folder cannot be used, this process counts for itself.
+        While the state folder cannot be used, every report is admitted, but none is counted.
 
         Args:
             address: IP address of the client.
             now: POSIX seconds.
         """
-        name, directory = self._table_name, self._directory
-        try:
-            with directory.locked(self._lock_name):
-                known = directory.load(name, bytes, "the reports of each address") or b""
-                table = _counted(known, address, now)
-                if table:
-                    directory.write(name, table, sync=False)
-        except OSError:
-            with self._lock:
-                table = _counted(self._own_table, address, now)
-                self._own_table = table or self._own_table
-        return bool(table)
+        name, directory = f"{self._stem}.addresses", self._directory
+        with contextlib.suppress(OSError), directory.locked(self._lock_name):
+            known = directory.load(name, bytes, "the reports of each address") or b""
+            table = _counted(known, address, now)
+            if not table:
+                return False
+            directory.write(name, table, sync=False)
+        return True
 
     def add(self, report: Counter[Series], listed: Listed) -> None:
         """Add the counts of a report for endpoints that are served.

@@ -54,6 +54,16 @@ class EndpointHealth(TypedDict):
     recent: list[float | None]
 
 
+class HealthDocument(TypedDict):
+    """The member ``health`` of the status document."""
+
+    interval_seconds: float
+    alive: bool
+    pid: int | None
+    checked_at: str | None
+    endpoints: list[EndpointHealth]
+
+
 class Slot(NamedTuple):
     """The checks of one endpoint in a quarter of an hour.
 
@@ -193,18 +203,22 @@ class ProbeSchedule:
                 age = max(0.0, posix - datetime.fromisoformat(known["checked_at"]).timestamp())
                 delay = self._rules.regular_delay(self._chance()) - age
                 health.next_probe = due + max(0.0, delay)
-        results: EndpointHealth = known or {
-            "kind": kind.value,
-            "url": endpoint.url,
-            "state": health.state.value,
-            "up": None,
-            "failures": 0,
-            "response_seconds": None,
-            "checked_at": None,
-            "detail": "",
-            "certificate_expires": None,
-            "recent": [],
-        }
+        results: EndpointHealth = (
+            {**known}
+            if known
+            else {
+                "kind": kind.value,
+                "url": endpoint.url,
+                "state": health.state.value,
+                "up": None,
+                "failures": 0,
+                "response_seconds": None,
+                "checked_at": None,
+                "detail": "",
+                "certificate_expires": None,
+                "recent": [],
+            }
+        )
         watched = WatchedEndpoint(kind, endpoint, health, results)
         watched.slots.extend(self._known_slots.get(key, ()))
         return watched

@@ -1,27 +1,44 @@
 """MonitorThread: checks the served endpoints in one worker of the host, and takes over elsewhere.
 
 Every worker has this thread. The worker that holds a lock checks the endpoints and tells the
-webhook of outages; the others try to take the lock at each turn.
+webhook of outages; the others try to take the lock at each turn. ``ProbeResults`` are the records
+through which all workers know what that worker has found.
 """
 
+import json
 import logging
+import os
 import random
 import signal
 import ssl
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from datetime import datetime
+from functools import lru_cache
+from typing import TypedDict
 
 from ...health.probe import HealthRequest, Prober, ProbeResult
-from ...health.state import Transition
+from ...health.state import HealthState, Transition
 from ..logs import describe
 from ..serving.snapshot import Snapshot
 from ..serving.store import SnapshotStore
 from ..settings import Settings
 from ..state.directory import Leadership, StateDirectory
+from ..state.workers import parse_record
 from .alerts import OutageNotifier
-from .results import ProbeResults
-from .schedule import ProbeSchedule, WatchedEndpoint, best, rules
+from .schedule import (
+    EndpointHealth,
+    HealthDocument,
+    ProbeSchedule,
+    Slot,
+    Slots,
+    WatchedEndpoint,
+    best,
+    rules,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +52,116 @@ PARALLEL = 16
 TIMEOUT = 5.0
 #: Seconds between two writes of the history.
 SAVE_EVERY = 10.0
+#: Results are out of date after this number of intervals and, for checks that hang, these seconds.
+OLD_INTERVALS = 3
+OLD_SECONDS = 15.0
+#: The records in words, for the log.
+_RESULTS = "the results of the health checks"
+_HISTORY = "the history of the health checks"
+
+
+class ResultsRecord(TypedDict):
+    """The record of the results: the process that wrote it, and the results for each endpoint."""
+
+    pid: int
+    endpoints: list[EndpointHealth]
+
+
+class _SlotsRecord(TypedDict):
+    kind: str
+    url: str
+    slots: list[list[float]]
+
+
+class _HistoryRecord(TypedDict):
+    endpoints: list[_SlotsRecord]
+
+
+class ProbeResults:
+    """The records through which all workers know the check results and their history.
+
+    The worker that checks may be killed at any moment, and another worker takes over. The history
+    has a record of its own, because it is larger and is written less often.
+
+    Args:
+        directory: The state folder.
+        stem: Start of the names of the records.
+        interval: Seconds between two checks of an endpoint.
+    """
+
+    def __init__(self, directory: StateDirectory, stem: str, interval: float) -> None:
+        self._directory = directory
+        self._interval = interval
+        self._results = f"{stem}.checks.json"
+        self._history = f"{stem}.day.json"
+
+    def write(self, endpoints: list[EndpointHealth]) -> bool:
+        """Write this process's results for all workers.
+
+        Returns:
+            Whether that worked. If not, there is one warning until it works again.
+        """
+        record: ResultsRecord = {"pid": os.getpid(), "endpoints": endpoints}
+        return self._directory.save(self._results, json.dumps(record).encode(), _RESULTS)
+
+    def write_history(self, slots: Slots) -> None:
+        """Write the history of all endpoints; a failure costs the history only."""
+        rows = [{"kind": kind, "url": url, "slots": found} for (kind, url), found in slots.items()]
+        self._directory.save(self._history, json.dumps({"endpoints": rows}).encode(), _HISTORY)
+
+    def read(self) -> list[EndpointHealth]:
+        """Return the latest results of any worker; empty without a usable record."""
+        record = self._directory.load(self._results, _parse_results, _RESULTS)
+        return [] if record is None else record["endpoints"]
+
+    def history(self) -> Slots:
+        """Return the history of all endpoints; empty without a usable record."""
+        return self._directory.load(self._history, _parse_history, _HISTORY) or {}
+
+    def health(self, listed: Collection[tuple[str, str]]) -> HealthDocument:
+        """Return the member ``health`` of the status document.
+
+        Args:
+            listed: Kind and URL of each served endpoint, since the results may be older than the
+                list.
+        """
+        written = self._directory.fingerprint(self._results).mtime_ns / 1e9
+        record = self._directory.load(self._results, _parse_results, _RESULTS)
+        endpoints = [] if record is None else record["endpoints"]
+        # Of a worker that was killed, another worker takes over the checks within a second.
+        limit = OLD_INTERVALS * self._interval + OLD_SECONDS
+        # A worker writes after every check, but has nothing to write for an empty list.
+        alive = record is not None and (time.time() - written <= limit or not endpoints)
+        endpoints = [e for e in endpoints if (e["kind"], e["url"]) in listed]
+        return {
+            "interval_seconds": self._interval,
+            "alive": alive,
+            "pid": record["pid"] if alive and record is not None else None,
+            "checked_at": max((e["checked_at"] or "" for e in endpoints), default="") or None,
+            "endpoints": endpoints,
+        }
+
+
+@lru_cache(maxsize=2)  # nearly every reader finds the record unchanged
+def _parse_results(data: bytes) -> ResultsRecord:
+    record = parse_record(data, ResultsRecord)
+    for endpoint in record["endpoints"]:
+        HealthState(endpoint["state"])
+        for moment in (endpoint["checked_at"], endpoint["certificate_expires"]):
+            datetime.fromisoformat(moment or "1970-01-01")
+    return record
+
+
+@lru_cache(maxsize=2)  # nearly every reader finds the record unchanged
+def _parse_history(data: bytes) -> Slots:
+    found = {}
+    for endpoint in parse_record(data, _HistoryRecord)["endpoints"]:
+        rows = endpoint["slots"]
+        slots = [Slot(int(n), int(checks), int(good), s) for n, checks, good, s in rows]
+        if not all(slot.checks for slot in slots):
+            raise ValueError("a slot without a check")
+        found[endpoint["kind"], endpoint["url"]] = slots
+    return found
 
 
 class MonitorThread:
@@ -63,6 +190,7 @@ class MonitorThread:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._complaint = ""
+        self._pause = min(TURN, settings.probe_interval)
 
     def start(self) -> None:
         """Start the thread of this process, unless checks are off."""
@@ -85,39 +213,28 @@ class MonitorThread:
         # All threads that are started from here leave SIGHUP to the main thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         stopping = self._stopping
-        monitor: EndpointMonitor | None = None
         while not stopping.is_set():
             try:
-                if self._leads():
-                    monitor = monitor or EndpointMonitor(
-                        self._settings, self.results, self._directory, f"{self._stem}.alerts.json"
-                    )
-                    monitor.turn(self._store.view.snapshot)
-                    self._complaint = ""
-                elif monitor is not None:
-                    lost, monitor = monitor, None
-                    lost.close()
+                if self._leadership.take():
+                    self._lead(stopping)
             except Exception as error:
-                self._complain(f"the health checks continue after {describe(error)}")
-            stopping.wait(min(TURN, self._settings.probe_interval))
-        if monitor is not None:
-            monitor.close()
+                complaint = f"no endpoint is checked now: {describe(error)}"
+                if complaint != self._complaint:
+                    logger.warning("%s", complaint)
+                self._complaint = complaint
+            stopping.wait(self._pause)
         self._leadership.release()
 
-    def _leads(self) -> bool:
-        try:
-            return self._leadership.take()
-        except OSError as error:
-            reason = error.strerror or error
-            self._complain(f"no endpoint is checked, since no lock can be taken: {reason}")
-            self._leadership.release()
-            return False
-
-    def _complain(self, message: str) -> None:
-        """Log a message, unless the turn before had the same message."""
-        if message != self._complaint:
-            logger.warning("%s", message)
-        self._complaint = message
+    def _lead(self, stopping: threading.Event) -> None:
+        """Check the endpoints as long as this worker has the lock."""
+        monitor = EndpointMonitor(
+            self._settings, self.results, self._directory, f"{self._stem}.alerts.json"
+        )
+        with closing(monitor):
+            while self._leadership.take() and not stopping.is_set():
+                monitor.turn(self._store.view.snapshot)
+                self._complaint = ""
+                stopping.wait(self._pause)
 
 
 class EndpointMonitor:

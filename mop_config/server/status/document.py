@@ -14,9 +14,8 @@ from typing import Any, NamedTuple, TypedDict
 
 from ...model.endpoint import Kind
 from ..monitor.reports import ReportedEndpoint
-from ..monitor.results import HealthDocument
-from ..monitor.schedule import MOST
-from ..parsing.problems import Code, Problem, ProblemRecord
+from ..monitor.schedule import MOST, HealthDocument
+from ..parsing.problems import Code, ProblemRecord
 from ..serving.store import HISTORY, Result, ServerState, SourceState
 from ..state.workers import (
     EndpointCounts,
@@ -57,23 +56,6 @@ class StatusDocument(ServedDocument):
     workers: list[WorkerDocument]
     health: HealthDocument | None
     reports: list[ReportedEndpoint] | None
-
-
-def noticed(worker: WorkerRecord, notice: Problem) -> WorkerRecord:
-    """Add a warning of this worker to the record of another worker, unless it is there.
-
-    The other record comes from a file that may be old, and the status may show its problems.
-    """
-    served = worker["served"]
-    if any(problem["code"] == notice.code for problem in served["problems"]):
-        return worker
-    counts = served["problem_counts"]
-    served = {
-        **served,
-        "problems": [notice.as_dict(), *served["problems"]],
-        "problem_counts": {**counts, "warning": counts["warning"] + 1},
-    }
-    return {**worker, "served": served}
 
 
 def reload_report(workers: list[WorkerRecord], number: int) -> dict[str, Any]:
@@ -161,9 +143,17 @@ def readiness(view: ServerState, reason: str | None) -> dict[str, Any]:
 def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
     """Return the worker with the worst state, which the status shows for the whole host.
 
-    A worker that cannot follow its source must not be hidden by those that can.
+    A worker that cannot follow its source must not be hidden by those that can. In one state, the
+    worker with the most problems is the worst: only this process knows of trouble with the state
+    folder if the other workers could not write it into their records.
     """
-    return min(_by_pid(workers), key=lambda w: _STATES.index(SourceState(w["served"]["state"])))
+
+    def rank(worker: WorkerRecord) -> tuple[int, int]:
+        served = worker["served"]
+        state, counts = SourceState(served["state"]), served["problem_counts"]
+        return _STATES.index(state), -counts["error"] - counts["warning"]
+
+    return min(_by_pid(workers), key=rank)
 
 
 def _short(entry: HistoryEntry | None) -> ReloadDocument | None:

@@ -23,6 +23,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from ...files import Scratch
 from ..logs import describe
 from ..monitor.reports import ReportedEndpoint
-from ..monitor.results import HealthDocument
+from ..monitor.schedule import HealthDocument
 from ..serving.store import HISTORY, Reload, Result, Trigger
 from ..state.workers import WorkerRecord
 from .document import worst_of
@@ -53,39 +54,21 @@ OTHER = "other"
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _GOOD = frozenset({Result.APPLIED, Result.UNCHANGED})
 
+#: Labels of a series about one endpoint.
+_URL = ("kind", "url")
 #: The gauges: the description and the labels of each.
 _GAUGES = {
     "last_reload_successful": (
-        "1 while every worker's last reload was good, all of them serve the same list, and no"
-        " reload thread hangs.",
+        "1 unless a reload failed, a thread hangs, or two lists are served.",
     ),
-    "last_reload_success_timestamp_seconds": (
-        "When the source was last found good, by the worker that is furthest behind.",
-    ),
+    "last_reload_success_timestamp_seconds": ("When every worker had found the source good.",),
     "endpoints": ("Endpoints that are served.", "kind"),
     "problems": ("Problems in the newest text of the source, and with the process.", "severity"),
     "waiters": ("Long polls that are parked.",),
-    "endpoint_up": (
-        "1 or 0 for each endpoint that is checked; it is up until its third failure in a row.",
-        "kind",
-        "url",
-    ),
-    "endpoint_response_seconds": (
-        "Duration of an endpoint's last check, if that was good.",
-        "kind",
-        "url",
-    ),
-    "endpoint_certificate_expiry_timestamp_seconds": (
-        "When the certificate of an endpoint expires, as of its last good TLS handshake.",
-        "kind",
-        "url",
-    ),
-    "client_reports": (
-        "Requests of clients in the last hour by outcome: ok, or the fault; as they report it.",
-        "kind",
-        "url",
-        "fault",
-    ),
+    "endpoint_up": ("1 until the third failed check of an endpoint in a row, else 0.", *_URL),
+    "endpoint_response_seconds": ("Duration of the last check of an endpoint, if good.", *_URL),
+    "endpoint_certificate_expiry_timestamp_seconds": ("When the certificate expires.", *_URL),
+    "client_reports": ("Requests of clients in the last hour, as they report.", *_URL, "fault"),
 }
 
 
@@ -130,28 +113,20 @@ class Metrics:
             values.ValueClass = values.MultiProcessValue(take_place(Path(folder)))  # type: ignore[no-untyped-call]
             self._collect = MultiProcessCollector(None, folder).collect  # type: ignore[no-untyped-call]
             registry = None
-        self._answered = Counter(
-            "mop_config_requests_total",
-            "Requests that were answered, by URL rule and HTTP status.",
-            ["route", "status"],
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        self._answered = counter(
+            "mop_config_requests_total", "Requests, by URL rule and status.", ["route", "status"]
         )
-        reloads = Counter(
-            "mop_config_reloads_total",
-            "Reloads, counted in each worker.",
-            ["trigger", "result"],
-            registry=registry,
+        reloads = counter(
+            "mop_config_reloads_total", "Reloads, counted in each worker.", ["trigger", "result"]
         )
         # Prometheus sees no increase in a series that begins with 1, so every series begins with 0.
         self._reloads = {
             (trigger, result): reloads.labels(trigger.value, result.value)
-            for trigger in Trigger
-            for result in Result
+            for trigger, result in itertools.product(Trigger, Result)
         }
-        self._auth_failures = Counter(
-            "mop_config_auth_failures_total",
-            "Requests without a valid token.",
-            registry=registry,
+        self._auth_failures = counter(
+            "mop_config_auth_failures_total", "Requests without a valid token."
         )
         self._durations = Histogram(
             "mop_config_reload_duration_seconds",
@@ -171,8 +146,8 @@ class Metrics:
             self._requests[route, status]()
         except KeyError:
             self.start()
-            count = self._requests[route, status] = self._answered.labels(route, status[:3]).inc
-            count()
+            self._requests[route, status] = self._answered.labels(route, status[:3]).inc
+            self._requests[route, status]()
 
     def auth_failure(self) -> None:
         """Count a request without a valid token."""

@@ -23,7 +23,6 @@ from mop_config.server.monitor.alerts import (
     NAMED,
     Alert,
     OutageNotifier,
-    acknowledge,
     change,
     headers,
     is_down,
@@ -54,7 +53,11 @@ def switch(alert: Alert, *, down: bool, now: float = 5.0) -> str:
 
 
 def due(alert: Alert) -> str:
-    return json.loads(alert["body"])["type"] if alert["id"] else ""
+    return json.loads(alert["body"])["type"] if alert["told"] is not is_down(alert) else ""
+
+
+def acknowledge(alert: Alert, *, down: bool) -> None:
+    alert["told"] = down
 
 
 class TestAlert:
@@ -138,7 +141,7 @@ class TestAlert:
             if event in {"down", "up"}:
                 if (event == "down") != is_down(alert):
                     switch(alert, down=event == "down")
-            elif event == "send" and under_way is None and alert["id"]:
+            elif event == "send" and under_way is None and due(alert):
                 assert (due(alert) == "endpoints.down") is is_down(alert)
                 under_way, alert["told"] = is_down(alert), None
             elif event == "arrive" and under_way is not None:
@@ -147,7 +150,6 @@ class TestAlert:
             elif event == "lose" and under_way is not None:
                 # The receiver has the message, but its response is lost.
                 heard, under_way = under_way, None
-            assert (alert["id"] == "") is (alert["told"] is is_down(alert))
         assert heard is is_down(alert)
         assert due(alert) == ""
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from mop_config.model.endpoint import Kind
-from mop_config.server.monitor.results import ProbeResults
 from mop_config.server.monitor.schedule import (
     SLOT_SECONDS,
     SLOTS,
@@ -17,6 +16,7 @@ from mop_config.server.monitor.schedule import (
     add_check,
     rules,
 )
+from mop_config.server.monitor.thread import ProbeResults
 from mop_config.server.state.directory import StateDirectory
 
 from .test_probing import Bench, named

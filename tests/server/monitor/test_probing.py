@@ -21,7 +21,6 @@ from mop_config.model import codec
 from mop_config.model.codec import iter_endpoints, rfc3339
 from mop_config.model.endpoint import Kind, assemble
 from mop_config.net.faults import Fault
-from mop_config.server.monitor.results import ProbeResults
 from mop_config.server.monitor.schedule import (
     MOST,
     RECENT,
@@ -31,6 +30,7 @@ from mop_config.server.monitor.schedule import (
     best,
     rules,
 )
+from mop_config.server.monitor.thread import ProbeResults
 from mop_config.server.state.directory import Leadership, StateDirectory
 
 GOOD = ProbeResult(None, 0.25, "/health answers 200", "/health", status=200)

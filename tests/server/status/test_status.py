@@ -20,7 +20,7 @@ from mop_config.server.state.workers import (
     WorkerRegistry,
     started,
 )
-from mop_config.server.status.document import host_status, merge_histories, noticed
+from mop_config.server.status.document import host_status, merge_histories
 
 
 def event(
@@ -235,13 +235,16 @@ class TestHostState:
         assert host.is_missing(pid)
 
 
-def test_a_finding_of_the_one_that_is_asked_shows_whoever_speaks() -> None:
-    """The problem is listed and counted once."""
+def test_of_equal_workers_the_one_with_the_most_problems_speaks() -> None:
+    """A problem that only one worker knows is listed and counted, whichever worker is first."""
     notice = Problem(1, 1, Severity.WARNING, Code.STATE_FOLDER, "full", "")
-    told = noticed(worker(1), notice)
-    assert host_status("x", [told])["problems"] == [notice.as_dict()]
-    assert told["served"]["problem_counts"]["warning"] == 1
-    assert noticed(told, notice._replace(message="read-only")) == told
+    troubled = worker(2, warnings=1)
+    troubled["served"]["problems"] = [notice.as_dict()]
+    for workers in ([worker(1), troubled], [troubled, worker(3)]):
+        status = host_status("x", workers)
+        assert status["problems"] == [notice.as_dict()]
+        assert status["problem_counts"]["warning"] == 1
+    assert host_status("x", [troubled, worker(1, "stale")])["state"] == "stale"
 
 
 def test_a_log_line_is_one_line() -> None:
