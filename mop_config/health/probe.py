@@ -28,7 +28,7 @@ from ..model.address import DEFAULT_PORTS, normalise_path, parse_url
 from ..model.endpoint import Endpoint, Kind
 from ..net.connect import DialOptions
 from ..net.faults import Fault, HttpError, certificate_error, lacks_resources
-from ..net.http import HttpClient, HttpConnection, ProxyChoice
+from ..net.http import HttpClient, HttpConnection, HttpReply, ProxyChoice
 from ..net.resolver import Resolver
 
 logger = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class Prober(HttpClient):
         """
         where = parse_url(endpoint.url)
         try:
-            connection = self.connection(where, math.inf, endpoint.host_name)
+            connection = HttpConnection(self, where, math.inf, endpoint.host_name)
         except Exception as error:  # for example, an invalid proxy URL in the environment
             return ProbeResult(Fault.OURS, 0.0, str(error) or type(error).__name__)
         started = time.monotonic()
@@ -172,7 +172,7 @@ class Prober(HttpClient):
         result = ProbeResult(None, 0.0, "")
         base = where.path.rstrip("/")
         try:
-            with connection, connection.failures():
+            with contextlib.closing(connection), connection.failures():
                 if kind == Kind.API:
                     result = self._check_api(connection, base, known_path)
                 else:
@@ -361,10 +361,10 @@ def _request(
     target: str,
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
-) -> tuple[int, Mapping[str, str], bytes]:
-    """Send a request; return status, headers and at most ``MAX_BYTES`` of the body."""
-    with connection.stream(method, target, headers, body) as response:
-        return response.status, response.headers, response.read(MAX_BYTES, cut=True)
+) -> HttpReply:
+    """Send a request; return its response, with at most ``MAX_BYTES`` of the body."""
+    with connection.stream(method, target, headers, body) as (reply, chunks):
+        return reply.read(chunks, MAX_BYTES, cut=True)
 
 
 def _expiry(certificate: Mapping[str, Any]) -> datetime | None:

@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from .faults import Fault, fault_of
 from .resolver import Resolver
@@ -109,14 +109,38 @@ class DialOptions:
     until: float = math.inf
 
 
-class Owner(Protocol):
-    """The owner of connections: holds their sockets, so that another thread can abort them."""
+class Owner:
+    """The owner of connections, whose sockets another thread can shut down.
+
+    Attributes:
+        aborted: Whether ``abort`` was called.
+    """
+
+    def __init__(self) -> None:
+        self.aborted = False
+        self._sockets: set[socket.socket] = set()
+
+    def abort(self) -> None:
+        """End running and later requests at once; takes no lock, so a finalizer may call it."""
+        self.aborted = True
+        for sock in list(self._sockets):
+            with contextlib.suppress(OSError):
+                # Not SSLSocket.shutdown, which drops the TLS state under a reading thread.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def adopt(self, sock: socket.socket) -> None:
-        """Register a socket that an abort shuts down; raise ``OSError`` after an abort."""
+        """Register a socket that ``abort`` shuts down.
+
+        Raises:
+            ConnectionAbortedError: If ``abort`` was called.
+        """
+        self._sockets.add(sock)
+        if self.aborted:
+            raise ConnectionAbortedError("aborted")
 
     def release(self, sock: socket.socket) -> None:
-        """Unregister a socket, so that an abort no longer shuts it down."""
+        """Unregister a socket, so that ``abort`` no longer shuts it down."""
+        self._sockets.discard(sock)
 
 
 class Ring:
@@ -149,21 +173,14 @@ class Ring:
         with contextlib.suppress(OSError):
             self.waker.send(b"!")
 
-    def add(self, dial: "HostDial") -> None:
-        """Add a dial, and start it."""
-        self.dials.append(dial)
-        dial.advance()
-
     def finished(self) -> Iterator["HostDial"]:
         """Advance the dials, and yield those that have finished.
 
         Raises:
             ConnectionAbortedError: If the waker was shut down.
         """
-        for key, _ in self.selector.select(0.0):
-            if key.data is not None:
-                key.data.advance()
-            elif not self._woken.recv(4096):
+        with contextlib.suppress(BlockingIOError):
+            if not self._woken.recv(4096):
                 raise ConnectionAbortedError("called off")
         for dial in self.dials[:]:
             if dial.advance():
@@ -184,7 +201,7 @@ class HostDial:
 
     def __init__(self, ring: Ring, place: Place, options: DialOptions, resolver: Resolver) -> None:
         self.error: Exception | None = None
-        self._winner: _Dial | None = None
+        self._winner: socket.socket | None = None
         self._resolver = resolver
         self._host = place.host
         self._began = time.monotonic()
@@ -193,6 +210,8 @@ class HostDial:
         if not self._look_ups[0].done():
             self._look_ups[0].add_done_callback(ring.wake)
         self._race = self._run(ring, place, options)
+        ring.dials.append(self)
+        self.advance()
 
     def advance(self) -> bool:
         """Continue after an event or a timeout; return whether the dial succeeded or failed."""
@@ -200,24 +219,24 @@ class HostDial:
 
     def _run(self, ring: Ring, place: Place, options: DialOptions) -> Generator[bool]:
         """Run the dial, and yield False to wait for an event or a timeout."""
-        dials: list[_Dial] = []
+        dials: dict[str, Generator[None, None, socket.socket]] = {}
         tried: list[str] = []
         failures: list[Exception] = []
         second, next_at = self._resolver.second, self._began
         try:
             while True:
                 now = time.monotonic()
-                for dial in dials[:]:
-                    if dial.is_ready:
-                        dials.remove(dial)
-                        self._winner = dial
-                        self._resolver.succeeded(place.host, dial.address)
+                for address, dial in [*dials.items()]:
+                    try:
+                        next(dial)
+                    except StopIteration as done:
+                        del dials[address]
+                        self._winner = done.value
+                        self._resolver.succeeded(place.host, address)
                         return
-                    if now >= dial.until and dial.error is None:
-                        dial.fail(TimeoutError("timed out"))
-                    if dial.error is not None:
-                        dials.remove(dial)
-                        failures.append(dial.error)
+                    except Exception as error:
+                        del dials[address]
+                        failures.append(error)
                         next_at = now  # the next address may be dialled at once
                 all_found = all(look_up.done() for look_up in self._look_ups)
                 waiting = [a for a in self._addresses(now) if a not in tried]
@@ -225,7 +244,7 @@ class HostDial:
                 if waiting and now >= next_at:
                     next_at = now + STAGGER
                     tried.append(waiting[0])
-                    dials.append(_Dial(ring, waiting[0], place, options))
+                    dials[waiting[0]] = _dial(ring.selector, waiting[0], place, options)
                 elif second is not None and self._needs_second(now, failures if is_over else []):
                     self._look_ups.append(second.resolve(place.host))
                     self._look_ups[1].add_done_callback(ring.wake)
@@ -235,7 +254,7 @@ class HostDial:
                 else:
                     yield False
         finally:
-            for dial in dials:
+            for dial in dials.values():
                 dial.close()
 
     def _has_failed(self, now: float, patience: float) -> bool:
@@ -275,7 +294,8 @@ class HostDial:
     def take(self) -> socket.socket:
         """Return the connected socket."""
         assert self._winner is not None  # noqa: S101 - done without an error
-        return self._winner.take()
+        winner, self._winner = self._winner, None
+        return winner
 
     def close(self) -> None:
         """End the dial, and close its sockets."""
@@ -284,52 +304,18 @@ class HostDial:
             self._winner.close()
 
 
-class _Dial:
-    """The dial of one address: a generator over a non-blocking socket."""
+def _dial(
+    selector: selectors.BaseSelector, address: str, place: Place, options: DialOptions
+) -> Generator[None, None, socket.socket]:
+    """Dial one address; yield to wait for an event of the socket, and return the socket.
 
-    def __init__(self, ring: Ring, address: str, place: Place, options: DialOptions) -> None:
-        self.address = address
-        self.until = min(time.monotonic() + options.timeout, options.until)
-        self.is_ready = False
-        self.error: Exception | None = None
-        self._sock: Any = None
-        self._selector = ring.selector
-        self._steps = self._run(address, place, options)
-        self.advance()
-
-    def advance(self) -> None:
-        """Continue after an event of the socket."""
-        try:
-            events = next(self._steps)
-            self._selector.modify(self._sock, events, self)
-        except StopIteration:
-            self.is_ready = True
-        except Exception as error:
-            self.fail(error)
-
-    def fail(self, error: Exception) -> None:
-        """End the dial by an error."""
-        self.error = error
-        self.close()
-
-    def take(self) -> socket.socket:
-        """Return the socket, which the dial then no longer closes."""
-        sock: socket.socket = self._sock
-        self._sock = None
-        self._selector.unregister(sock)
-        return sock
-
-    def close(self) -> None:
-        """Close the socket."""
-        if self._sock is not None:
-            self.take().close()
-
-    def _run(self, address: str, place: Place, options: DialOptions) -> Generator[int]:
-        """Run the dial, and yield the events of the socket to wait for."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        self._selector.register(sock, selectors.EVENT_WRITE, self)
-        self._sock = sock
+    Raises:
+        OSError: If the address cannot be connected to; a ``TimeoutError`` after the limit.
+    """
+    until = min(time.monotonic() + options.timeout, options.until)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in options.socket_options:
@@ -338,23 +324,47 @@ class _Dial:
             sock.bind((options.local_address, 0))
         with contextlib.suppress(BlockingIOError):
             sock.connect((address, place.port))
-        yield selectors.EVENT_WRITE
-        if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            # ``OSError(code, …)`` creates the subclass of the code, such as ConnectionRefusedError.
-            raise OSError(code, os.strerror(code))
+        selector.register(sock, selectors.EVENT_WRITE)
+        while not _is_connected(sock):
+            yield from _pause(until)
         if place.tls_name is None:
-            return
-        secured = self._sock = options.tls.wrap_socket(
+            return sock
+        sock = options.tls.wrap_socket(
             sock, server_hostname=place.tls_name, do_handshake_on_connect=False
         )
         while True:
             try:
-                secured.do_handshake()
-                return
+                sock.do_handshake()
+                return sock
             except ssl.SSLWantReadError:
-                yield selectors.EVENT_READ
+                selector.modify(sock, selectors.EVENT_READ)
             except ssl.SSLWantWriteError:
-                yield selectors.EVENT_WRITE
+                selector.modify(sock, selectors.EVENT_WRITE)
+            yield from _pause(until)
+    except BaseException:
+        with contextlib.suppress(KeyError):
+            selector.unregister(sock)
+        sock.close()
+        raise
+
+
+def _pause(until: float) -> Generator[None]:
+    """Yield once, unless the time is over."""
+    if time.monotonic() >= until:
+        raise TimeoutError("timed out")
+    yield
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """Return whether a socket has been connected; raise the error of a failed connection."""
+    if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        # ``OSError(code, …)`` creates the subclass of the code, such as ConnectionRefusedError.
+        raise OSError(code, os.strerror(code))
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def offering(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContext:

@@ -8,19 +8,18 @@ another thread can abort the request. The first functions are pure rules for all
 
 import contextlib
 import math
-import socket
 import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urljoin
 
 from .. import __version__
 from ..model.address import DEFAULT_PORTS, Url, is_loopback, parse_url
-from .connect import FOREVER, Deadline, DialOptions, Limit, Place, offering
+from .connect import FOREVER, Deadline, DialOptions, Limit, Owner, Place, offering
 from .faults import BodyTooLargeError, Fault, HttpError, describe, fault_of, lacks_resources
 from .resolver import Resolver
 
@@ -100,18 +99,59 @@ def proxy_of(environment: Mapping[str, str], scheme: str, host: str) -> "httpx2.
     return httpx2.Proxy(url=url if "://" in url else f"http://{url}")
 
 
+class HttpReply(NamedTuple):
+    """A response with any status.
+
+    Attributes:
+        status: The status code.
+        headers: The headers, with names in lower case.
+        body: The decompressed body; empty until the body has been read.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    def read(self, chunks: Iterable[bytes], max_bytes: int, *, cut: bool = False) -> "HttpReply":
+        """Return the response with its body, decompressed if it is gzip.
+
+        Args:
+            chunks: The raw body.
+            max_bytes: Limit of the decompressed length.
+            cut: Whether to return the beginning of a longer body instead of raising.
+
+        Raises:
+            BodyTooLargeError: If the body is longer.
+            HttpError: If the body breaks off, or is not valid gzip.
+        """
+        packed = self.headers.get("content-encoding", "").lower() == "gzip"
+        unpack = zlib.decompressobj(16 + zlib.MAX_WBITS) if packed else None
+        body = bytearray()
+        for chunk in chunks:
+            try:
+                room = max_bytes - len(body) + 1
+                body += chunk if unpack is None else unpack.decompress(chunk, room)
+            except zlib.error as error:
+                raise HttpError(Fault.PROTOCOL, f"the body is not gzip ({error})") from None
+            if len(body) > max_bytes and not cut:
+                text = f"the body is larger than {max_bytes} bytes"
+                raise BodyTooLargeError(Fault.PROTOCOL, text)
+            if len(body) > max_bytes:
+                break
+        return self._replace(body=bytes(body[:max_bytes]))
+
+
 class HttpConnection(Deadline):
     """A connection to one server, direct or by a proxy, for a few requests before one deadline.
 
-    Use the object as a context manager. The first request connects; a later request connects
-    again if the server has closed the connection.
+    The first request connects; a later request connects again if the server has closed the
+    connection. Close the connection at the end.
 
     Args:
         client: The client of the connection, whose ``abort`` ends its requests.
         where: The server.
-        server_name: Name for TLS and ``Host``; None for the URL's host.
         until: The deadline in monotonic seconds, which the caller may change.
-        proxy: The proxy, or None.
+        server_name: Name for TLS and ``Host``; None for the URL's host.
 
     Attributes:
         silence: Limit of one wait for bytes, in seconds.
@@ -122,9 +162,8 @@ class HttpConnection(Deadline):
         self,
         client: "HttpClient",
         where: Url,
-        server_name: str | None,
         until: float,
-        proxy: "httpx2.Proxy | None",
+        server_name: str | None = None,
     ) -> None:
         super().__init__(until)
         name, port = server_name or where.host, where.port or DEFAULT_PORTS[where.scheme]
@@ -135,7 +174,10 @@ class HttpConnection(Deadline):
         self._scheme = _HTTP_SCHEMES[where.scheme]
         tls_name = name.strip("[]") if self._scheme == b"https" else None
         self._place = Place(where.host, port, tls_name)
-        self._proxy = proxy
+        self._proxy = None
+        if client.proxy_for is not None and not is_loopback(where.host):
+            scheme = self._scheme.decode()
+            self._proxy = client.proxy_for(scheme, where.host.strip("[]"))
         self._http: httpcore2.HTTP11Connection | None = None
         self._headers = {
             "Host": name if port == DEFAULT_PORTS[where.scheme] else f"{name}:{port}",
@@ -143,22 +185,11 @@ class HttpConnection(Deadline):
             "Accept": "*/*",
         }
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the connection; the next request opens a new connection."""
         if self._http is not None:
             self._http.close()
             self._http = None
-
-    def check(self) -> None:
-        """Raise ``TimeoutError`` after the deadline, even if bytes arrive without a pause."""
-        if time.monotonic() >= self.until:
-            raise TimeoutError("timed out")
 
     def _open(self) -> "httpcore2.HTTP11Connection":
         """Connect to the server, or to the proxy and through it to the server."""
@@ -168,7 +199,6 @@ class HttpConnection(Deadline):
         from .streams import for_httpcore
 
         self.close()
-        self.check()
         self._connected = False
         client, left = self._client, self.least(self.silence)
         options = replace(
@@ -203,11 +233,11 @@ class HttpConnection(Deadline):
         target: str,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
-    ) -> "Iterator[HttpResponse]":
-        """Send a request, and yield its response as soon as the headers have arrived.
+    ) -> "Iterator[tuple[HttpReply, Iterator[bytes]]]":
+        """Send a request; yield its response without the body, and the parts of the raw body.
 
         Raises:
-            HttpError: If there is no response.
+            HttpError: If there is no response. The parts of the body raise, too.
         """
         import httpcore2
 
@@ -237,9 +267,24 @@ class HttpConnection(Deadline):
         try:
             if response.status == _NEEDS_CREDENTIALS and proxy is not None:
                 raise HttpError(Fault.PROXY, "the proxy demands other credentials")
-            yield HttpResponse(response, self)
+            received = {
+                name.decode("latin-1").lower(): value.decode("latin-1")
+                for name, value in response.headers
+            }
+            yield HttpReply(response.status, received), self._chunks(response)
         finally:
             response.close()
+
+    def _chunks(self, response: "httpcore2.Response") -> Iterator[bytes]:
+        """Yield the raw body of a response as it arrives."""
+        if response.status == _SWITCHING_PROTOCOLS:
+            return  # the connection switches to another protocol
+        with self.failures():
+            assert isinstance(response.stream, Iterable)  # noqa: S101 - the sync half of a union
+            for chunk in response.stream:
+                if time.monotonic() >= self.until:
+                    raise TimeoutError("timed out")  # although bytes arrive without a pause
+                yield chunk
 
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:
@@ -257,80 +302,6 @@ class HttpConnection(Deadline):
             elif "without sending a response" in str(error) and not self._heard():
                 fault = Fault.RESET
             raise HttpError(fault, describe(error)) from error
-
-
-class HttpResponse:
-    """A response whose body has not been read yet.
-
-    Attributes:
-        status: The status code.
-        headers: The headers, with names in lower case.
-    """
-
-    def __init__(self, response: "httpcore2.Response", connection: HttpConnection) -> None:
-        self.status = response.status
-        self.headers = {
-            name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in response.headers
-        }
-        self._response = response
-        self._connection = connection
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the raw body as it arrives, without decoding.
-
-        Raises:
-            HttpError: If the body breaks off.
-        """
-        if self.status == _SWITCHING_PROTOCOLS:
-            return  # 101: the connection switches to another protocol
-        with self._connection.failures():
-            assert isinstance(self._response.stream, Iterable)  # noqa: S101 - the sync half of a union
-            for chunk in self._response.stream:
-                self._connection.check()
-                yield chunk
-
-    def read(self, max_bytes: int, *, cut: bool = False) -> bytes:
-        """Return the body, decompressed if it is gzip.
-
-        Args:
-            max_bytes: Limit of the decompressed length.
-            cut: Whether to return the beginning of a longer body instead of raising.
-
-        Raises:
-            BodyTooLargeError: If the body is longer.
-            HttpError: If the body breaks off, or is not valid gzip.
-        """
-        packed = self.headers.get("content-encoding", "").lower() == "gzip"
-        unpack = zlib.decompressobj(16 + zlib.MAX_WBITS) if packed else None
-        body = bytearray()
-        for chunk in self.chunks():
-            try:
-                room = max_bytes - len(body) + 1
-                body += chunk if unpack is None else unpack.decompress(chunk, room)
-            except zlib.error as error:
-                raise HttpError(Fault.PROTOCOL, f"the body is not gzip ({error})") from None
-            if len(body) > max_bytes:
-                if cut:
-                    return bytes(body[:max_bytes])
-                raise BodyTooLargeError(
-                    Fault.PROTOCOL, f"the body is larger than {max_bytes} bytes"
-                )
-        return bytes(body)
-
-
-class HttpReply(NamedTuple):
-    """A complete response with any status.
-
-    Attributes:
-        status: The status code.
-        headers: The headers, with names in lower case.
-        body: The decompressed body.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +336,7 @@ class HttpRequest:
     cut: bool = False
 
 
-class HttpClient:
+class HttpClient(Owner):
     """Sends bounded HTTP/1.1 requests, from any number of threads; keeps no connection.
 
     Args:
@@ -379,7 +350,7 @@ class HttpClient:
         resolver: The resolver.
         dial: Options of the dial.
         connect_within: Limit of connecting, with the look-up, in seconds.
-        aborted: Whether ``abort`` was called.
+        proxy_for: Returns the proxy of a URL; None for direct connections.
     """
 
     def __init__(
@@ -390,28 +361,11 @@ class HttpClient:
         connect_within: float = math.inf,
         proxy_for: ProxyChoice | None = None,
     ) -> None:
+        super().__init__()
         self.resolver = resolver or Resolver()
-        self.aborted = False
         self.dial = replace(dial, tls=offering(dial.tls, ("http/1.1",)))
         self.connect_within = connect_within
-        self._proxy_for = proxy_for
-        self._sockets: set[socket.socket] = set()
-
-    def connection(
-        self, where: Url, deadline: float, server_name: str | None = None
-    ) -> HttpConnection:
-        """Create a connection for a few requests, to be used as a context manager.
-
-        Args:
-            where: The server.
-            deadline: Deadline of all requests, in monotonic seconds.
-            server_name: Name for TLS and ``Host``; None for the URL's host.
-        """
-        proxy = None
-        if self._proxy_for is not None and not is_loopback(where.host):
-            scheme = {"ws": "http", "wss": "https"}.get(where.scheme, where.scheme)
-            proxy = self._proxy_for(scheme, where.host.strip("[]"))
-        return HttpConnection(self, where, server_name, deadline, proxy)
+        self.proxy_for = proxy_for
 
     def request(self, request: HttpRequest) -> HttpReply:
         """Send a request and return the response; follow the redirects of a ``GET``.
@@ -426,42 +380,19 @@ class HttpClient:
             if token is not None and may_send_token(where):
                 headers["Authorization"] = f"Bearer {token}"
             name = request.server_names.get(origin_of(where))
-            with self.connection(where, request.deadline, name) as connection:
-                connection.silence = request.silence
-                with connection.stream(request.method, target, headers, request.body) as response:
-                    location = response.headers.get("location")
-                    if (
-                        request.method != "GET"
-                        or location is None
-                        or response.status not in _REDIRECTS
-                    ):
-                        body = response.read(request.max_bytes, cut=request.cut)
-                        return HttpReply(response.status, response.headers, body)
+            connection = HttpConnection(self, where, request.deadline, name)
+            connection.silence = request.silence
+            with (
+                contextlib.closing(connection),
+                connection.stream(request.method, target, headers, request.body) as (reply, chunks),
+            ):
+                location = reply.headers.get("location")
+                redirects = request.method == "GET" and reply.status in _REDIRECTS
+                if location is None or not redirects:
+                    return reply.read(chunks, request.max_bytes, cut=request.cut)
             url, same = _redirected(url, where, location, https_only=request.https_only)
             token = token if same else None
         raise HttpError(Fault.PROTOCOL, f"more than {MAX_REDIRECTS} redirects")
-
-    def abort(self) -> None:
-        """End running and later requests at once; takes no lock, so a finalizer may call it."""
-        self.aborted = True
-        for sock in list(self._sockets):
-            with contextlib.suppress(OSError):
-                # Not SSLSocket.shutdown, which drops the TLS state under a reading thread.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-    def adopt(self, sock: socket.socket) -> None:
-        """Register a socket that ``abort`` shuts down.
-
-        Raises:
-            ConnectionAbortedError: If ``abort`` was called.
-        """
-        self._sockets.add(sock)
-        if self.aborted:
-            raise ConnectionAbortedError("aborted")
-
-    def release(self, sock: socket.socket) -> None:
-        """Unregister a socket, so that ``abort`` no longer shuts it down."""
-        self._sockets.discard(sock)
 
 
 def _split(url: str) -> tuple[Url, str]:

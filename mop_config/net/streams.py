@@ -83,6 +83,15 @@ class _SocketStream:
                 return self._sock
         return None
 
+    def _send(self, rest: memoryview, timeout: float | None) -> memoryview:
+        """Send as much as the send buffer takes, and return the rest."""
+        if isinstance(timeout, Limit):
+            timeout.deadline.wrote()
+        try:
+            return rest[self._sock.send(rest) :]
+        except WANT_WRITE:
+            return rest
+
     def _close(self) -> None:
         if self._owner is not None:
             self._owner.release(self._sock)
@@ -112,16 +121,9 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
         """Write the whole buffer."""
         rest = memoryview(buffer)
         try:
-            while rest:  # a system call for an empty buffer could only lose an error
-                if isinstance(timeout, Limit):
-                    timeout.deadline.wrote()
-                try:
-                    sent = self._sock.send(rest)
-                except WANT_WRITE:
-                    sent = 0
-                rest = rest[sent:]
-                if rest:
-                    self._wait(select.POLLOUT, timeout)
+            # A system call for an empty buffer could only lose an error.
+            while rest and (rest := self._send(rest, timeout)):
+                self._wait(select.POLLOUT, timeout)
         except (OSError, ValueError) as error:
             raise _translated(error, httpcore2.WriteTimeout, httpcore2.WriteError) from error
 
@@ -197,16 +199,9 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
     async def _write(self, buffer: bytes, timeout: float | None) -> None:
         rest = memoryview(buffer)
         try:
-            while rest:  # a system call for an empty buffer could only lose an error
-                if isinstance(timeout, Limit):
-                    timeout.deadline.wrote()
-                try:
-                    sent = self._sock.send(rest)
-                except WANT_WRITE:
-                    sent = 0
-                rest = rest[sent:]
-                if rest:
-                    await self._wait(timeout, writable=True)
+            # A system call for an empty buffer could only lose an error.
+            while rest and (rest := self._send(rest, timeout)):
+                await self._wait(timeout, writable=True)
         except (OSError, ValueError) as error:
             raise _translated(error, httpcore2.WriteTimeout, httpcore2.WriteError) from error
 

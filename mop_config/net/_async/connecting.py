@@ -3,6 +3,7 @@
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpcore2
@@ -32,7 +33,7 @@ async def connect(
         try:
             if owner is not None:
                 owner.adopt(ring.waker)
-            ring.add(HostDial(ring, place, options, resolver))
+            HostDial(ring, place, options, resolver)
             while True:
                 await AsyncStream.wait_for(ring, GLANCE)
                 for dial in ring.finished():
@@ -69,29 +70,32 @@ async def connect_by_proxy(
         httpcore2.ProxyError: If the proxy does not reach the server.
     """
     url, limit = proxy.url, Limit.of(FOREVER, deadline)
-    stream: Any
+    host, name, tls = url.host.decode(), None, options.tls
+    if url.scheme == b"https":
+        name, tls = host, proxy.ssl_context or httpcore2.default_ssl_context()
+    at = Place(host, url.port or _PROXY_PORTS.get(url.scheme, 1080), name)
     try:
-        at = Place(url.host.decode(), url.port or _PROXY_PORTS.get(url.scheme, 1080), None)
-        stream = await connect(at, options, resolver, owner)
-        deadline.until = min(deadline.until, time.monotonic() + options.timeout)
-        if url.scheme == b"https":
-            tls = proxy.ssl_context or httpcore2.default_ssl_context()
-            stream = await secured(stream, tls, at.host, limit)
-    except (OSError, httpcore2.NetworkError, httpcore2.TimeoutException) as error:
+        outer = await connect(at, replace(options, tls=tls), resolver, owner)
+    except OSError as error:
         raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
+    deadline.until = min(deadline.until, time.monotonic() + options.timeout)
     if place.tls_name is None and url.scheme in _PROXY_PORTS:
-        return stream
+        return outer
     try:
-        await _open_tunnel(stream, proxy, place, limit)
+        await _open_tunnel(outer, proxy, place, limit)
         if place.tls_name is None:
-            return stream
-        return await secured(stream, options.tls, place.tls_name, limit)
+            return outer
+        inner = AsyncTlsStream(outer, options.tls, place.tls_name)
+        await inner.shake_hands(limit)
+        return inner
     except BaseException:
-        await stream.aclose()
+        await outer.aclose()
         raise
 
 
-async def _open_tunnel(stream: Any, proxy: httpcore2.Proxy, place: Place, limit: Limit) -> None:
+async def _open_tunnel(
+    stream: AsyncStream, proxy: httpcore2.Proxy, place: Place, limit: Limit
+) -> None:
     """Open a proxy's tunnel to a server.
 
     Raises:
@@ -122,45 +126,28 @@ async def _open_tunnel(stream: Any, proxy: httpcore2.Proxy, place: Place, limit:
     # The plain stream suffices: httpcore's wrapper can hold no bytes, as the server sent none.
 
 
-async def secured(
-    stream: Any, context: ssl.SSLContext, name: str | None, timeout: float
-) -> "AsyncTlsStream":
-    """Begin TLS within a stream to a proxy, and return the stream within TLS.
-
-    Raises:
-        httpcore2.ConnectError: If TLS fails.
-        httpcore2.ConnectTimeout: If TLS takes too long.
-    """
-    inner = AsyncTlsStream(stream, context, name)
-    try:
-        await inner.shake_hands(timeout)
-    except BaseException as error:
-        await stream.aclose()
-        if isinstance(error, httpcore2.ReadTimeout):
-            raise httpcore2.ConnectTimeout(str(error)) from error
-        if isinstance(error, (OSError, httpcore2.NetworkError)):
-            raise httpcore2.ConnectError(str(error)) from error
-        raise
-    return inner
-
-
 class AsyncTlsStream(httpcore2.AsyncNetworkStream):
-    """TLS within the stream to a proxy, which may be a TLS stream itself.
+    """TLS within the stream to a proxy, which may have TLS of its own."""
 
-    Attributes:
-        outer: The stream of the socket.
-    """
-
-    def __init__(self, stream: Any, context: ssl.SSLContext, name: str | None) -> None:
-        self.outer: AsyncStream = getattr(stream, "outer", stream)
+    def __init__(self, stream: AsyncStream, context: ssl.SSLContext, name: str) -> None:
         self._stream = stream
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
 
-    async def shake_hands(self, timeout: float | None) -> None:
-        """Do the TLS handshake; raises the exceptions of TLS and of httpcore."""
-        await self._run(self._tls.do_handshake, timeout)
-        self.outer.shared = self._tls.selected_alpn_protocol() == "h2"
+    async def shake_hands(self, timeout: float) -> None:
+        """Do the TLS handshake.
+
+        Raises:
+            httpcore2.ConnectError: If the handshake fails.
+            httpcore2.ConnectTimeout: If the handshake takes too long.
+        """
+        try:
+            await self._run(self._tls.do_handshake, timeout)
+        except httpcore2.ReadTimeout as error:
+            raise httpcore2.ConnectTimeout(str(error)) from error
+        except (OSError, httpcore2.NetworkError) as error:
+            raise httpcore2.ConnectError(str(error)) from error
+        self._stream.shared = self._tls.selected_alpn_protocol() == "h2"
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
@@ -180,15 +167,13 @@ class AsyncTlsStream(httpcore2.AsyncNetworkStream):
     async def _run(self, step: Callable[[], Any], timeout: float | None) -> Any:
         """Repeat a step of TLS until it has the bytes that it needs; return its result."""
         while True:
-            result, needs_bytes = None, False
             try:
-                result = step()
+                return step()
             except ssl.SSLWantReadError:
-                needs_bytes = True
-            if self._to_send.pending:
-                await self._stream.write(self._to_send.read(), timeout)
-            if not needs_bytes:
-                return result
+                pass  # write first: the server may be waiting for these bytes
+            finally:
+                if self._to_send.pending:
+                    await self._stream.write(self._to_send.read(), timeout)
             if data := await self._stream.read(1 << 16, timeout):
                 self._received.write(data)
             else:

@@ -4,6 +4,7 @@
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpcore2
@@ -33,7 +34,7 @@ def connect(
         try:
             if owner is not None:
                 owner.adopt(ring.waker)
-            ring.add(HostDial(ring, place, options, resolver))
+            HostDial(ring, place, options, resolver)
             while True:
                 Stream.wait_for(ring, GLANCE)
                 for dial in ring.finished():
@@ -70,29 +71,30 @@ def connect_by_proxy(
         httpcore2.ProxyError: If the proxy does not reach the server.
     """
     url, limit = proxy.url, Limit.of(FOREVER, deadline)
-    stream: Any
+    host, name, tls = url.host.decode(), None, options.tls
+    if url.scheme == b"https":
+        name, tls = host, proxy.ssl_context or httpcore2.default_ssl_context()
+    at = Place(host, url.port or _PROXY_PORTS.get(url.scheme, 1080), name)
     try:
-        at = Place(url.host.decode(), url.port or _PROXY_PORTS.get(url.scheme, 1080), None)
-        stream = connect(at, options, resolver, owner)
-        deadline.until = min(deadline.until, time.monotonic() + options.timeout)
-        if url.scheme == b"https":
-            tls = proxy.ssl_context or httpcore2.default_ssl_context()
-            stream = secured(stream, tls, at.host, limit)
-    except (OSError, httpcore2.NetworkError, httpcore2.TimeoutException) as error:
+        outer = connect(at, replace(options, tls=tls), resolver, owner)
+    except OSError as error:
         raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
+    deadline.until = min(deadline.until, time.monotonic() + options.timeout)
     if place.tls_name is None and url.scheme in _PROXY_PORTS:
-        return stream
+        return outer
     try:
-        _open_tunnel(stream, proxy, place, limit)
+        _open_tunnel(outer, proxy, place, limit)
         if place.tls_name is None:
-            return stream
-        return secured(stream, options.tls, place.tls_name, limit)
+            return outer
+        inner = TlsStream(outer, options.tls, place.tls_name)
+        inner.shake_hands(limit)
+        return inner
     except BaseException:
-        stream.close()
+        outer.close()
         raise
 
 
-def _open_tunnel(stream: Any, proxy: httpcore2.Proxy, place: Place, limit: Limit) -> None:
+def _open_tunnel(stream: Stream, proxy: httpcore2.Proxy, place: Place, limit: Limit) -> None:
     """Open a proxy's tunnel to a server.
 
     Raises:
@@ -121,43 +123,28 @@ def _open_tunnel(stream: Any, proxy: httpcore2.Proxy, place: Place, limit: Limit
     # The plain stream suffices: httpcore's wrapper can hold no bytes, as the server sent none.
 
 
-def secured(stream: Any, context: ssl.SSLContext, name: str | None, timeout: float) -> "TlsStream":
-    """Begin TLS within a stream to a proxy, and return the stream within TLS.
-
-    Raises:
-        httpcore2.ConnectError: If TLS fails.
-        httpcore2.ConnectTimeout: If TLS takes too long.
-    """
-    inner = TlsStream(stream, context, name)
-    try:
-        inner.shake_hands(timeout)
-    except BaseException as error:
-        stream.close()
-        if isinstance(error, httpcore2.ReadTimeout):
-            raise httpcore2.ConnectTimeout(str(error)) from error
-        if isinstance(error, (OSError, httpcore2.NetworkError)):
-            raise httpcore2.ConnectError(str(error)) from error
-        raise
-    return inner
-
-
 class TlsStream(httpcore2.NetworkStream):
-    """TLS within the stream to a proxy, which may be a TLS stream itself.
+    """TLS within the stream to a proxy, which may have TLS of its own."""
 
-    Attributes:
-        outer: The stream of the socket.
-    """
-
-    def __init__(self, stream: Any, context: ssl.SSLContext, name: str | None) -> None:
-        self.outer: Stream = getattr(stream, "outer", stream)
+    def __init__(self, stream: Stream, context: ssl.SSLContext, name: str) -> None:
         self._stream = stream
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
 
-    def shake_hands(self, timeout: float | None) -> None:
-        """Do the TLS handshake; raises the exceptions of TLS and of httpcore."""
-        self._run(self._tls.do_handshake, timeout)
-        self.outer.shared = self._tls.selected_alpn_protocol() == "h2"
+    def shake_hands(self, timeout: float) -> None:
+        """Do the TLS handshake.
+
+        Raises:
+            httpcore2.ConnectError: If the handshake fails.
+            httpcore2.ConnectTimeout: If the handshake takes too long.
+        """
+        try:
+            self._run(self._tls.do_handshake, timeout)
+        except httpcore2.ReadTimeout as error:
+            raise httpcore2.ConnectTimeout(str(error)) from error
+        except (OSError, httpcore2.NetworkError) as error:
+            raise httpcore2.ConnectError(str(error)) from error
+        self._stream.shared = self._tls.selected_alpn_protocol() == "h2"
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
@@ -177,15 +164,13 @@ class TlsStream(httpcore2.NetworkStream):
     def _run(self, step: Callable[[], Any], timeout: float | None) -> Any:
         """Repeat a step of TLS until it has the bytes that it needs; return its result."""
         while True:
-            result, needs_bytes = None, False
             try:
-                result = step()
+                return step()
             except ssl.SSLWantReadError:
-                needs_bytes = True
-            if self._to_send.pending:
-                self._stream.write(self._to_send.read(), timeout)
-            if not needs_bytes:
-                return result
+                pass  # write first: the server may be waiting for these bytes
+            finally:
+                if self._to_send.pending:
+                    self._stream.write(self._to_send.read(), timeout)
             if data := self._stream.read(1 << 16, timeout):
                 self._received.write(data)
             else:

@@ -4,6 +4,7 @@ Gateway sends the requests to the JSON gateway of one member.
 """
 
 import base64
+import contextlib
 import json
 import math
 import ssl
@@ -16,7 +17,7 @@ from ...model.address import EtcdAddress, Url
 from ...model.printable import blanked
 from ...net.connect import DialOptions
 from ...net.faults import BodyTooLargeError, Fault, HttpError
-from ...net.http import HttpClient, HttpRequest
+from ...net.http import HttpClient, HttpConnection, HttpRequest
 from ...net.resolver import Resolver
 from ..parsing.problems import Code
 from ..settings import EtcdSettings
@@ -164,18 +165,18 @@ class Gateway:
         Raises:
             Exception: As ``post`` does, also if the stream breaks off.
         """
-        connection = self._client.connection(self._where, time.monotonic() + READ_TIMEOUT)
+        connection = HttpConnection(self._client, self._where, time.monotonic() + READ_TIMEOUT)
         connection.silence = IDLE
         body, established = json.dumps(message).encode(), False
         try:
             with (
-                connection,
-                connection.stream("POST", "/v3/watch", self._headers, body) as response,
+                contextlib.closing(connection),
+                connection.stream("POST", "/v3/watch", self._headers, body) as (reply, chunks),
             ):
-                if response.status != 200:
-                    raise _error(response.status, response.read(OVERHEAD))
+                if reply.status != 200:
+                    raise _error(reply.status, reply.read(chunks, OVERHEAD).body)
                 connection.until = math.inf
-                for line in _lines(response.chunks(), limit):
+                for line in _lines(chunks, limit):
                     yield _result(line)
                     established = True
         except HttpError as error:

@@ -299,9 +299,7 @@ async def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tupl
                 if member.url in race.connected:
                     race.won(member, now)
                     return member, None
-                host = HostDial(ring, member.target, options, resolver)
-                members[host] = member
-                ring.add(host)
+                members[HostDial(ring, member.target, options, resolver)] = member
             if not ring.dials:
                 raise DialError("no endpoint could be reached") from failure
             if race.called_off():

@@ -298,9 +298,7 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
                 if member.url in race.connected:
                     race.won(member, now)
                     return member, None
-                host = HostDial(ring, member.target, options, resolver)
-                members[host] = member
-                ring.add(host)
+                members[HostDial(ring, member.target, options, resolver)] = member
             if not ring.dials:
                 raise DialError("no endpoint could be reached") from failure
             if race.called_off():
