@@ -48,9 +48,14 @@ COUNTED = frozenset(
 #: Faults that may mean that this machine has no network.
 NETWORK = frozenset({Fault.UNREACHABLE, Fault.RESOLVER})
 
-_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL})
 #: Error codes of exhausted descriptors, buffers or memory: another endpoint would fail, too.
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_CODES = {
+    **dict.fromkeys((errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL), Fault.UNREACHABLE),
+    **dict.fromkeys(_EXHAUSTED, Fault.OURS),
+}
+#: Beginnings of a proxy's messages that demand other credentials, no fault of the endpoint.
+_REFUSALS = ("407", "Requested ", "Invalid username/password")
 #: CPython's messages when a thread cannot be started (no threads or memory left, or, from 3.12 on,
 #: after the main thread has ended). The exception is only a RuntimeError.
 _NO_THREAD = ("can't start new thread", "can't create new thread")
@@ -129,6 +134,28 @@ def lacks_resources(error: BaseException) -> bool:
     )
 
 
+#: The fault that a class of exceptions reports before and after a connection is established. Some
+#: classes stand by their names, because their libraries need not be installed.
+_FAULTS: dict[type | str, tuple[Fault, Fault]] = {
+    ssl.SSLEOFError: (Fault.TLS, Fault.RESET),  # the server closed the connection
+    ssl.SSLZeroReturnError: (Fault.TLS, Fault.RESET),
+    ssl.SSLError: (Fault.TLS, Fault.TLS),
+    ConnectionRefusedError: (Fault.REFUSED, Fault.REFUSED),
+    ConnectionResetError: (Fault.RESET, Fault.RESET),
+    BrokenPipeError: (Fault.RESET, Fault.RESET),
+    ConnectionAbortedError: (Fault.RESET, Fault.RESET),
+    "ProxyFailed": (Fault.PROXY, Fault.PROXY),
+    "PoolTimeout": (Fault.POOL_TIMEOUT, Fault.POOL_TIMEOUT),
+    "TimeoutException": (Fault.CONNECT_TIMEOUT, Fault.READ_TIMEOUT),
+    "TimeoutError": (Fault.CONNECT_TIMEOUT, Fault.READ_TIMEOUT),
+    "RemoteProtocolError": (Fault.PROTOCOL, Fault.PROTOCOL),
+    "HTTPException": (Fault.PROTOCOL, Fault.PROTOCOL),
+}
+#: Classes of httpcore, httpx and the standard library for any connection failure; the cause, if
+#: there is a cause, is more specific.
+_VAGUE = frozenset({"NetworkError", "ProxyError", "OSError"})
+
+
 def fault_of(error: BaseException, *, connecting: bool) -> Fault:
     """Return the fault that an exception reports.
 
@@ -140,52 +167,17 @@ def fault_of(error: BaseException, *, connecting: bool) -> Fault:
     vague = False
     for cause in causes(error):
         names = {kind.__name__ for kind in type(cause).__mro__}
-        if "ProxyFailed" in names or ("ProxyError" in names and _refuses_us(cause)):
+        if "ProxyError" in names and str(cause).startswith(_REFUSALS):
             return Fault.PROXY
-        fault = _of_system(cause, connecting) or _of_library(names, connecting)
-        if fault is not None:
-            return fault
+        if isinstance(cause, socket.gaierror):
+            return Fault.NO_SUCH_HOST if cause.errno in _NO_NAME else Fault.RESOLVER
+        if isinstance(cause, OSError) and cause.errno in _CODES:
+            return _CODES[cause.errno]
+        for kind in type(cause).__mro__:
+            faults = _FAULTS.get(kind) or _FAULTS.get(kind.__name__)
+            if faults is not None:
+                return faults[0 if connecting else 1]
         vague = vague or not names.isdisjoint(_VAGUE)
     if not vague:
         return Fault.OURS  # for example a cancellation, or a body that cannot be read
     return Fault.REFUSED if connecting else Fault.RESET
-
-
-def _refuses_us(error: BaseException) -> bool:
-    """Whether a proxy demands other credentials, which is no fault of the endpoint."""
-    text = str(error)
-    return text.startswith(("407", "Requested ", "Invalid username/password"))
-
-
-def _of_system(error: BaseException, connecting: bool) -> Fault | None:
-    if isinstance(error, ssl.SSLError):
-        if not connecting and isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-            return Fault.RESET  # an EOF within TLS: the server closed the connection
-        return Fault.TLS
-    if isinstance(error, socket.gaierror):
-        return Fault.NO_SUCH_HOST if error.errno in _NO_NAME else Fault.RESOLVER
-    if isinstance(error, ConnectionRefusedError):
-        return Fault.REFUSED
-    if isinstance(error, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)):
-        return Fault.RESET
-    if isinstance(error, OSError) and error.errno in _NO_ROUTE:
-        return Fault.UNREACHABLE
-    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
-        return Fault.OURS
-    return None
-
-
-#: Classes of httpcore, httpx and the standard library for any connection failure; the cause, if
-#: there is a cause, is more specific.
-_VAGUE = frozenset({"NetworkError", "ProxyError", "OSError"})
-
-
-def _of_library(names: set[str], connecting: bool) -> Fault | None:
-    """Classify an exception by its class names, because these libraries need not be installed."""
-    if "PoolTimeout" in names:
-        return Fault.POOL_TIMEOUT
-    if not names.isdisjoint({"TimeoutException", "TimeoutError"}):
-        return Fault.CONNECT_TIMEOUT if connecting else Fault.READ_TIMEOUT
-    if not names.isdisjoint({"RemoteProtocolError", "HTTPException"}):
-        return Fault.PROTOCOL
-    return None

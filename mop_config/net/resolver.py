@@ -123,19 +123,18 @@ class Resolver:
         return future
 
     def _run(self, host: str, future: "Future[list[str]]") -> None:
+        failure: BaseException | None = None
         try:
             addresses = self._look_up(host)
-        except BaseException as error:
-            self._finish(host)
-            future.set_exception(error)
-        else:
             _remember(self._last, host, addresses)
-            self._finish(host)
-            future.set_result(addresses)
-
-    def _finish(self, host: str) -> None:
+        except BaseException as error:
+            failure = error
         with self._lock:
             del self._running[host]
+        if failure is None:
+            future.set_result(addresses)
+        else:
+            future.set_exception(failure)
 
 
 def _remember(memory: dict[str, Value], host: str, value: Value) -> None:
