@@ -53,9 +53,10 @@ _LEVELS = {"h": 382, "q": 482, "m": 666}
 
 #: The image formats that are read; Pillow reads others by running programs.
 IMAGES = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
-#: Limit of the pixels that are decoded: a photograph taken by a phone. Larger JPEG images are
-#: decoded at a half, a quarter or an eighth of their size, which their format makes cheap.
+#: Limit of the pixels that are decoded: a photograph taken by a phone.
 MAX_PIXELS = 16_000_000
+#: Least size of a large JPEG image, which is decoded at a half, a quarter or an eighth of its size.
+_DRAFT = (2000, 2000)
 #: Limit of the size of an image file in bytes.
 MAX_IMAGE_BYTES = 32 << 20
 
@@ -83,22 +84,17 @@ class Shortlist:
 
     Attributes:
         best: The best endpoints, at most ``MAX_LIMIT`` of each kind, in the order of the list.
-        counts: Number of endpoints of each kind in the whole list.
         sizes: Size in bytes of the whole list, in the ``full`` and in the ``list`` form.
     """
 
     best: EndpointConfig
-    counts: tuple[int, ...]
     sizes: dict[str, int]
 
     @classmethod
     def of(cls, config: EndpointConfig) -> "Shortlist":
         """Make the shortlist of a list."""
-        return cls(
-            best=_best(config, MAX_LIMIT),
-            counts=tuple(len(endpoints) for endpoints in config.kinds().values()),
-            sizes={form: len(dumps(config, form)) for form in ("full", "list")},
-        )
+        sizes = {form: len(dumps(config, form)) for form in ("full", "list")}
+        return cls(_best(config, MAX_LIMIT), sizes)
 
     @classmethod
     def of_body(cls, body: bytes) -> "Shortlist":
@@ -110,18 +106,15 @@ class Shortlist:
 
     def size(self, format: str, room_id: str | None, limit: int | None) -> int:  # noqa: A002
         """Return the size in bytes of a text, however large the text is."""
-        if format == "single" or limit is not None or max(self.counts) <= MAX_LIMIT:
+        if format == "single" or limit is not None:
             return len(self.text(format, room_id, limit).encode())
         room, no_room = (self.text("single", each, None).encode() for each in (room_id, None))
         return self.sizes[format] + len(room) - len(no_room)
 
     def text(self, format: str, room_id: str | None, limit: int | None) -> str:  # noqa: A002
         """Return the text; without a limit, of at most ``MAX_LIMIT`` endpoints of each kind."""
-        return dumps(self.limited(limit), format, room_id)
-
-    def limited(self, limit: int | None) -> EndpointConfig:
-        """Return the best endpoints of each kind, in the order of the list."""
-        return self.best if limit is None else _best(self.best, limit)
+        best = self.best if limit is None else _best(self.best, limit)
+        return dumps(best, format, room_id)
 
 
 def fit(
@@ -313,26 +306,23 @@ def _read(name: str, path: Path) -> bytes:
 def _open(images: Any, name: str, data: bytes) -> Any:
     if len(data) > MAX_IMAGE_BYTES:
         raise QrUnreadable(name, f"is larger than {MAX_IMAGE_BYTES >> 20} MiB")
+    too_large = QrUnreadable(name, f"has more than {MAX_PIXELS} pixels")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MAX_PIXELS is checked below
         try:
             picture = images.open(io.BytesIO(data), formats=IMAGES)
         except images.DecompressionBombError:
-            raise QrUnreadable(name, f"has more than {MAX_PIXELS} pixels") from None
+            raise too_large from None
     with picture:
-        size = picture.width * picture.height
-        part = next((part for part in (1, 2, 4) if size <= MAX_PIXELS * part**2), 8)
-        if part > 1:
-            picture.draft("L", (picture.width // part, picture.height // part))
+        picture.draft("L", _DRAFT)
         if picture.width * picture.height > MAX_PIXELS:
-            raise QrUnreadable(name, f"has more than {MAX_PIXELS} pixels")
-        if picture.has_transparency_data:
-            # Transparent pixels become white.
-            picture = picture.convert("RGBA")
-            paper = images.new("L", picture.size, 255)
-            paper.paste(picture.convert("L"), mask=picture.getchannel("A"))
-            return paper
-        return picture.convert("L")
+            raise too_large
+        if not picture.has_transparency_data:
+            return picture.convert("L")
+        paper = images.new("L", picture.size, 255)  # transparent pixels become white
+        picture = picture.convert("RGBA")
+        paper.paste(picture.convert("L"), mask=picture.getchannel("A"))
+        return paper
 
 
 def _text(code: Any) -> str:

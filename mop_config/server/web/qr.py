@@ -86,8 +86,8 @@ def choose(query: str, body: bytes) -> tuple[qr.QrText, str] | None:
     if not shortlist:
         return None
     text = qr.fit(shortlist, form, room, limit)
-    most = 1 if text.format == "single" else limit or max(shortlist.counts)
-    api, socketio = (min(count, most) for count in shortlist.counts)
+    most = 1 if text.format == "single" else limit
+    api, socketio = (len(listed[:most]) for listed in shortlist.best.kinds().values())
     return text, f"QR code with {api} API and {socketio} Socket.io endpoints"
 
 
