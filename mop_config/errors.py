@@ -40,6 +40,22 @@ def _unpickled(cls: type[MopConfigError], args: tuple[object, ...]) -> MopConfig
 
 
 @dataclass(eq=False)
+class CodedError(MopConfigError):
+    """The base class of exceptions with a code for programs and a message for people.
+
+    Attributes:
+        code: The reason as a word.
+        message: The reason.
+    """
+
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(eq=False)
 class SettingsError(MopConfigError):
     """An environment variable has an invalid value.
 
@@ -58,7 +74,7 @@ class SettingsError(MopConfigError):
 
 
 @dataclass(eq=False)
-class AddressError(MopConfigError, ValueError):
+class AddressError(CodedError, ValueError):
     """An invalid host, port or URL.
 
     Attributes:
@@ -67,8 +83,6 @@ class AddressError(MopConfigError, ValueError):
         value: The invalid text without user name and password, or an empty text if unknown.
     """
 
-    code: str
-    message: str
     value: str = ""
 
     def __str__(self) -> str:
@@ -131,7 +145,7 @@ class QrUnreadable(MopConfigError, ValueError):  # noqa: N818 - named like Updat
 
 
 @dataclass(eq=False)
-class SourceError(MopConfigError):
+class SourceError(CodedError):
     """The source cannot be read, or its text is rejected as a whole.
 
     Attributes:
@@ -141,21 +155,15 @@ class SourceError(MopConfigError):
         column: Column of the fault in code points, counted from 1.
     """
 
-    code: str
-    message: str
     line: int = 1
     column: int = 1
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class SigningKeyError(MopConfigError, ValueError):
     """A key that cannot sign or verify lists; the message never contains the key."""
 
 
-@dataclass(eq=False)
-class SignatureError(MopConfigError, ValueError):
+class SignatureError(CodedError, ValueError):
     """A text that is not a valid list signed by a trusted key.
 
     Attributes:
@@ -164,12 +172,6 @@ class SignatureError(MopConfigError, ValueError):
             was applied before), or ``ahead`` (the version is in the future).
         message: The reason.
     """
-
-    code: str
-    message: str
-
-    def __str__(self) -> str:
-        return self.message
 
 
 @dataclass(eq=False)

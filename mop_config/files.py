@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,6 @@ try:
     import fcntl
 except ImportError:  # Windows has no flock
     fcntl = None  # type: ignore[assignment]
-
-_SCRATCH = re.compile(r"[0-9]+\.[0-9]+")
-#: Age in seconds at which a temporary file counts as left over from a killed process.
-_LEFT = 600.0
 
 
 def open_flags(*names: str) -> int:
@@ -61,10 +56,7 @@ class Scratch:
 
     def __init__(self, name: str, *, folder: int | None = None, mode: int) -> None:
         parent, base = os.path.split(name)
-        prefix = f".{base}."
-        _sweep(parent, prefix, folder)
-        chance = int.from_bytes(os.urandom(6), "big")
-        self._name = os.path.join(parent, f"{prefix}{os.getpid()}.{chance}")
+        self._name = os.path.join(parent, f".{base}.{os.getpid()}.{os.urandom(6).hex()}")
         self._folder = folder
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         flags |= open_flags("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
@@ -100,17 +92,6 @@ class Scratch:
                 os.unlink(self._name, dir_fd=self._folder)
 
 
-def _sweep(parent: str, prefix: str, folder: int | None) -> None:
-    """Remove the temporary files that killed processes have left."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir((parent or os.curdir) if folder is None else folder):
-            if name.startswith(prefix) and _SCRATCH.fullmatch(name.removeprefix(prefix)):
-                path = os.path.join(parent, name)
-                status = os.stat(path, dir_fd=folder, follow_symlinks=False)
-                if time.time() - status.st_mtime > _LEFT:
-                    os.unlink(path, dir_fd=folder)
-
-
 @contextlib.contextmanager
 def locked(path: Path, patience: float) -> Iterator[None]:
     """Hold an exclusive flock against all other processes and threads; no lock on Windows.
@@ -124,12 +105,8 @@ def locked(path: Path, patience: float) -> Iterator[None]:
         OSError: If the lock file cannot be created.
     """
     flags = os.O_RDWR | os.O_CREAT | open_flags("O_CLOEXEC", "O_NOFOLLOW")
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except FileNotFoundError:
-        # The folder has been removed, or was never created.
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, flags, 0o600)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, flags, 0o600)
     try:
         if fcntl is not None:
             lock_descriptor(descriptor, time.monotonic() + patience)

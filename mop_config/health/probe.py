@@ -147,9 +147,7 @@ class Prober(HttpClient):
         proxy_for: ProxyChoice | None = None,
         request: HealthRequest = _USUAL,
     ) -> None:
-        super().__init__(
-            DialOptions(tls, timeout), resolver, connect_within=timeout, proxy_for=proxy_for
-        )
+        super().__init__(DialOptions(tls, timeout), resolver, proxy_for=proxy_for)
         self._timeout = timeout
         self._health_request = request
         importlib.import_module("mop_config.net._sync.connecting")  # slow, so before a timeout

@@ -237,28 +237,20 @@ def _to_a_labels(text: str) -> str:
         raise AddressError("bad-port", "the character before the port is '：': write ':'")
     try:
         return idna.encode(text, uts46=True).decode("ascii")
-    except (idna.IDNAError, UnicodeError) as error:
-        raise AddressError("bad-host", _why_not_a_name(error)) from None
-
-
-def _why_not_a_name(error: Exception) -> str:
-    # Our own messages: idna's quote the text, which may hold unprintable characters.
-    if isinstance(error, idna.IDNABidiError):
-        return "the host name mixes directions of writing in a way that is not allowed"
-    if isinstance(error, (idna.InvalidCodepoint, idna.InvalidCodepointContext)):
-        return "the host name has a character that is not allowed in host names"
-    return "not an internationalised host name (IDNA 2008)"
+    except (idna.IDNAError, UnicodeError):
+        # Not idna's message, which quotes the text and its unprintable characters.
+        message = "a character of the host name, or its place, is not allowed by IDNA 2008"
+        raise AddressError("bad-host", message) from None
 
 
 def _normalise_ipv4(host: str) -> str:
     if _IPV4_HOST.fullmatch(host):
         return host
     octets = host.split(".")
-    if len(octets) == 4 and all(o.isascii() and o.isdigit() for o in octets):
-        if any(len(o) > 3 or int(o) > 255 for o in octets):
-            raise AddressError("bad-ip", "an IPv4 octet is larger than 255")
-        raise AddressError("bad-ip", "an IPv4 octet must not have leading zeros")
-    raise AddressError("bad-ip", "not an IPv4 address: four numbers from 0 to 255 are needed")
+    if len(octets) == 4 and all(map(str.isdigit, octets)) and max(map(int, octets)) > 255:
+        raise AddressError("bad-ip", "an IPv4 octet is larger than 255")
+    numbers = "four numbers from 0 to 255, without leading zeros"
+    raise AddressError("bad-ip", f"not an IPv4 address: it needs {numbers}")
 
 
 def _why_not_a_label(label: str) -> str:

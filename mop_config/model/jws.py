@@ -72,7 +72,7 @@ class SignedList(NamedTuple):
 
 
 class SigningKey:
-    """A private key. Its ``repr`` shows only the thumbprint, so that no log shows the key.
+    """A private key.
 
     Attributes:
         kid: Thumbprint of the key (RFC 7638).
@@ -85,9 +85,6 @@ class SigningKey:
         self.public: dict[str, Any] = key.as_dict(
             private=False, kid=self.kid, alg=ALGORITHM, use="sig"
         )
-
-    def __repr__(self) -> str:
-        return f"<SigningKey {self.kid}>"
 
     @classmethod
     def generate(cls) -> "SigningKey":
@@ -158,9 +155,6 @@ class TrustedKeys:
                 self._keys[key.thumbprint()] = key
         if not self._keys:
             raise SigningKeyError("there is no key")
-
-    def __repr__(self) -> str:
-        return f"<TrustedKeys {', '.join(self._keys)}>"
 
     @property
     def kids(self) -> tuple[str, ...]:
@@ -368,13 +362,13 @@ def _import(value: Any, reason: str) -> "OKPKey":
 
 
 def strict_json(text: str) -> Any:
-    """Decode JSON in which no member occurs twice and no number is NaN or infinite.
+    """Decode JSON in which no member occurs twice.
 
     Raises:
         ValueError: If the text is not such JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_members, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_members)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 
@@ -385,7 +379,3 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         raise ValueError("a member occurs twice")
     return members
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")

@@ -29,7 +29,7 @@ def replace_unprintable(text: str, replace: Callable[[str], str], keep: str = ""
 
 def printable(text: str) -> str:
     """Escape unprintable characters in the spelling of Python's ``unicode_escape`` codec."""
-    return replace_unprintable(text, _escape)
+    return replace_unprintable(text, lambda each: each.encode("unicode_escape").decode())
 
 
 def blanked(text: str, keep: str = "") -> str:
@@ -40,7 +40,3 @@ def blanked(text: str, keep: str = "") -> str:
         keep: Unprintable characters that are not replaced.
     """
     return replace_unprintable(text, lambda _: " ", keep)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
