@@ -334,6 +334,32 @@ class TestBreaking:
             finally:
                 client.disconnect()
 
+    def test_a_disconnect_beside_the_servers_leaves_no_thread(self, tmp_path: Path) -> None:
+        """If the server disconnects at the same moment, all threads of the connection still end."""
+
+        def run(url: str, delay: float) -> None:
+            client = FailoverSocketClient(manager_of(url))
+            left = threading.Event()
+            client.on("disconnect", left.set)
+            client.connect(wait=False)
+            left.wait(10)
+            time.sleep(delay)  # the moments in which python-engineio ends the connection
+            client.disconnect()
+
+        with socket_server(tmp_path, "k", manner="kick") as server:
+            delays = [step / 5000 for step in range(10)] * 2
+            clients = [threading.Thread(target=run, args=(server.url, delay)) for delay in delays]
+            for each in clients:
+                each.start()
+            for each in clients:
+                each.join()
+            loops = ("_read_loop", "_write_loop")
+            wait_for(
+                lambda: not any(name in t.name for t in threading.enumerate() for name in loops),
+                seconds=8,
+                what="the threads of all connections have ended",
+            )
+
     def test_disconnecting_is_for_good_even_in_the_midst_of_a_search(self, tmp_path: Path) -> None:
         """``disconnect`` during a search is final: no connection is made afterwards."""
         with (

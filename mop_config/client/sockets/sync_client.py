@@ -122,6 +122,10 @@ class Link(socketio.Client):  # type: ignore[misc]
             self.disconnect()
         with contextlib.suppress(Exception):
             self.eio.disconnect(abort=True)  # if the disconnect packets took too long
+        if self.eio.queue is not None:
+            # If the server disconnects at the same moment, python-engineio empties the queue of the
+            # writer, which then waits for its end until the next ping.
+            self.eio.queue.put_nowait(None)
         with contextlib.suppress(ValueError):
             connected_clients.remove(self.eio)
         self.session.close()
