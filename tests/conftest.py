@@ -1,18 +1,20 @@
 """Fixtures for every test, which fail a test that leaves a thread, process or socket behind."""
 
+import contextlib
 import functools
 import gc
+import glob
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import psutil
 import pytest
 from hypothesis import settings
 
@@ -34,6 +36,10 @@ os.environ["RES_OPTIONS"] = "timeout:1"
 # The tests start hundreds of processes. Without bytecode files each process compiles every module
 # of the package again, which takes longer than the work of most processes.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# The collection of the tests makes a million objects that stay, so looking for garbage is in vain.
+gc.disable()
 
 #: Seconds that a test's threads and processes have to end after it.
 PATIENCE = 15.0
@@ -44,12 +50,15 @@ def _threads() -> set[threading.Thread]:
 
 
 def _children() -> set[int]:
-    """Return the processes below this one; psutil is slow, so ask first if there are any."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return set()
-    return {child.pid for child in psutil.Process().children(recursive=True)}
+    """Return the processes below this one; psutil would read every process of the machine."""
+    found: set[int] = set()
+    below = [os.getpid()]
+    while below:
+        for path in glob.iglob(f"/proc/{below.pop()}/task/*/children"):
+            with contextlib.suppress(OSError):  # the process has ended meanwhile
+                below += map(int, Path(path).read_text().split())
+        found.update(below)
+    return found
 
 
 def _descriptors() -> dict[str, str]:
@@ -135,6 +144,13 @@ def _starts_a_server(module: ModuleType) -> bool:
         getattr(value, "__module__", "") in _SERVER_HELPERS or value is subprocess
         for value in vars(module).values()
     )
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules and the tests out of the garbage collections from now on."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -65,8 +65,8 @@ class Load:
                 connection.close()
                 connection = None
             # A real client pauses between requests: without a pause, four threads of one
-            # interpreter would starve the test that controls them.
-            time.sleep(0.001)
+            # interpreter would starve the test that controls them, and the other tests.
+            time.sleep(0.02)
         if connection is not None:
             connection.close()
 

@@ -1,6 +1,7 @@
 """The warm spare: one idle connection to the next endpoint, over real sockets."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -218,19 +219,32 @@ def test_a_spare_of_http2_that_the_server_ends_is_replaced(kind: str, manner: st
         assert b.connections == 3
 
 
-@pytest.mark.usefixtures("_switching")
 def test_many_threads_open_one_spare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sweeps of threads that end a request at once make one spare, which the client closes."""
+    """While one thread opens the spare, the sweeps of other threads leave the spare alone."""
     monkeypatch.setattr(sync_connecting, "SWEEP_INTERVAL", 0.0)
-    for _ in range(15):  # without the lock, every second attempt fails
-        with (
-            scripted({"a": OK, "b": OK}) as ([a, b], _),
-            Driver("sync", [a.url, b.url], WARM, trust_env=False) as driver,
-        ):
-            driver.at_once(16, "/get")
-            _ask_until(driver, lambda: bool(_spares(driver)))
-            assert _spares(driver) == [driver.client._transport._connector._spare._connection]
-            wait_for(lambda: b.connections == 1, what="b accepts the spare")
+    keep, go_on = sync_connecting.Spare.keep, threading.Event()
+    entered: list[float] = []
+
+    def held(spare: sync_connecting.Spare, now: float) -> None:
+        entered.append(now)
+        assert go_on.wait(20)
+        keep(spare, now)
+
+    monkeypatch.setattr(sync_connecting.Spare, "keep", held)
+    with (
+        scripted({"a": OK, "b": OK}) as ([a, b], _),
+        Driver("sync", [a.url, b.url], WARM, trust_env=False) as driver,
+    ):
+        first = threading.Thread(target=driver.get, args=("/get",))
+        first.start()
+        wait_for(lambda: entered, what="the first thread sweeps")
+        assert {answer.status_code for answer in driver.at_once(16, "/get")} == {200}
+        assert len(entered) == 1
+        go_on.set()
+        first.join()
+        _ask_until(driver, lambda: bool(_spares(driver)))
+        assert _spares(driver) == [driver.client._transport._connector._spare._connection]
+        wait_for(lambda: b.connections == 1, what="b accepts the spare")
 
 
 def test_a_spare_of_http2_is_shared(fleet: Fleet, kind: str) -> None:

@@ -101,4 +101,4 @@ def test_a_replaced_token_file_is_said(tmp_path: Path) -> None:
             ),
             what="the status says it",
         )
-        assert "mount the folder" in server.log
+        wait_for(lambda: "mount the folder" in server.log, what="a thread writes the log")
