@@ -362,13 +362,13 @@ def _import(value: Any, reason: str) -> "OKPKey":
 
 
 def strict_json(text: str) -> Any:
-    """Decode JSON in which no member occurs twice.
+    """Decode JSON in which no member occurs twice and no number is NaN or infinite.
 
     Raises:
         ValueError: If the text is not such JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_members)
+        return json.loads(text, object_pairs_hook=_members, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 
@@ -379,3 +379,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         raise ValueError("a member occurs twice")
     return members
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -276,6 +276,8 @@ class TestAttacks:
             '{"iat":1,"exp":2}',
             '{"ver":1,"iat":1,"exp":1e400}',
             '{"ver":1,"iat":1,"exp":NaN}',
+            CLAIMS + '"x":NaN,"api_endpoints":[],"socketio_endpoints":[]}',
+            CLAIMS + '"x":-Infinity,"api_endpoints":[],"socketio_endpoints":[]}',
             CLAIMS + '"api_endpoints":[{"url":"nonsense"}]}',
             CLAIMS + '"room_id":7}',
             "[]",
