@@ -66,7 +66,7 @@ class Load:
                 connection = None
             # A real client pauses between requests: without a pause, four threads of one
             # interpreter would starve the test that controls them, and the other tests.
-            time.sleep(0.02)
+            time.sleep(0.005)
         if connection is not None:
             connection.close()
 
