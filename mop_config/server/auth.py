@@ -35,13 +35,12 @@ _BY_BROWSER = frozenset({"GET", "HEAD"})
 _BEARER = 'Bearer realm="mop-config"'
 _BASIC = 'Basic realm="mop-config", charset="UTF-8"'
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"(?!env-[0-9]+$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_RULE = (
     "1 to 64 of A-Z a-z 0-9 . _ -, the first one a letter or a digit, and not env-1, env-2 …"
 )
 READ, ADMIN = "read", "admin"
 
-_RESERVED = re.compile(r"env-[0-9]+")
 _DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 
@@ -71,7 +70,7 @@ def digest(token: str) -> bytes:
 
 def is_name(text: str) -> bool:
     """Whether a text is allowed as the name of a token."""
-    return NAME.fullmatch(text) is not None and _RESERVED.fullmatch(text) is None
+    return NAME.fullmatch(text) is not None
 
 
 def line_of(token: Token) -> str:
@@ -273,19 +272,15 @@ class TokenAuthenticator:
         if file is None or not self._lock.acquire(blocking=False):
             return
         try:
-            self._looked_at = time.monotonic()
-            self._look(file)
+            now, signature = time.monotonic(), file.signature()
+            if signature != self._seen:
+                self._seen, self._since = signature, now
+            quiet = BLANK_QUIET if signature.error or signature.blank else QUIET
+            if signature != self._signature and now - self._since >= quiet:
+                self._read(file)
         finally:
             self._looked_at = time.monotonic()
             self._lock.release()
-
-    def _look(self, file: FileSource) -> None:
-        now, signature = time.monotonic(), file.signature()
-        if signature != self._seen:
-            self._seen, self._since = signature, now
-        quiet = BLANK_QUIET if signature.error or signature.blank else QUIET
-        if signature != self._signature and now - self._since >= quiet:
-            self._read(file)
 
     def _read(self, file: FileSource) -> None:
         (tokens, faults), is_detached = parse(b""), False

@@ -301,9 +301,9 @@ def test_a_stop_right_after_the_start(tmp_path: Path, worker_class: str) -> None
 #: A process with the handlers of gunicorn's master, which ends each child right after its fork.
 MASTER = """
 import os, signal, time
-from mop_config.server.gunicorn import hooks
+from mop_config.server import gunicorn_conf
 
-hooks.let_newborns_end()
+gunicorn_conf.let_newborns_end()
 signal.signal(signal.SIGTERM, lambda *_: None)
 children = []
 for _ in range(30):

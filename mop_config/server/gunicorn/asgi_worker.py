@@ -59,18 +59,15 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         """Load the application, and wrap it into the ASGI front."""
         self.connections = fit_connections(USUAL_WAITERS + SPARE_CONNECTIONS)
         super().load_wsgi()
-        self.wsgi = self._asgi(self.wsgi)
-
-    def _asgi(self, app: Any) -> Any:
+        app, ours = self.wsgi, is_untouched(self.wsgi)
         if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__):
             self.config.lifespan = "auto"
-            return app
-        threads = self.cfg.threads
-        if is_untouched(app):
-            return AsgiApp(app, WsgiBridge(app, threads, MAX_BODY, self.request_timeout))
-        limit = getattr(app, "config", {}).get("MAX_CONTENT_LENGTH")
-        self.max_body = limit or GUEST_MAX_BODY
-        return WsgiBridge(app, threads, self.max_body, self.request_timeout)
+            return
+        if not ours:
+            limit = getattr(app, "config", {}).get("MAX_CONTENT_LENGTH")
+            self.max_body = limit or GUEST_MAX_BODY
+        bridge = WsgiBridge(app, self.cfg.threads, self.max_body, self.request_timeout)
+        self.wsgi = AsgiApp(app, bridge) if ours else bridge
 
     def room(self) -> int:
         """Return the limit of long polls: by connections, or by threads without native routes."""

@@ -15,7 +15,7 @@ from gunicorn.glogging import Logger, SafeAtoms, loggers
 
 from ...model.printable import printable
 from ..auth import USER
-from ..logs import MASK, DescriptorStream, LineFormatter, QueuedHandler, masked, queued
+from ..logs import MASK, DescriptorStream, LineFormatter, masked, queued
 from ..web.bridge import Receive, Scope, Send, whole_environ
 
 #: Headers with secrets, which must not get into the log in any ``--access-logformat``.
@@ -39,8 +39,6 @@ class GunicornLogger(Logger):  # type: ignore[misc]
 
     def setup(self, cfg: Any) -> None:
         """Set up gunicorn's handlers behind the queue; our logger uses those of the error log."""
-        for log in _loggers():
-            log.handlers[:] = [_behind(handler) for handler in log.handlers]
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.setFormatter(LineFormatter())
@@ -62,7 +60,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]
         super().reopen_files()
         for log in _loggers():
             for handler in log.handlers:
-                stream = getattr(_behind(handler), "stream", None)
+                stream = getattr(getattr(handler, "target", None), "stream", None)
                 if isinstance(stream, DescriptorStream):
                     stream.reopen()
 
@@ -73,10 +71,6 @@ class GunicornLogger(Logger):  # type: ignore[misc]
 
 def _loggers() -> list[logging.Logger]:
     return [logging.root, *loggers()]
-
-
-def _behind(handler: logging.Handler) -> logging.Handler:
-    return handler.target if isinstance(handler, QueuedHandler) else handler
 
 
 class AccessLog:

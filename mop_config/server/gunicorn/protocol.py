@@ -324,11 +324,9 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer by an error page, after the answers to earlier requests, and close."""
         self._deaf, self._receiving = True, False
         cycle = self.cycle
-        if cycle.response_complete:
-            self._send_page(status)
-        elif not cycle.more_body:
+        if not (cycle.response_complete or cycle.more_body):
             self._page = status
-        elif cycle.response_started or self.pipeline:
+        elif not cycle.response_complete and (cycle.response_started or self.pipeline):
             self.transport.close()
         else:
             self._send_page(status)
@@ -396,11 +394,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close the connection now, or after the answer that is being sent."""
-        if not self.cycle.response_complete and not self.cycle.more_body:
-            self.cycle.keep_alive = False
-            return
-        self.transport.close()
-        self.loop.call_later(END, self.transport.abort)
+        if self.cycle.response_complete or self.cycle.more_body:
+            self.transport.close()
+            self.loop.call_later(END, self.transport.abort)
+        else:
+            super().shutdown()
 
 
 # uvicorn renews its default fields, such as Date, once a second.

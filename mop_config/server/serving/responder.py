@@ -164,16 +164,12 @@ class LongPoll:
                     break
         finally:
             self.close()
-        return self.answer()
+        return waited(self.found)
 
     def close(self) -> None:
         """Free the poll's place among the parked requests."""
         with self.responder.lock:
             self.responder.waiters -= 1
-
-    def answer(self) -> ConditionalAnswer:
-        """Return the answer that ``event`` has found last."""
-        return waited(self.found)
 
 
 def waited(answer: ConditionalAnswer, *more: tuple[str, str]) -> ConditionalAnswer:

@@ -6,17 +6,16 @@ and the list with the same version, makes the same JWS.
 
 import hashlib
 import logging
-import os
 import stat
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from ...errors import MissingExtra, SettingsError, SigningKeyError
-from ...files import open_flags
+from ...errors import MissingExtra, SettingsError, SigningKeyError, SourceError
 from ...model.jws import MEDIA_TYPE, SigningKey
 from ..settings import Settings
+from ..sources.file import FileSource
 from .snapshot import Snapshot, Variant, common_headers
 
 logger = logging.getLogger(__name__)
@@ -32,19 +31,15 @@ def read_key(path: str) -> tuple[SigningKey, tuple[str, ...]]:
         SettingsError: If the key cannot be used.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | open_flags("O_NONBLOCK", "O_CLOEXEC")), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise SigningKeyError("it is no regular file")
-            key = SigningKey.read(file.read(_MAX_KEY_BYTES))
+        text = FileSource(path, _MAX_KEY_BYTES).read()
+        key = SigningKey.read(text.data)
     except MissingExtra as error:
         raise SettingsError(_VARIABLE, path, f"left empty, since {error}") from None
-    except (SigningKeyError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        allowed = f"a file with an Ed25519 private key, as JWK or PEM ({reason})"
+    except (SigningKeyError, SourceError, OSError) as error:
+        allowed = f"a file with an Ed25519 private key, as JWK or PEM ({error})"
         raise SettingsError(_VARIABLE, path, allowed) from None
-    if status.st_mode & stat.S_IROTH:
-        mode = stat.S_IMODE(status.st_mode)
+    mode = stat.S_IMODE(text.signature.mode)
+    if mode & stat.S_IROTH:
         return key, (f"{_VARIABLE}={path!r} can be read by everybody (mode {mode:04o})",)
     return key, ()
 

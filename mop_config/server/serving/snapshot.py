@@ -210,7 +210,11 @@ def json_answer(
     status: int, document: Mapping[str, Any], content_type: str = "application/json"
 ) -> ConditionalAnswer:
     """Return a JSON answer that must not be cached."""
-    body = to_json(document).encode() + b"\n"
+    return uncached(status, to_json(document).encode() + b"\n", content_type)
+
+
+def uncached(status: int, body: bytes, content_type: str) -> ConditionalAnswer:
+    """Return an answer that must not be cached."""
     headers = (
         ("Content-Type", content_type),
         ("Content-Length", str(len(body))),

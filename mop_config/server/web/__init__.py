@@ -1,6 +1,6 @@
 """The HTTP interface as a Flask application; the only package that imports Flask.
 
-Read ``app`` first: it builds the application and registers the routes. ``views``, ``qr`` and
+Read ``app`` first: it builds the application and registers the routes. ``views`` and
 ``dashboard`` hold the views. This module has the functions that the views share.
 """
 

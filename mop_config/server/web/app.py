@@ -16,7 +16,7 @@ from ...errors import MopConfigError, SettingsError
 from ..logs import log_to_stderr
 from ..service import EXTENSION, ConfigService, Places, reload_on_sighup
 from ..settings import PREFIX, Settings
-from . import PACKAGE, dashboard, guards, qr, views
+from . import PACKAGE, dashboard, guards, views
 
 #: gunicorn's exit code for "do not start this worker again".
 _BOOT_ERROR = 3
@@ -140,8 +140,7 @@ def _install(
         app.before_request(service.ensure_started)
         weakref.finalize(app, _end, service).atexit = False  # the service has an exit handler
     guards.install(ours, service)
-    for module in (views, qr):
-        ours.register_blueprint(module.blueprint, url_prefix=places.prefix)
+    ours.register_blueprint(views.blueprint, url_prefix=places.prefix)
     ours.add_url_rule("/api/v1/health", "api_health", views.health)
     # In an application that is not ours, the route / is left to the application.
     ours.register_blueprint(dashboard.blueprint, url_prefix=places.home.rstrip("/") or None)

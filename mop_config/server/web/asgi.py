@@ -7,7 +7,6 @@ answers of the native routes without ASGI's messages, and parks long polls witho
 
 import asyncio
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, MutableMapping
@@ -18,7 +17,7 @@ from flask import Flask
 
 from ..auth import USER
 from ..service import EXTENSION, ConfigService
-from ..serving.responder import LongPoll
+from ..serving.responder import LongPoll, waited
 from ..serving.snapshot import ConditionalAnswer
 from ..serving.store import ChangeEvent
 from ..settings import ProcessSettings, Settings
@@ -32,10 +31,10 @@ USUAL_WAITERS = 10_000
 #: Long polls that are woken in one turn of the event loop, so that other requests run in between.
 SLICE = 250
 
-_METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
+_METHODS = frozenset({"GET", "HEAD"})
 
-Found = TypeVar("Found")
-View = Callable[[dict[str, Any]], ConditionalAnswer | LongPoll]
+Found = TypeVar("Found", ConditionalAnswer, ConditionalAnswer | LongPoll)
+View = Callable[[dict[str, Any]], Found]
 
 
 def create_asgi_app(settings: Settings | None = None, *, start: bool = True) -> "AsgiApp":
@@ -74,36 +73,32 @@ class AsgiApp:
         self.app = app
         self.bridge = bridge
         self._service: ConfigService = app.extensions[EXTENSION]
-        self._started_in = 0 if start else os.getpid()
+        self._started = not start
         self._polls: ParkedPolls | None = None
         prefix, respond = self._service.places.prefix, self._service.responder.respond
-        self._views: dict[str, View] = {
+        self._views: dict[str, View[ConditionalAnswer | LongPoll]] = {
             f"{prefix}/endpoints": respond,
             f"{prefix}/endpoints.jws": partial(respond, signed=True),
             "/health": lambda _: health_answer(self._service),
             "/api/v1/health": lambda _: health_answer(self._service),
             "/ready": partial(ready_answer, self._service),
         }
-        self._targets = {path.encode(): path for path in self._views}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or follow the server's start and end (ASGI 3)."""
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
+        await self._start()
         path = local_path(scope)
-        if self._started_in != os.getpid():
-            await self._start()
-        if path not in self._views or scope["method"] not in _METHODS.values():
+        if path not in self._views or scope["method"] not in _METHODS:
             await self.bridge(scope, receive, send)
             return
         environ = request_environ(scope["method"], path, scope["query_string"], scope["headers"])
-        answer = self._decide(environ, self._views[path])
+        answer = self._answer(environ, self._views[path])
         if isinstance(answer, LongPoll):
             await self._wait(answer, receive)
             answer = self.answer_parked(answer)
-        else:
-            answer = self._finished(answer, environ)
         if USER in environ:
             scope[USER] = environ[USER]
         await send_answer(answer, send)
@@ -123,12 +118,10 @@ class AsgiApp:
             if the target is not a native route: then ``__call__`` must answer.
         """
         name, _, query = target.partition(b"?")
-        path, known = self._targets.get(name), _METHODS.get(method)
-        if path is None or known is None or b"#" in query or self._started_in != os.getpid():
+        path, verb = name.decode("latin-1"), method.decode()
+        if path not in self._views or verb not in _METHODS or b"#" in query or not self._started:
             return None
-        environ = request_environ(known, path, query, headers)
-        answer = self._decide(environ, self._views[path])
-        return answer if isinstance(answer, LongPoll) else self._finished(answer, environ)
+        return self._answer(request_environ(verb, path, query, headers), self._views[path])
 
     def polls(self) -> "ParkedPolls":
         """Return the long polls that are parked in the running event loop."""
@@ -140,19 +133,17 @@ class AsgiApp:
     def answer_parked(self, poll: LongPoll) -> ConditionalAnswer:
         """Return the answer to a long poll that has ended."""
         # The guards are asked again, since the token may have been revoked meanwhile.
-        answer = self._decide(poll.environ, lambda _: poll.answer())
-        return self._finished(answer, poll.environ)
+        return self._answer(poll.environ, lambda _: waited(poll.found))
 
-    def _decide(
-        self, environ: dict[str, Any], view: Callable[[dict[str, Any]], Found]
-    ) -> ConditionalAnswer | Found:
+    def _answer(self, environ: dict[str, Any], view: View[Found]) -> Found:
+        """Check a request, and return the view's answer, counted and with the CORS headers."""
+        answer: Found
         try:
-            return refusal(self._service, environ) or view(environ)
+            answer = refusal(self._service, environ) or view(environ)
         except Exception as error:
-            return failure(environ, error)
-
-    def _finished(self, answer: ConditionalAnswer, environ: dict[str, Any]) -> ConditionalAnswer:
-        """Count an answer, add the CORS headers, and remove the body of an answer to HEAD."""
+            answer = failure(environ, error)
+        if isinstance(answer, LongPoll):
+            return answer
         self._service.metrics.request(environ["PATH_INFO"], str(answer.status))
         more = cors(self._service, environ)
         if more:
@@ -181,21 +172,21 @@ class AsgiApp:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
-        while True:
+        kind = ""
+        while kind != "lifespan.shutdown":
             kind = (await receive())["type"]
-            if kind == "lifespan.startup" and self._started_in != os.getpid():
+            if kind == "lifespan.startup":
                 await self._start()
-            if kind == "lifespan.shutdown":
+            else:
                 await asyncio.to_thread(self._service.stop)
                 self.bridge.close()
             await send({"type": f"{kind}.complete"})
-            if kind == "lifespan.shutdown":
-                return
 
     async def _start(self) -> None:
-        # In a thread, since starting reads the source.
-        await asyncio.to_thread(self._service.ensure_started)
-        self._started_in = os.getpid()
+        if not self._started:
+            # In a thread, since starting reads the source.
+            await asyncio.to_thread(self._service.ensure_started)
+            self._started = True
 
 
 class ParkedPolls:

@@ -119,23 +119,22 @@ class WsgiBridge:
 
     async def _answer(self, environ: dict[str, Any], receive: Receive) -> ConditionalAnswer | None:
         """Read the request's body, and then run the application; None if the client has left."""
-        too_large = problem(413, f"a body may have {self._max_body} bytes here")
         length = environ.get("CONTENT_LENGTH", "")[:20]
-        if length.isdecimal() and int(length) > self._max_body:
-            return too_large
+        size = int(length) if length.isdecimal() else 0
         body, more = b"", True
         try:
             async with asyncio.timeout(self._body_timeout):
-                while more:
+                while more and size <= self._max_body:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return None
                     body += message.get("body", b"")
-                    if len(body) > self._max_body:
-                        return too_large
+                    size = max(size, len(body))
                     more = message.get("more_body", False)
         except TimeoutError:
             return problem(408, "the request's body did not arrive in time")
+        if size > self._max_body:
+            return problem(413, f"a body may have {self._max_body} bytes here")
         environ["CONTENT_LENGTH"] = str(len(body))
         environ["wsgi.input"] = io.BytesIO(body)
         return await self._run(environ)

@@ -71,16 +71,15 @@ def refusal(
 
 def cors(service: ConfigService, environ: dict[str, Any]) -> Headers:
     """Return the CORS headers of the answer to a request (Fetch standard)."""
-    allowed, origin = service.settings.cors_origins, environ.get("HTTP_ORIGIN")
+    allowed, origin = service.settings.cors_origins, environ.get("HTTP_ORIGIN", "")
     if not allowed:
         return ()
-    headers: Headers
+    vary: Headers = (("Vary", "Origin"),)
     if allowed == ("*",):
-        headers = (("Access-Control-Allow-Origin", "*"), _EXPOSED)
-    elif origin in allowed and origin is not None:
-        headers = (("Access-Control-Allow-Origin", origin), _EXPOSED, ("Vary", "Origin"))
-    else:
-        return (("Vary", "Origin"),)
+        vary, origin = (), "*"
+    elif origin not in allowed:
+        return vary
+    headers = (("Access-Control-Allow-Origin", origin), _EXPOSED, *vary)
     asked = "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
     preflight = asked and environ["REQUEST_METHOD"] == "OPTIONS"
     return headers + _PREFLIGHT if preflight else headers
@@ -123,7 +122,13 @@ def install(ours: Flask | Blueprint, service: ConfigService) -> None:
         answer = refusal(service, request.environ, reads=request.endpoint in _REPORTS)
         if answer is not None:
             return as_response(answer)
-        _bound_request()
+        # werkzeug ignores doubled leading slashes, and redirects other doubled slashes to a URL
+        # with the request's Host.
+        if "//" in request.environ["PATH_INFO"]:
+            raise NotFound
+        forget_long_values(request.environ)
+        if request.method not in {"GET", "HEAD"} and (request.content_length or 0) > MAX_BODY:
+            raise RequestEntityTooLarge(f"a body may have {MAX_BODY} bytes here")
         return None
 
     @ours.after_request
@@ -135,17 +140,9 @@ def install(ours: Flask | Blueprint, service: ConfigService) -> None:
         return response
 
     ours.register_error_handler(HTTPException, _http_error)
-    ours.register_error_handler(Exception, _unexpected_error)
-
-
-def _bound_request() -> None:
-    # werkzeug ignores doubled leading slashes, and redirects other doubled slashes to a URL with
-    # the request's Host.
-    if "//" in request.environ["PATH_INFO"]:
-        raise NotFound
-    forget_long_values(request.environ)
-    if request.method not in {"GET", "HEAD"} and (request.content_length or 0) > MAX_BODY:
-        raise RequestEntityTooLarge(f"a body may have {MAX_BODY} bytes here")
+    ours.register_error_handler(
+        Exception, lambda error: as_response(failure(request.environ, error))
+    )
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -154,10 +151,6 @@ def _http_error(error: HTTPException) -> Response:
         if name != "Content-Type":
             response.headers[name] = value
     return response
-
-
-def _unexpected_error(error: Exception) -> Any:
-    return as_response(failure(request.environ, error))
 
 
 def failure(environ: dict[str, Any], error: Exception) -> ConditionalAnswer:

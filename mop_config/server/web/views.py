@@ -1,22 +1,26 @@
-"""The views of all routes but the QR codes and the dashboard.
+"""The views of all routes but the dashboard.
 
-First stand the routes of the list: plain, signed, its keys, health URLs, and clients' reports.
+First stand the routes of the list: plain, signed, its keys, health URLs, the QR code from which an
+app reads its endpoints, and clients' reports.
 Then follow the operational routes: health, readiness, status, reload, metrics and the description.
 """
 
+import hashlib
 import json
 import logging
 import os
 import re
 import time
-from functools import cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from ... import __version__
+from ... import __version__, qr
+from ...errors import PayloadError, QrTooLong
 from ...health.probe import DEFAULT_PATH
 from ...model.address import parse_url
 from ...model.codec import iter_endpoints
@@ -27,7 +31,7 @@ from ..monitor.reports import parse_report
 from ..parsing.problems import Code
 from ..service import ConfigService, Places
 from ..serving.responder import LongPoll
-from ..serving.snapshot import ConditionalAnswer, json_answer, to_json
+from ..serving.snapshot import ConditionalAnswer, json_answer, to_json, uncached
 from . import as_response, current_service, problem_response, revalidated
 from .guards import refusal
 
@@ -38,6 +42,8 @@ blueprint = Blueprint("config", __name__)
 
 #: Limit of the body of a report in bytes.
 MAX_REPORT = 4096
+_NUMBER = re.compile("[0-9]{1,9}")
+_TYPES = {"svg": "image/svg+xml", "png": "image/png", "json": "application/json"}
 #: gunicorn's and uvicorn's variable for the addresses of proxies, and its default.
 _TRUSTED, _LOOPBACK = "FORWARDED_ALLOW_IPS", "127.0.0.1,::1"
 #: Paths of the routes in ``openapi.json``.
@@ -46,19 +52,8 @@ _PLACES = Places()
 _STATUS = {"applied": 200, "unchanged": 200, "rejected": 422, "error": 503, None: 504}
 
 
-@blueprint.get("/endpoints")
-def endpoints() -> Response:
-    """Serve the endpoint list, from the ready-made bytes of the snapshot."""
-    return _answer(signed=False)
-
-
-@blueprint.get("/endpoints.jws")
-def signed_endpoints() -> Response:
-    """Serve the endpoint list as a compact JWS, with a tag of its own."""
-    return _answer(signed=True)
-
-
 def _answer(*, signed: bool) -> Response:
+    """Serve the list from the bytes of the snapshot, or as a compact JWS with a tag of its own."""
     service, environ = current_service(), request.environ
     found = service.responder.respond(environ, signed=signed)
     if isinstance(found, LongPoll):
@@ -66,6 +61,10 @@ def _answer(*, signed: bool) -> Response:
         # The token may have been revoked meanwhile.
         found = refusal(service, environ) or found
     return as_response(found)
+
+
+blueprint.add_url_rule("/endpoints", "endpoints", partial(_answer, signed=False))
+blueprint.add_url_rule("/endpoints.jws", "signed_endpoints", partial(_answer, signed=True))
 
 
 @blueprint.get("/keys")
@@ -79,12 +78,8 @@ def keys() -> Response:
 def targets() -> Response:
     """Serve the health URLs in the form of Prometheus' HTTP service discovery."""
     service = current_service()
-    body = service.store.view.snapshot.plain.body
-    response = Response(
-        targets_of(body, service.settings.health_path), content_type="application/json"
-    )
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    groups = targets_of(service.store.view.snapshot.plain.body, service.settings.health_path)
+    return as_response(uncached(200, groups.encode(), "application/json"))
 
 
 def targets_of(body: bytes, health_path: str = DEFAULT_PATH) -> str:
@@ -125,6 +120,88 @@ def health_url(kind: Kind, url: str, path: str = DEFAULT_PATH) -> str:
     # The host of "https://socket.io" ends with this suffix too.
     mounted = base.endswith("/socket.io") and parse_url(url).path.rstrip("/") != ""
     return f"{base}{'' if mounted else '/socket.io'}/?EIO=4&transport=polling"
+
+
+def _answer_code(kind: str) -> Response:
+    service = current_service()
+    try:
+        found = choose(
+            request.query_string.decode("latin-1"), service.store.view.snapshot.plain.body
+        )
+    except PayloadError as error:
+        return problem_response(400, str(error), {"parameter": error.field})
+    except QrTooLong as error:
+        fits = [
+            {"format": form} | ({} if limit is None else {"limit": limit})
+            for form, limit in error.fits
+        ]
+        sizes = {"bytes": error.size, "capacity": error.capacity}
+        members = {"format": error.format, **sizes, "fits": fits}
+        return problem_response(422, str(error), members)
+    if found is None:
+        return problem_response(404, "the list has no endpoint to put into a code")
+    text, title = found
+    response = Response(content_type=_TYPES[kind])
+    # The code must not be older than the list: an app may scan it at any time.
+    private = "private, " if service.settings.guarded else ""
+    response.headers["Cache-Control"] = f"{private}no-cache"
+    response.set_etag(hashlib.sha256(f"{kind} {text.text}".encode()).hexdigest()[:32])
+    response.make_conditional(request)
+    if response.status_code == 200:
+        response.data = _draw(kind, text, title)
+    return response
+
+
+for _kind in _TYPES:
+    blueprint.add_url_rule(f"/qr.{_kind}", _kind, partial(_answer_code, _kind))
+
+
+def choose(query: str, body: bytes) -> tuple[qr.QrText, str] | None:
+    """Choose the text and the title of a code; None if the list is empty.
+
+    Args:
+        query: The query string, as for the routes; parameters of other names are ignored.
+        body: The wire form of the list.
+
+    Raises:
+        PayloadError: If a parameter is invalid; the error names the parameter.
+        QrTooLong: If the text does not fit.
+    """
+    try:
+        fields = parse_qsl(query, keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise PayloadError("query", "must be UTF-8") from None
+    given: dict[str, str] = {}
+    for name, value in fields:
+        if name in given:
+            raise PayloadError(name, "must be given once")
+        if name in {"format", "room_id", "limit"}:
+            given[name] = value
+    form, room, number = given.get("format"), given.get("room_id"), given.get("limit")
+    # Anything but a number becomes -1, which ``qr.check`` rejects.
+    limit = None if number is None else int(number) if _NUMBER.fullmatch(number) else -1
+    qr.check(form, room, limit)
+    shortlist = _shortlist(body)
+    if not shortlist:
+        return None
+    text = qr.fit(shortlist, form, room, limit)
+    most = 1 if text.format == "single" else limit
+    api, socketio = (len(listed[:most]) for listed in shortlist.best.kinds().values())
+    return text, f"QR code with {api} API and {socketio} Socket.io endpoints"
+
+
+# The cache key is the body in the store: always the same bytes object, whose hash is cached.
+@lru_cache(maxsize=1)
+def _shortlist(body: bytes) -> qr.Shortlist:
+    return qr.Shortlist.of_body(body)
+
+
+# All viewers of the dashboard request the same images.
+@lru_cache(maxsize=32)
+def _draw(kind: str, text: qr.QrText, title: str) -> bytes:
+    if kind == "json":
+        return text.text.encode()
+    return qr.image(text.text, kind, title=title)
 
 
 @blueprint.post("/reports")
@@ -227,13 +304,8 @@ def reload() -> Response:
     if not shared:
         members["note"] = "the state folder cannot be written to: other workers were not asked"
     status = 504 if late and _STATUS[report["result"]] == 200 else _STATUS[report["result"]]
-    logger.info(
-        "reload requested by %s: %s in %d workers, %d have not answered",
-        user,
-        report["result"] or "no answer",
-        len(report["workers"]) - len(late),
-        len(late),
-    )
+    answered = f"{report['result'] or 'no answer'} in {len(report['workers']) - len(late)} workers"
+    logger.info("reload requested by %s: %s, %d have not answered", user, answered, len(late))
     if status in {200, 422}:
         members["problems"] = [p for p in problems if p["code"] != Code.TOKENS_LINE]
     if status == 200:
@@ -253,10 +325,8 @@ def _detail(report: dict[str, Any], late: list[int]) -> str:
 def metrics() -> Response:
     """Serve the metrics of all workers in Prometheus' text format."""
     service = current_service()
-    text = service.metrics.expose(service.gauges())
-    response = Response(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    text: bytes = service.metrics.expose(service.gauges())
+    return as_response(uncached(200, text, CONTENT_TYPE_PLAIN_0_0_4))
 
 
 def openapi() -> Response:

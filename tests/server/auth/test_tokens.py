@@ -25,6 +25,7 @@ from mop_config.server.auth import (
 )
 from mop_config.server.parsing.problems import Code
 from mop_config.server.settings import Settings
+from mop_config.server.sources.file import Fingerprint
 
 from ...waiting import wait_for
 
@@ -224,14 +225,16 @@ def test_a_slow_disk_holds_one_request_at_most(tmp_path: Path) -> None:
     ring.keyring._looked_at -= keyring_module.NEGLECTED + 1
     os.utime(ring.file, (1, 1))
     entered, leave = threading.Event(), threading.Event()
-    look = ring.keyring._look
+    file = ring.keyring._file
+    assert file is not None
+    look = file.signature
 
-    def slowly(file: object) -> None:
+    def slowly() -> Fingerprint:
         entered.set()
         leave.wait(20)
-        look(file)  # type: ignore[arg-type]
+        return look()
 
-    ring.keyring._look = slowly  # type: ignore[method-assign]
+    file.signature = slowly  # type: ignore[method-assign, assignment]
     thread = threading.Thread(target=ring.knows, args=("secret-of-ci",))
     thread.start()
     try:

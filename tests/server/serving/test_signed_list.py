@@ -303,7 +303,7 @@ class TestTheKeyFile:
         server.stop()
         (line,) = server.log.splitlines()
         assert line.startswith("mop-config: ENDPOINT_SIGNING_KEY_FILE=")
-        assert "No such file" in line
+        assert "is missing" in line
 
     def test_one_that_everybody_can_read_is_reported(
         self, site: Site, caplog: pytest.LogCaptureFixture

@@ -11,8 +11,8 @@ from flask.testing import FlaskClient
 
 from mop_config import create_app, qr
 from mop_config.model import codec
-from mop_config.server import web
 from mop_config.server.settings import Settings
+from mop_config.server.web import views
 
 from ...conftest import GUIDE_JSON, SAMPLE, need_program
 
@@ -110,15 +110,15 @@ def test_a_form_that_does_not_fit(tmp_path: Path, kind: str, number: int) -> Non
 def test_what_does_not_change_is_not_done_again(tmp_path: Path) -> None:
     """The list is decoded once for all codes, and each code is drawn once."""
     client = make(tmp_path, hosts(30))
-    web.qr._shortlist.cache_clear()
-    web.qr._draw.cache_clear()
+    views._shortlist.cache_clear()
+    views._draw.cache_clear()
     for path in ("svg", "png", "svg", "png?limit=3", "json"):
         name, _, query = path.partition("?")
         assert client.get(f"{BASE}.{name}?{query}").status_code == 200
-    assert web.qr._shortlist.cache_info().misses == 1
-    assert web.qr._draw.cache_info().misses == 4
+    assert views._shortlist.cache_info().misses == 1
+    assert views._draw.cache_info().misses == 4
     assert make(tmp_path, hosts(31)).get(f"{BASE}.json").status_code == 200
-    assert web.qr._shortlist.cache_info().misses == 2
+    assert views._shortlist.cache_info().misses == 2
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,6 @@ def test_what_does_not_change_is_not_done_again(tmp_path: Path) -> None:
         ("limit=", "limit", "1 to 1000"),
         ("limit=2&limit=2", "limit", "once"),
         ("room_id=%ff", "query", "UTF-8"),
-        ("&".join(f"x{n}=1" for n in range(200)), "query", "100 fields"),
     ],
 )
 def test_a_bad_parameter(client: FlaskClient, query: str, parameter: str, allowed: str) -> None:

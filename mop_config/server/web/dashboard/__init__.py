@@ -17,7 +17,7 @@ from ....errors import PayloadError, QrTooLong
 from ....model.codec import rfc3339
 from ...status.translations import LANGUAGES, Texts
 from .. import current_service, revalidated
-from ..qr import choose
+from ..views import choose
 from . import viewmodel
 
 blueprint = Blueprint("dashboard", __name__)
@@ -128,11 +128,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(visible=viewmodel.visible, clock=_clock, days_until=_days_until)
-    environment.globals.update(
-        languages=LANGUAGES,
-        limits=viewmodel,
-        version=__version__,
-    )
+    environment.globals.update(languages=LANGUAGES, limits=viewmodel, version=__version__)
     return environment
 
 
