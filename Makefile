@@ -29,7 +29,7 @@ serve: $(VENV)/serve.stamp
 test: $(VENV)/test.stamp debian
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not alone' \
 	  || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m 'not alone'
-	$(BIN)/python -m pytest -m alone \
+	$(BIN)/python -m pytest -m alone $$(grep -rlw --include='test_*.py' mark.alone tests) \
 	  || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m alone
 
 quick: check

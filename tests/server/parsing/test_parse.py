@@ -820,8 +820,8 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
 @pytest.mark.slow
 def test_a_monstrous_line_takes_no_more_than_its_length(line: str) -> None:
     """No regular expression backtracks: a line as long as the largest file takes seconds."""
-    built("DomainList:\n" + line)
-    built("ApiList:\nhttps://" + line)
+    parse("DomainList:\n" + line)
+    parse("ApiList:\nhttps://" + line)
 
 
 _HOST = st.from_regex(r"[a-z]{1,3}[0-9]{0,2}(-[a-z])?(\.[a-z]{2,5}){0,2}", fullmatch=True)
