@@ -1,6 +1,6 @@
 """``Background``: runs health checks, updates, reports and the long poll in threads.
 
-The threads refer to the parts of the manager, not to the manager itself. So a manager is collected
+The threads refer to the lists of the manager, not to the manager itself. So a manager is collected
 when the application drops it, and its finalizer cancels the threads. Every wait can be cancelled.
 """
 
@@ -15,12 +15,22 @@ from functools import partial
 from heapq import nsmallest
 from math import inf
 
-from ..health.probe import PER_SERVER, CheckQueue, Job, Prober, ProbeResult, Report, check_each
+from ..health.probe import (
+    PER_SERVER,
+    CheckQueue,
+    HealthRequest,
+    Job,
+    Prober,
+    ProbeResult,
+    Report,
+    check_each,
+)
 from ..model.endpoint import Endpoint, Kind
 from ..net.faults import Fault
-from .parts import EVERY, ManagerParts, Reporter
+from .lists.endpoint_lists import EndpointLists
 from .pool.pool import WATCHED
-from .updates import IDLE, ListUpdates
+from .reports import EVERY, send_report
+from .updates import IDLE, ListUpdates, new_client
 
 logger = logging.getLogger(__name__)
 
@@ -37,27 +47,21 @@ class Background:
     of them for good.
 
     Args:
-        parts: The parts of the manager.
+        lists: The lists of the manager.
+        health: The request that a health check sends.
 
     Attributes:
         updates: Updates the list.
-        reporter: Sends the reports.
     """
 
-    def __init__(self, parts: ManagerParts) -> None:
-        policy, schedule = parts.state.policy, parts.schedule
-        self._parts = parts
-        self._state = parts.state
-        self._prober = Prober(
-            parts.options.tls,
-            policy.health_timeout,
-            parts.state.resolver,
-            parts.options.proxy_for,
-            parts.health,
-        )
-        self.reporter = Reporter(parts)
+    def __init__(self, lists: EndpointLists, health: HealthRequest) -> None:
+        state, settings = lists.state, lists.settings
+        self._lists, self._state, policy = lists, state, state.policy
+        tls, proxies = settings.options.tls, settings.options.proxy_for
+        self._prober = Prober(tls, policy.health_timeout, state.resolver, proxies, health)
+        self._reports_client = new_client(lists)
         self._stopped = False
-        self.updates = ListUpdates(parts, self._any_healthy)
+        self.updates = ListUpdates(lists, self._any_healthy)
         self._pid = os.getpid()
         # A finalizer wakes the scheduler, too, and may run between any two bytecodes. A
         # ``threading.Event`` could deadlock there: the interrupted thread may hold its lock.
@@ -68,14 +72,14 @@ class Background:
         #: The work with a thread of its own: when it is due, infinity while it runs or for never,
         #: and the function that does the work and returns the seconds until it is due again.
         self._due = {
-            "update": 0.0 if schedule.update_interval else inf,
-            "watch": 0.0 if schedule.watch else inf,
-            "report": time.monotonic() + EVERY if schedule.report else inf,
+            "update": 0.0 if settings.update_interval else inf,
+            "watch": 0.0 if settings.watch else inf,
+            "report": time.monotonic() + EVERY if settings.report else inf,
         }
-        self._work = {
+        self._work: dict[str, Callable[[], float]] = {
             "update": self.updates.run,
             "watch": self.updates.watch,
-            "report": self.reporter.run,
+            "report": partial(send_report, lists, self._reports_client),
         }
         self._threads: list[threading.Thread] = []
         self._scheduler: threading.Thread | None = None
@@ -128,7 +132,7 @@ class Background:
         # Don't shut down a parent's sockets from a forked child: the parent still uses them.
         if self._pid == os.getpid():
             self._prober.abort()
-            self.reporter.close()
+            self._reports_client.abort()
             self.updates.close()
 
     def stop(self) -> None:
@@ -157,7 +161,7 @@ class Background:
                     self._wakeups.get_nowait()
 
     def _run_due_work(self) -> float:
-        self._parts.lists.save()
+        self._lists.save()
         with self._state as state:
             now = state.clock()
             jobs: list[Job] = [
@@ -257,7 +261,8 @@ class Lifecycle:
     """Starts and stops the runs of a manager, and starts a run again in a forked child.
 
     Args:
-        parts: The parts of the manager.
+        lists: The lists of the manager.
+        health: The request that a health check sends.
 
     Attributes:
         tasks: The current run, or the next run if the manager is stopped; cancelled tasks stay
@@ -265,13 +270,13 @@ class Lifecycle:
         is_running: Whether health checks and updates run.
     """
 
-    def __init__(self, parts: ManagerParts) -> None:
-        self.tasks = Background(parts)
+    def __init__(self, lists: EndpointLists, health: HealthRequest) -> None:
+        self.tasks = Background(lists, health)
         self.is_running = False
-        self._parts = parts
+        self._lists, self._health = lists, health
         self._lock = threading.Lock()
         self._was_started = False
-        parts.state.on_fork = self._restart_after_fork
+        lists.state.on_fork = self._restart_after_fork
 
     def start_if_new(self) -> None:
         """Start the threads, unless the manager was started or closed before."""
@@ -298,19 +303,19 @@ class Lifecycle:
     def _set_running(self, *, running: bool) -> None:
         self.is_running = running
         wake = self.tasks.wake if running else None
-        self._parts.state.on_urgent = self._parts.lists.save_later = wake
+        self._lists.state.on_urgent = self._lists.save_later = wake
 
     def stop(self) -> None:
         """Stop the threads within a second, and save the list."""
         self._was_started = True
-        with self._parts.state:
+        with self._lists.state:
             pass  # in a forked child, replace the locks and sockets of the parent
         with self._lock:
             if self.is_running:
                 self._set_running(running=False)
                 self.tasks.stop()
-                self.tasks = Background(self._parts)
-        self._parts.lists.save()
+                self.tasks = Background(self._lists, self._health)
+        self._lists.save()
 
     def cancel(self) -> None:
         """Cancel the threads without waiting and without a lock: a finalizer calls this."""
@@ -319,8 +324,8 @@ class Lifecycle:
     def _restart_after_fork(self) -> None:
         """Replace locks, sockets and threads in a forked child: threads do not survive a fork."""
         self._lock = threading.Lock()
-        self._parts.lists.reset_after_fork()
-        self.tasks = Background(self._parts)
+        self._lists.reset_after_fork()
+        self.tasks = Background(self._lists, self._health)
         if self.is_running:
             self._set_running(running=True)
             with contextlib.suppress(RuntimeError, MemoryError):  # ``wake`` tries again

@@ -1,6 +1,7 @@
 """The keyword arguments that managers and clients accept, with their types."""
 
 import difflib
+import inspect
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypedDict, TypeVar
@@ -91,21 +92,21 @@ class ConnectKeywords(TypedDict, total=False):
     wait_timeout: float
 
 
-def check_keywords(callee: str, given: Iterable[str], kind: Any, own: Iterable[str] = ()) -> None:
+def check_keywords(callee: Callable[..., object], given: Iterable[str], kind: Any) -> None:
     """Refuse an unknown keyword argument.
 
     Args:
-        callee: The name of the called function, for the message.
+        callee: The function or class that was called.
         given: The keywords.
         kind: The TypedDict of the known keywords.
-        own: The parameters of the function itself, for a suggestion.
 
     Raises:
         TypeError: If a keyword is unknown; the message names the nearest known keyword.
     """
-    known = list(kind.__annotations__)
     for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, [*known, *own], 1)
+        if name not in kind.__annotations__:
+            known = [*kind.__annotations__, *inspect.signature(callee).parameters]
+            near = difflib.get_close_matches(name, known, 1)
             hint = f": did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"{callee} got an unexpected keyword argument {name!r}{hint}")
+            what = f"got an unexpected keyword argument {name!r}{hint}"
+            raise TypeError(f"{callee.__qualname__}() {what}")

@@ -1,7 +1,6 @@
 """``EndpointManager`` and ``AsyncEndpointManager``: the managers for threads and for asyncio."""
 
 import asyncio
-import inspect
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,15 +16,14 @@ from .attempts import EndpointAttempts
 from .background import Lifecycle
 from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
 from .lists.cache_file import cache_path as usual_cache_path
-from .lists.endpoint_lists import EndpointLists, ListSource
+from .lists.endpoint_lists import EndpointLists, ListSource, ManagerSettings
 from .lists.normalize import Bootstrap, canonical_url, check_api, config_of
 from .lists.trust import Key, Trust
-from .lists.trust import trusted_keys as keys_of
-from .lists.update import ListRules, Token, checked_token, checked_urls
-from .parts import Announcer, ManagerParts, Schedule
+from .lists.update import Token, checked_token, checked_urls
 from .pool.member import EndpointState
 from .pool.policy import Policy, checked_interval, policy_or_default
 from .pool.session import ClientState
+from .reports import Announcer
 from .transport._async.transport import AsyncClient, AsyncFailoverTransport
 from .transport._sync.transport import Client, FailoverTransport
 from .transport.attempt import BASE_URL, Default
@@ -43,6 +41,8 @@ class BaseManager:
     The pools (``_state``), the lists (``_lists``) and the threads (``_lifecycle``) do the work.
     None of these parts refers to the manager. See ``__init__`` for the arguments.
     """
+
+    client: Any  # a method of the subclasses
 
     def __init__(
         self,
@@ -118,23 +118,23 @@ class BaseManager:
             SigningKeyError: If a trusted key cannot be used.
             MissingExtra: If keys are given, and the extra ``signing`` is not installed.
         """
-        known = list(inspect.signature(type(self)).parameters)[:-1]
-        check_keywords(f"{type(self).__name__}()", options, TransportKeywords, known)
-        self.policy, file = policy_or_default(policy), usual_cache_path(cache_path, app)
+        check_keywords(type(self), options, TransportKeywords)
+        self.policy = policy = policy_or_default(policy)
+        file = usual_cache_path(cache_path, app)
         self._transport_options: dict[str, Any] = {**options}
-        self._network_options = TransportOptions(**self._transport_options | _HTTP1_ONLY)
-        trust = _trust_of(trusted_keys, self.policy, file)
-        built_in, sources = config_of(api_endpoints, socket_endpoints), checked_urls(config_urls)
-        rules = ListRules(built_in, sources, trust, allow_http_lists, allow_http)
-        self._announcer = announcer = Announcer(self)
-        self._state = ClientState(self.policy, announcer.announce, resolver_of(resolver, resolve))
-        self._lists = EndpointLists(self._state, rules, file, announcer.send)
-        bearer, health = checked_token(token), HealthRequest(health_path_of(health_path), healthy)
-        schedule = Schedule(checked_interval(update_interval), watch, report)
-        self._parts = ManagerParts(
-            self._state, self._lists, self._network_options, bearer, health, schedule
+        self._network_options = network = TransportOptions(**self._transport_options | _HTTP1_ONLY)
+        trust = None if trusted_keys is None else Trust(trusted_keys, policy.max_endpoints, file)
+        https_only = trust is None and not allow_http_lists
+        built_in, urls = config_of(api_endpoints, socket_endpoints), checked_urls(config_urls)
+        bearer, interval = checked_token(token), checked_interval(update_interval)
+        settings = ManagerSettings(
+            built_in, urls, trust, https_only, allow_http, network, bearer, interval, watch, report
         )
-        self._lifecycle = Lifecycle(self._parts)
+        self._announcer = announcer = Announcer(self)
+        self._state = ClientState(policy, announcer.announce, resolver_of(resolver, resolve))
+        self._lists = EndpointLists(self._state, settings, file, announcer.send)
+        health = HealthRequest(health_path_of(health_path), healthy)
+        self._lifecycle = Lifecycle(self._lists, health)
         # The threads end when the application drops its last reference to the manager.
         weakref.finalize(self, self._lifecycle.cancel).atexit = False
 
@@ -264,22 +264,7 @@ class BaseManager:
     @property
     def room_id(self) -> str | None:
         """The room of the last QR code that named a room, or None."""
-        return self._lists.room_id
-
-    @property
-    def config_urls(self) -> tuple[str, ...]:
-        """The servers from which updates fetch the list, besides the endpoints."""
-        return self._lists.rules.config_urls
-
-    @property
-    def update_interval(self) -> float:
-        """Seconds between two updates of the list; 0 for none."""
-        return self._parts.schedule.update_interval
-
-    @property
-    def watch(self) -> bool:
-        """Whether a long poll fetches a new list as soon as a server publishes it."""
-        return self._parts.schedule.watch
+        return self._lists.kept.room_id
 
     def add_api_endpoint(self, url: str, priority: int = 0) -> None:
         """Add an API endpoint, or change the priority of a known endpoint.
@@ -353,23 +338,23 @@ class BaseManager:
         updates = self._lifecycle.tasks.updates
         return updates.update(fallback_url, token, force=force, by_hand=True).changed
 
-    def _options_for_transport(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        check_keywords(
-            f"{type(self).__name__}.client()", options, ClientKeywords, ["start", "transport"]
-        )
+    def _client_options(
+        self, options: Mapping[str, Any], *, start: bool
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the options of a client, and those of its transport; start the manager first."""
+        check_keywords(self.client, options, ClientKeywords)
+        if start:
+            self._start_if_new()
         given = {name: value for name, value in options.items() if name in NAMES}
         merged = {**self._transport_options, **given}
         http1_only = merged.get("http1", True) and not merged.get("http2")
         if http1_only and not given.keys() & _TLS_OPTIONS:
             # Reuse the TLS context: creating a context takes a tenth of a second.
             merged |= {"verify": self._network_options.tls, "cert": None}
-        return merged
-
-    def _options_for_client(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        given = {name: value for name, value in options.items() if name not in NAMES}
         total, connect = self.policy.total_timeout, self.policy.connect_timeout
         timeout = httpx2.Timeout(Default(total), connect=Default(connect))
-        return {"base_url": BASE_URL, "timeout": timeout, **given}
+        own = {name: value for name, value in options.items() if name not in NAMES}
+        return {"base_url": BASE_URL, "timeout": timeout, **own}, merged
 
 
 class EndpointManager(BaseManager):
@@ -427,12 +412,9 @@ class EndpointManager(BaseManager):
             TypeError: If an option is unknown.
             ValueError: If certificates would not be verified.
         """
-        if start:
-            self._start_if_new()
-        failover = FailoverTransport(
-            self, transport=transport, **self._options_for_transport(options)
-        )
-        return Client(transport=failover, **self._options_for_client(options))
+        own, connection = self._client_options(options, start=start)
+        failover = FailoverTransport(self, transport=transport, **connection)
+        return Client(transport=failover, **own)
 
     def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
         """Check one endpoint now, and record the result.
@@ -533,12 +515,9 @@ class AsyncEndpointManager(BaseManager):
             TypeError: If an option is unknown.
             ValueError: If certificates would not be verified.
         """
-        if start:
-            self._start_if_new()
-        failover = AsyncFailoverTransport(
-            self, transport=transport, **self._options_for_transport(options)
-        )
-        return AsyncClient(transport=failover, **self._options_for_client(options))
+        own, connection = self._client_options(options, start=start)
+        failover = AsyncFailoverTransport(self, transport=transport, **connection)
+        return AsyncClient(transport=failover, **own)
 
     async def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
         """Check one endpoint now; see ``EndpointManager.check_endpoint_health``.
@@ -569,10 +548,3 @@ class AsyncEndpointManager(BaseManager):
         if self._announcer.loop is None:
             self._announcer.loop = asyncio._get_running_loop()
         super()._start_if_new()
-
-
-def _trust_of(keys: Several[Key] | None, policy: Policy, file: Path | None) -> Trust | None:
-    if keys is None:
-        return None
-    mark = None if file is None else file.with_name(f"{file.name}.mark")
-    return Trust(keys_of(keys), policy.max_endpoints, mark)

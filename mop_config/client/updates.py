@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from ..errors import MopConfigError, UpdateFailed, UpdateRefused, UpdateUntrusted
 from ..model.jws import MEDIA_TYPE
-from ..net.http import HttpReply, HttpRequest, backoff
+from ..net.http import HttpClient, HttpReply, HttpRequest, backoff
+from .lists.endpoint_lists import EndpointLists
 from .lists.update import Check, NewList, UpdateContext, combined_error, current_token, update
-from .parts import ManagerParts
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +56,22 @@ class UpdateRound(NamedTuple):
 Found = tuple[NewList | None, UpdateRound]
 
 
+def new_client(lists: EndpointLists) -> HttpClient:
+    """Create a client for the sources of lists; its ``abort`` cancels its requests."""
+    policy, options = lists.state.policy, lists.settings.options
+    return HttpClient(
+        options.for_dial(policy.connect_timeout),
+        lists.state.resolver,
+        connect_within=max(policy.connect_timeout, policy.health_timeout),
+        proxy_for=options.proxy_for,
+    )
+
+
 class ListSearch:
     """One search for a list, over the sources of an update.
 
     Args:
-        parts: The parts of the manager.
+        lists: The lists of the manager.
         known: The state of the manager, with the sources in their order.
         any_healthy: Returns whether an endpoint of a new list is healthy.
         fallback: The source to request first, or None.
@@ -69,19 +80,19 @@ class ListSearch:
 
     def __init__(
         self,
-        parts: ManagerParts,
+        lists: EndpointLists,
         known: UpdateContext,
         any_healthy: Check,
         fallback: str | None,
         token: str | None,
     ) -> None:
-        self._parts = parts
+        self._lists = lists
         self._known = known
         self._any_healthy = any_healthy
-        self._token = current_token(parts.token if token is None else token)
-        self._server_names = parts.lists.server_names(fallback)
+        self._token = current_token(lists.settings.token if token is None else token)
+        self._server_names = lists.server_names(fallback)
         self._events: SimpleQueue[tuple[int, Found | Exception | None]] = SimpleQueue()
-        self._client = parts.new_client()
+        self._client = new_client(lists)
         self._running: set[int] = set()
         # Sources that hold their response until the list changes. Their silence is no failure.
         self._holding: set[int] = set()
@@ -118,7 +129,7 @@ class ListSearch:
                 if isinstance(event, tuple):
                     return event
                 if isinstance(event, UpdateUntrusted):
-                    self._parts.lists.report_refused("remote", event)
+                    self._lists.report_refused("remote", event)
                 if isinstance(event, (UpdateFailed, UpdateRefused)):
                     errors[position] = event
                 elif event is not None:
@@ -160,7 +171,7 @@ class ListSearch:
                 self._events.put((-1, None))  # start the next source
             # Any status may have ``Retry-After``: it comes with a 304 of many long polls.
             retry_after = reply.headers.get("retry-after")
-            pause = self._parts.state.policy.busy_for(503, retry_after, time.time()) or 0.0
+            pause = self._lists.state.policy.busy_for(503, retry_after, time.time()) or 0.0
             waited = "wait" in reply.headers.get("preference-applied", "")
             outcome = UpdateRound(False, wait > 0, waited, pause)
             return reply
@@ -169,7 +180,7 @@ class ListSearch:
         return found, outcome
 
     def _request(self, url: str, etag: str | None, wait: int, with_token: bool) -> HttpRequest:
-        signed = self._known.rules.trust is not None
+        signed = self._known.trust is not None
         headers = {
             "Accept": MEDIA_TYPE if signed else "application/json",
             "Accept-Encoding": "gzip",
@@ -178,12 +189,12 @@ class ListSearch:
             headers["If-None-Match"] = etag
         return HttpRequest(
             url,
-            self._parts.deadline() + wait,
-            self._parts.state.policy.max_list_bytes,
+            time.monotonic() + self._lists.state.policy.total_timeout + wait,
+            self._lists.state.policy.max_list_bytes,
             headers=headers,
             token=self._token if with_token else None,
             server_names=self._server_names,
-            https_only=self._known.rules.https_only,
+            https_only=self._known.https_only,
         )
 
 
@@ -191,12 +202,12 @@ class ListUpdates:
     """The updates of a manager's list, until ``close`` cancels them for good.
 
     Args:
-        parts: The parts of the manager.
+        lists: The lists of the manager.
         any_healthy: Returns whether an endpoint of a new list is healthy.
     """
 
-    def __init__(self, parts: ManagerParts, any_healthy: Check) -> None:
-        self._parts = parts
+    def __init__(self, lists: EndpointLists, any_healthy: Check) -> None:
+        self._lists = lists
         self._any_healthy = any_healthy
         self._is_closed = False
         self._searches: set[ListSearch] = set()
@@ -235,9 +246,9 @@ class ListUpdates:
             UpdateRefused: If every list found would leave no working endpoint, or is not
                 trusted.
         """
-        began, lists = self._manual_updates, self._parts.lists
+        began, lists = self._manual_updates, self._lists
         known = lists.update_context(fallback, force=force, wait=wait)
-        search = ListSearch(self._parts, known, self._any_healthy, fallback, token)
+        search = ListSearch(self._lists, known, self._any_healthy, fallback, token)
         self._searches.add(search)
         if self._is_closed:
             search.close()
@@ -258,14 +269,14 @@ class ListUpdates:
         try:
             self.update()
             self._failures = 0
-            return _jittered(self._parts.schedule.update_interval)
+            return _jittered(self._lists.settings.update_interval)
         except Exception as error:
             known = isinstance(error, MopConfigError)
             what = str(error) if known else f"the update failed: {type(error).__name__}: {error}"
             if not self._is_closed:
                 logger.log(self._log_level_of(error), "%s", what)
             self._failures += 1
-            longest = min(MAX_RETRY, self._parts.schedule.update_interval)
+            longest = min(MAX_RETRY, self._lists.settings.update_interval)
             return _jittered(backoff(self._failures, FIRST_RETRY, longest))
 
     def _log_level_of(self, error: Exception) -> int:
@@ -273,7 +284,7 @@ class ListUpdates:
         if not isinstance(error, MopConfigError):
             return logging.ERROR
         expected = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
-        no_source = not self._parts.lists.rules.config_urls
+        no_source = not self._lists.settings.config_urls
         return logging.INFO if expected and no_source else logging.WARNING
 
     def watch(self) -> float:
@@ -296,11 +307,11 @@ class ListUpdates:
         A server without long polls is polled once per update interval. A server that claims to
         hold its responses, but answers at once each time, is polled with growing delays.
         """
-        if not round_.asked_to_wait and self._parts.lists.etags:
+        if not round_.asked_to_wait and self._lists.etags:
             # A long poll needs an ETag, and only the first response supplied an ETag.
             return FIRST_WATCH_RETRY if quick_replies > 1 else 0.0
         if not (round_.asked_to_wait and round_.waited):
-            return self._parts.schedule.update_interval or IDLE
+            return self._lists.settings.update_interval or IDLE
         if quick_replies == 0 or (quick_replies <= 2 and round_.changed):
             return round_.pause
         retry = backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)

@@ -151,5 +151,4 @@ def test_nothing_internal_is_public(kind: Any) -> None:
         *("get_current_api_url", "get_current_socket_url", "pin", "unpin"),
         *("select_best_endpoints", "check_endpoint_health", "check_all", "client", "attempts"),
         *("update_endpoints_from_remote", "start", "close"),
-        *("config_urls", "update_interval", "watch"),
     }

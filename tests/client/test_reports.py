@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mop_config import EndpointConfig
-from mop_config.client import EndpointManager, ListSource, background, parts
+from mop_config.client import EndpointManager, background
+from mop_config.client import reports as client_reports
 from mop_config.model.codec import dumps
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import COUNTED, Fault
@@ -60,8 +61,8 @@ def test_what_happened_since_the_last_report_is_sent() -> None:
     """A report counts outcomes since the last one by endpoint and fault, without local faults."""
     with list_server() as server:
         manager = manager_of(server.url)
-        report = manager._lifecycle.tasks.reporter
-        assert parts.EVERY <= report.run() <= 1.2 * parts.EVERY
+        report = manager._lifecycle.tasks._work["report"]
+        assert client_reports.EVERY <= report() <= 1.2 * client_reports.EVERY
         assert reports(server) == []
         with manager.client(start=False) as client:
             for _ in range(3):
@@ -69,13 +70,13 @@ def test_what_happened_since_the_last_report_is_sent() -> None:
         fail(manager, "https://down.example/api/v1", Fault.TLS, 2)
         fail(manager, "https://down.example/api/v1", Fault.OURS)
         fail(manager, "https://down.example/api/v1", Fault.RESOLVER)
-        report.run()
+        report()
         down = {"kind": "api", "url": "https://down.example/api/v1", "counts": {"tls": 2}}
         own = {"kind": "api", "url": f"{server.url}/api/v1", "counts": {"ok": 3}}
         assert reports(server) == [{"endpoints": [down, own]}]
         fail(manager, "https://down.example/api/v1", Fault.REFUSED)
-        report.run()
-        report.run()
+        report()
+        report()
         assert reports(server)[1:] == [{"endpoints": [{**down, "counts": {"refused": 1}}]}]
         manager.close()
 
@@ -88,7 +89,7 @@ def test_a_server_that_takes_no_reports_is_left_alone_for_a_day(status: int, pau
     with list_server(status) as server:
         manager = manager_of(server.url)
         fail(manager, f"{server.url}/api/v1", Fault.TLS)
-        assert manager._lifecycle.tasks.reporter.run() == pause
+        assert manager._lifecycle.tasks._work["report"]() == pause
         manager.close()
 
 
@@ -97,10 +98,10 @@ def test_a_report_that_did_not_arrive_is_part_of_the_next_one(status: int) -> No
     """The counts of a failed report are part of the next one, sent after the usual interval."""
     with list_server(status) as server:
         manager = manager_of(server.url)
-        report = manager._lifecycle.tasks.reporter
+        report = manager._lifecycle.tasks._work["report"]
         for times in (1, 2):
             fail(manager, f"{server.url}/api/v1", Fault.TLS)
-            assert parts.EVERY <= report.run() <= 1.2 * parts.EVERY
+            assert client_reports.EVERY <= report() <= 1.2 * client_reports.EVERY
             assert reports(server)[-1]["endpoints"][0]["counts"] == {"tls": times}
         manager.close()
 
@@ -115,12 +116,12 @@ def test_a_report_is_within_the_limits_of_the_server() -> None:
             fail(manager, url, Fault.READ_TIMEOUT, 1)
         fail(manager, urls[150], Fault.READ_TIMEOUT, SERVER_MAX + 6)
         # After a manual edit the list has no server that could receive reports.
-        report = manager._lifecycle.tasks.reporter
-        report.run()
+        report = manager._lifecycle.tasks._work["report"]
+        report()
         assert reports(server) == []
-        manager._lists._source = ListSource("remote", f"{server.url}{LIST}", None)
+        manager._lists.kept = manager._lists.kept._replace(url=f"{server.url}{LIST}")
         for _ in range(9):
-            report.run()
+            report()
         bodies = [asked.body for asked in server.asked if asked.path == REPORTS]
         assert all(len(body) <= 4096 for body in bodies)
         assert reports(server)[0]["endpoints"][0]["url"] == urls[150]
@@ -129,9 +130,9 @@ def test_a_report_is_within_the_limits_of_the_server() -> None:
         )
         assert total["api", urls[150], "read-timeout"] == SERVER_MAX + 7
         assert all(total["api", url, "read-timeout"] == 1 for url in urls if url != urls[150])
-        manager._lists._source = ListSource("remote", f"{server.url}/list.json", None)
+        manager._lists.kept = manager._lists.kept._replace(url=f"{server.url}/list.json")
         fail(manager, urls[0], Fault.TLS)
-        report.run()
+        report()
         assert len(reports(server)) == len(bodies)
         manager.close()
 
@@ -146,7 +147,7 @@ def test_nothing_is_reported_by_default() -> None:
 def test_the_words_are_those_of_the_server() -> None:
     """The server accepts every fault that counts against an endpoint."""
     assert {"ok", *map(str, COUNTED)} == set(FAULTS)
-    assert parts.MAX_COUNT == SERVER_MAX
+    assert client_reports.MAX_COUNT == SERVER_MAX
 
 
 def test_a_running_manager_reports_to_a_real_server(
@@ -154,7 +155,7 @@ def test_a_running_manager_reports_to_a_real_server(
 ) -> None:
     """The status of a real server shows the reports of a running manager."""
     monkeypatch.setattr(background, "EVERY", 0.5)
-    monkeypatch.setattr(parts, "EVERY", 0.5)
+    monkeypatch.setattr(client_reports, "EVERY", 0.5)
     file = tmp_path / "endpoints.txt"
     with handmade() as api:
         file.write_text(f"ApiList:\n{api.url}\n")

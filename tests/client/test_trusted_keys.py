@@ -25,7 +25,7 @@ from mop_config.client.lists.cache_file import CachedList
 from mop_config.client.lists.trust import Trust, trusted_keys
 from mop_config.client.lists.update import list_urls
 from mop_config.errors import PayloadError, SigningKeyError
-from mop_config.model.jws import SignedList, SigningKey, TrustedKeys, jwk_set
+from mop_config.model.jws import SignedList, SigningKey, jwk_set
 
 from ..servers import ENDPOINTS
 from ..waiting import wait_for
@@ -265,8 +265,8 @@ class TestExpiry:
         manager = manager_of(mirror.url)
         assert manager.update_endpoints_from_remote()
         assert not manager.update_endpoints_from_remote()
-        assert manager._lists.rules.trust is not None
-        manager._lists.rules.trust._clock = lambda: time.time() + 20
+        assert manager._lists.settings.trust is not None
+        manager._lists.settings.trust._clock = lambda: time.time() + 20
         assert manager.list_source.stale
         assert refusal(manager) == "expired"
 
@@ -275,7 +275,7 @@ class TestExpiry:
         with handmade(other) as server:
             other.server = server
             lists = manager._lists
-            lists.rules = lists.rules._replace(config_urls=(mirror.url, other.url))
+            lists.settings = lists.settings._replace(config_urls=(mirror.url, other.url))
             assert manager.update_endpoints_from_remote()
         assert names(manager) == [B]
         assert not manager.list_source.stale
@@ -286,8 +286,8 @@ class TestExpiry:
         manager = manager_of(mirror.url)
         assert manager.update_endpoints_from_remote()
         assert manager.statistics()["stale"] is False
-        assert manager._lists.rules.trust is not None
-        manager._lists.rules.trust._clock = lambda: time.time() + 20
+        assert manager._lists.settings.trust is not None
+        manager._lists.settings.trust._clock = lambda: time.time() + 20
         assert manager.statistics()["stale"] is True
         assert not manager._lists.etags
         assert manager.get_current_api_url() == A
@@ -386,9 +386,9 @@ class TestTheCache:
         path.with_name("cache.json.mark").write_bytes(damage)
         manager = manager_of(cache_path=path)
         assert names(manager) == [B]
-        assert manager._lists.rules.trust is not None
-        assert manager._lists.rules.trust.mark is not None
-        assert manager._lists.rules.trust.mark.ver == 2000
+        assert manager._lists.settings.trust is not None
+        assert manager._lists.settings.trust.mark is not None
+        assert manager._lists.settings.trust.mark.ver == 2000
 
     @pytest.mark.parametrize("what", ["fifo", "folder", "endless"])
     def test_a_mark_that_is_no_file_hangs_nobody(
@@ -713,7 +713,7 @@ def test_a_signed_list_at_any_url(place: str) -> None:
 
 def test_a_newer_list_may_come_in_between() -> None:
     """Of two lists that were read at once, the older is refused after the newer was taken."""
-    trust = Trust(TrustedKeys([OURS.public]), 10, None)
+    trust = Trust([OURS.public], 10, None)
     old, new = trust.read(token([A], 1000)), trust.read(token([B], 2000))
     trust.take(new)
     with pytest.raises(ValueError, match="older"):
@@ -733,7 +733,7 @@ def test_a_forked_child_has_a_lock_of_its_own(mirror: Mirror) -> None:
     """A forked child gets a new lock, since the parent may hold the lock during the fork."""
     mirror.body = token([A])
     manager = manager_of(mirror.url)
-    trust = manager._lists.rules.trust
+    trust = manager._lists.settings.trust
     assert trust is not None
     with trust._lock:
         child = os.fork()

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ class CachedList(NamedTuple):
         config: The endpoints.
         origin: The origin of the list: ``remote``, ``qr`` or ``manual``.
         url: The source of the list, or None.
-        saved_at: POSIX time at which the list arrived.
+        saved_at: POSIX time at which the list arrived; None for a built-in list.
         room_id: The room that came with the list, or None.
         etags: The ETags of remote lists, by URL.
         jws: If lists have to be signed, the JWS of the list, after the older lists to which this
@@ -43,9 +44,9 @@ class CachedList(NamedTuple):
     config: EndpointConfig
     origin: str
     url: str | None
-    saved_at: float
+    saved_at: float | None
     room_id: str | None
-    etags: dict[str, str]
+    etags: Mapping[str, str]
     jws: tuple[str, ...] = ()
 
 

@@ -4,7 +4,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,21 +14,27 @@ from blinker import NamedSignal
 from ... import signals
 from ...errors import AddressError, PayloadError, SignatureError, UpdateUntrusted
 from ...files import locked
-from ...model import codec
 from ...model.address import parse_url
+from ...model.codec import QrData, endpoint_changes, loads_qr
 from ...model.endpoint import Endpoint, EndpointConfig, Kind
 from ...model.jws import SignedList, looks_signed
 from ...net.http import origin_of
 from ..pool.session import ClientState
+from ..transport.options import TransportOptions
 from . import cache_file
 from .cache_file import CachedList
 from .normalize import is_plain, normalized, urls_of, without_plain, without_query
-from .update import ListRules, NewList, UpdateContext, sources
+from .trust import Trust
+from .update import NewList, Token, UpdateContext, sources
 
 logger = logging.getLogger(__name__)
 
+#: The endpoints by their kind.
+Kinds = Mapping[Kind, tuple[Endpoint, ...]]
 #: Name of a QR code in place of a source URL.
 _QR_CODE = "the QR code"
+#: The words of ``endpoints_updated`` for the signs of ``endpoint_changes``.
+_WORDS = {"+": "added", "-": "removed", "~": "changed"}
 #: Seconds to wait for the flock of the cache file; after that, the next turn saves the list.
 _LOCK_TIMEOUT = 0.1
 
@@ -48,97 +55,132 @@ class ListSource(NamedTuple):
     stale: bool = False
 
 
+class ManagerSettings(NamedTuple):
+    """The application's settings for updates of the list, and for reports.
+
+    Attributes:
+        built_in: The built-in endpoints.
+        config_urls: Servers from which updates fetch the list, besides the endpoints.
+        trust: Verifies signed lists; None if lists need not be signed.
+        https_only: Whether a list is accepted over https or from this machine only.
+        allow_http: Whether a list received over https may name endpoints over plain http.
+        options: Options of the connections.
+        token: The bearer token for sources of lists, or a function that returns the token.
+        update_interval: Seconds between two updates; 0 for none.
+        watch: Whether to wait for a new list by a long poll.
+        report: Whether to report the outcomes of requests to the server of the list.
+    """
+
+    built_in: EndpointConfig
+    config_urls: tuple[str, ...]
+    trust: Trust | None
+    https_only: bool
+    allow_http: bool
+    options: TransportOptions
+    token: Token
+    update_interval: float
+    watch: bool
+    report: bool
+
+
 class EndpointLists:
     """The endpoint lists of a manager: in its pools, and in its cache file.
 
     Args:
         state: The pools.
-        rules: The application's settings for the sources of lists.
+        settings: The application's settings.
         path: The cache file, or None.
         send: Sends a signal.
 
     Attributes:
+        kept: The origin, the room and the ETags of the list in use; its ``config`` is empty,
+            because the pools hold the endpoints.
         save_later: Asks a running manager to call ``save`` in its own thread; None to save at
             once.
-        room_id: The room of the last QR code that named a room, or None.
     """
 
     def __init__(
         self,
         state: ClientState,
-        rules: ListRules,
+        settings: ManagerSettings,
         path: Path | None,
         send: Callable[[NamedSignal, dict[str, Any]], None],
     ) -> None:
-        self.rules = rules
+        self.state = state
+        self.settings = settings
+        self.kept = CachedList(EndpointConfig(), "none", None, None, None, {})
         self.save_later: Callable[[], None] | None = None
-        self.room_id: str | None = None
         self._path = path
-        self._state = state
-        self._trust = rules.trust
+        self._trust = settings.trust
         self._send = send
-        self._source = ListSource("none", None, None)
-        self._arrived_at: float | None = None  # POSIX time
-        self._etags: dict[str, str] = {}  # of remote lists that equal the list in use, by URL
         self._unsaved = self._save_failed = False
         # The lock makes accepting a signed list and putting it into the pools one step. So of two
         # lists that arrive at once, the newer list stays.
         self._apply_lock = threading.RLock()
         self._save_lock = threading.Lock()
         config = self._load()
-        if not config and rules.built_in:
-            config = rules.built_in
-            self._source = ListSource("seed", None, None)
+        if not config and settings.built_in:
+            config = settings.built_in
+            self.kept = self.kept._replace(origin="seed")
         with state:
-            _replace(state, config)
+            self._replace(config.kinds())
 
     def _load(self) -> EndpointConfig:
         """Read the cache file; return an empty list if the file has no list."""
         cached = None if self._path is None else cache_file.load(self._path)
         if cached is None:
             return EndpointConfig()
-        self.room_id, config = cached.room_id, cached.config
+        config, source = cached.config, str(self._path)
         if self._trust is not None and config:
             try:
                 self._trust.recall(cached.jws)
             except SignatureError as error:
-                self.report_refused("cache", _untrusted(str(self._path), error))
+                self.report_refused("cache", UpdateUntrusted(source, str(error), error.code))
             # The unencrypted endpoints that were dropped on acceptance stay dropped.
             kept = frozenset(urls_of(config, is_plain))
-            config = without_plain(self._trust.config(), str(self._path), kept)
-        config = normalized(config, str(self._path))
+            config = without_plain(self._trust.config(), source, kept)
+        config = normalized(config, source)
         if config:
-            self._etags = cached.etags
-            self._source = ListSource("cache", cached.url, None)
-            self._arrived_at = cached.saved_at
+            self.kept = cached._replace(config=EndpointConfig(), origin="cache")
+        else:
+            self.kept = self.kept._replace(room_id=cached.room_id)
         return config
+
+    def _kinds(self) -> Kinds:
+        """Return the list in use. The caller holds the lock of the state."""
+        pools = {kind: self.state.pool(kind) for kind in Kind}
+        return {kind: tuple(m.endpoint for m in pool.members()) for kind, pool in pools.items()}
+
+    def _replace(self, kinds: Kinds) -> None:
+        """Replace the endpoints of these kinds. The caller holds the lock of the state."""
+        for kind, endpoints in kinds.items():
+            self.state.pool(kind).replace(endpoints, self.state.clock())
 
     @property
     def config(self) -> EndpointConfig:
         """The list in use."""
-        with self._state as state:
-            pools = [state.pool(kind) for kind in Kind]
-            return EndpointConfig(*(tuple(m.endpoint for m in pool.members()) for pool in pools))
+        with self.state:
+            return EndpointConfig(*self._kinds().values())
 
     @property
     def source(self) -> ListSource:
         """The origin and the age of the list."""
-        at = self._arrived_at
+        origin, url, at = self.kept.origin, self.kept.url, self.kept.saved_at
         age = None if at is None else max(0.0, time.time() - at)
-        return self._source._replace(age=age, stale=self._is_stale)
+        return ListSource(origin, url, age, self._is_stale)
 
     @property
     def _is_stale(self) -> bool:
         return self._trust is not None and self._trust.stale
 
     @property
-    def etags(self) -> dict[str, str]:
+    def etags(self) -> Mapping[str, str]:
         """The ETags for conditional requests, by URL.
 
         No ETags are sent while the list is expired: a 304 from a server with the same old list
         must not end the search for a newer list.
         """
-        return {} if self._is_stale else dict(self._etags)
+        return {} if self._is_stale else self.kept.etags
 
     # -- sources of updates
 
@@ -150,8 +192,9 @@ class EndpointLists:
             force: Whether to apply a list that may leave no working endpoint.
             wait: Seconds for which a server may hold its reply.
         """
-        rules = self.rules
-        with self._state as state:
+        settings = self.settings
+        built_in = [endpoint.url for endpoint in settings.built_in.api_endpoints]
+        with self.state as state:
             current = state.api.select(state.clock())
             usable = {
                 kind.value: frozenset(m.url for m in state.pool(kind).members() if m.health.usable)
@@ -160,21 +203,22 @@ class EndpointLists:
             urls = [member.url for member in state.api.members()]
             quiet = state.policy.probe != "all" and current is not None and current.health.usable
         down = frozenset(urls) - usable[Kind.API]
-        # The built-in endpoints come last, so that a bad list does not cut the client off.
-        last = [*rules.config_urls, *(e.url for e in rules.built_in.api_endpoints)]
-        endpoints = {*urls, *(e.url for e in rules.built_in.api_endpoints)}
+        configured = frozenset(settings.config_urls).difference(urls, built_in)
         if quiet:  # contact only the endpoint in use
-            urls, last = [], list(rules.config_urls)
-        plain = rules.allow_http or bool(urls_of(self.config, is_plain))
+            urls, built_in = [], []
+        # The built-in endpoints come last, so that a bad list does not cut the client off.
+        last = [*settings.config_urls, *built_in]
         return UpdateContext(
             sources(fallback, None if current is None else current.url, urls, last, down),
             usable,
             self.etags,
             force,
             wait,
-            rules._replace(allow_http=plain),
             state.policy.max_endpoints,
-            frozenset(rules.config_urls) - endpoints,
+            configured,
+            settings.trust,
+            settings.allow_http or bool(urls_of(self.config, is_plain)),
+            settings.https_only,
         )
 
     def server_names(self, fallback: str | None = None) -> dict[str, str]:
@@ -187,9 +231,9 @@ class EndpointLists:
         Args:
             fallback: The server that this update requests first, or None.
         """
-        built_in = self.rules.built_in.api_endpoints
+        built_in = self.settings.built_in.api_endpoints
         names = {origin_of(parse_url(e.url)): e.server_name for e in self.config.api_endpoints}
-        for url in (fallback, *self.rules.config_urls):
+        for url in (fallback, *self.settings.config_urls):
             if url is not None:
                 with contextlib.suppress(AddressError):  # the update reports the error
                     names[origin_of(parse_url(url.partition("?")[0]))] = None
@@ -200,25 +244,25 @@ class EndpointLists:
 
     def put(self, kind: Kind, endpoint: Endpoint) -> None:
         """Add an endpoint, or change the priority of a known endpoint."""
-        self._change("manual", None, lambda s: s.pool(kind).put(endpoint, s.clock()))
+        self._change("manual", None, partial(_merged, more={kind: (endpoint,)}))
 
     def remove(self, url: str) -> bool:
         """Remove an endpoint from both kinds; return False if the URL is unknown."""
 
-        def change(state: ClientState) -> None:
-            for kind in Kind:
-                state.pool(kind).remove(url, state.clock())
+        def without(ours: Kinds) -> Kinds:
+            return {kind: tuple(e for e in each if e.url != url) for kind, each in ours.items()}
 
-        return self._change("manual", None, change)
+        return self._change("manual", None, without)
 
-    def apply_qr(self, text: str | bytes, *, replace: bool, trust: bool) -> codec.QrData:
+    def apply_qr(self, text: str | bytes, *, replace: bool, trust: bool) -> QrData:
         """Apply the endpoints of a QR text; see ``BaseManager.apply_qr``."""
         if not isinstance(text, (str, bytes)):
             raise TypeError(f"the QR text must be a text or bytes, not {type(text).__name__}")
         try:
             data, signed = self._read_qr(text, plain=trust)
         except SignatureError as error:
-            raise self.report_refused("qr", _untrusted(_QR_CODE, error)) from None
+            refusal = UpdateUntrusted(_QR_CODE, str(error), error.code)
+            raise self.report_refused("qr", refusal) from None
         found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
         taken, ours = normalized(found, _QR_CODE).kinds(), self.config.kinds()
         given = {kind: taken[kind] for kind, each in data.kinds().items() if each is not None}
@@ -226,33 +270,22 @@ class EndpointLists:
             if replace and ours[kind] and not endpoints:
                 reason = "is empty: it would take every endpoint of its kind away"
                 raise PayloadError(kind.member, reason)
-
-        def change(state: ClientState) -> None:
-            for kind, endpoints in given.items():
-                if replace:
-                    state.pool(kind).replace(endpoints, state.clock())
-                else:
-                    for endpoint in endpoints:
-                        state.pool(kind).put(endpoint, state.clock())
-
         with self._apply_lock:
-            if signed is not None:
-                self._accept_signed(signed, "qr", _QR_CODE, added=not replace)
-            if data.room_id is not None:
-                self.room_id = data.room_id
-            self._change("qr", None, change)
+            self._accept_signed(signed, "qr", _QR_CODE, added=not replace)
+            merged = partial(_merged, more=given)
+            self._change("qr", None, (lambda _: given) if replace else merged, {}, data.room_id)
         return data
 
-    def _read_qr(self, text: str | bytes, *, plain: bool) -> tuple[codec.QrData, SignedList | None]:
+    def _read_qr(self, text: str | bytes, *, plain: bool) -> tuple[QrData, SignedList | None]:
         if not looks_signed(text):
             if self._trust is not None and not plain:
                 raise SignatureError("not-signed", "it is not signed (trust=True takes it)")
-            return codec.loads_qr(text, self._state.policy.max_endpoints), None
+            return loads_qr(text, self.state.policy.max_endpoints), None
         if self._trust is None:
             raise PayloadError("document", "it is signed: trusted_keys must say by whom")
         signed = self._trust.read(text)
         lists = signed.config
-        return codec.QrData(lists.api_endpoints, lists.socketio_endpoints, signed.room_id), signed
+        return QrData(lists.api_endpoints, lists.socketio_endpoints, signed.room_id), signed
 
     def apply_remote(self, found: NewList) -> bool:
         """Apply a remote list; endpoints that stay keep their health and statistics.
@@ -264,21 +297,21 @@ class EndpointLists:
             UpdateUntrusted: If a newer list was accepted meanwhile.
         """
         shown = without_query(found.url)
+        tags = {} if found.etag is None else {found.url: found.etag}
         with self._apply_lock:
-            if found.signed is not None:
-                self._accept_signed(found.signed, "remote", shown)
-            tags = {} if found.etag is None else {found.url: found.etag}
-            return self._change("remote", shown, lambda s: _replace(s, found.config), tags)
+            self._accept_signed(found.signed, "remote", shown)
+            return self._change("remote", shown, lambda _: found.config.kinds(), tags)
 
     def _accept_signed(
-        self, signed: SignedList, origin: str, url: str, *, added: bool = False
+        self, signed: SignedList | None, origin: str, url: str, *, added: bool = False
     ) -> None:
-        if self._trust is None:
+        if signed is None or self._trust is None:
             return
         try:
             self._trust.take(signed, added=added)
         except SignatureError as error:
-            raise self.report_refused(origin, _untrusted(url, error)) from None
+            refusal = UpdateUntrusted(url, str(error), error.code)
+            raise self.report_refused(origin, refusal) from None
 
     def report_refused(self, origin: str, error: UpdateUntrusted) -> UpdateUntrusted:
         """Log and signal an untrusted list, and return the error."""
@@ -291,34 +324,43 @@ class EndpointLists:
         self,
         origin: str,
         url: str | None,
-        change: Callable[[ClientState], None],
-        etags: dict[str, str] | None = None,
+        change: Callable[[Kinds], Kinds],
+        etags: Mapping[str, str] | None = None,
+        room_id: str | None = None,
     ) -> bool:
         """Change the list, save it, and send ``endpoints_updated``; return whether it changed.
 
-        ``etags`` are the ETags of the new list. The ETags of the old list are dropped if the list
-        has changed, because the next response must be a list then, not a 304.
+        Args:
+            origin: The origin of the new list.
+            url: The source of the new list, or None.
+            change: Returns the new endpoints of the kinds that may change.
+            etags: The ETags of the new list. The ETags of the old list are dropped if the list
+                has changed, because the next response must be a list then, not a 304.
+            room_id: The room that came with the new list; None to keep the room.
         """
-        with self._state as state:
-            before = _entries(state)
-            change(state)
-            after = _entries(state)
-        if before == after and origin == "manual":
-            return False
-        self._etags = {**(self._etags if before == after else {}), **(etags or {})}
-        self._source, self._arrived_at = ListSource(origin, url, None), time.time()
+        with self.state:
+            before = self._kinds()
+            after = change(before)
+            self._replace(after)
+            changes = [
+                c for kind in after for c in endpoint_changes(kind, before[kind], after[kind])
+            ]
+            if not changes and origin == "manual":
+                return False
+            old = self.kept
+            etags = {**({} if changes else old.etags), **(etags or {})}
+            room_id = room_id or old.room_id
+            self.kept = CachedList(EndpointConfig(), origin, url, time.time(), room_id, etags)
         self._unsaved = True
         (self.save_later or self.save)()
-        if before == after:
-            return False
-        about = {
-            "added": _urls(after.keys() - before.keys()),
-            "removed": _urls(before.keys() - after.keys()),
-            "changed": _urls(e for e in after if e in before and after[e] != before[e]),
-        }
-        logger.info("the endpoint list has changed (%s): %s", origin, about)
-        self._send(signals.endpoints_updated, {"origin": origin, "url": url, **about})
-        return True
+        if changes:
+            about = {
+                word: sorted({change.endpoint.url for change in changes if change.sign == sign})
+                for sign, word in _WORDS.items()
+            }
+            logger.info("the endpoint list has changed (%s): %s", origin, about)
+            self._send(signals.endpoints_updated, {"origin": origin, "url": url, **about})
+        return bool(changes)
 
     # -- the cache file
 
@@ -338,10 +380,8 @@ class EndpointLists:
                     self._save_failed = True
 
     def _write(self, path: Path) -> None:
-        arrived_at, room = self._arrived_at or time.time(), self.room_id
-        etags = {url: etag for url, etag in self._etags.items() if "?" not in url}
-        origin, url, *_ = self._source
-        cached = CachedList(self.config, origin, url, arrived_at, room, etags)
+        etags = {url: etag for url, etag in self.kept.etags.items() if "?" not in url}
+        cached = self.kept._replace(config=self.config, etags=etags, jws=())
         if self._trust is None:
             cache_file.save(path, cached)
             return
@@ -363,22 +403,7 @@ class EndpointLists:
             self._trust.reset_after_fork()
 
 
-def _untrusted(url: str, error: SignatureError) -> UpdateUntrusted:
-    return UpdateUntrusted(url, str(error), error.code)
-
-
-def _entries(state: ClientState) -> dict[tuple[str, str], Endpoint]:
-    return {
-        (kind, member.url): member.endpoint
-        for kind in Kind
-        for member in state.pool(kind).members()
-    }
-
-
-def _urls(entries: Iterable[tuple[str, str]]) -> list[str]:
-    return sorted({url for _, url in entries})
-
-
-def _replace(state: ClientState, config: EndpointConfig) -> None:
-    for kind, endpoints in config.kinds().items():
-        state.pool(kind).replace(endpoints, state.clock())
+def _merged(ours: Kinds, more: Kinds) -> Kinds:
+    """Add endpoints to those of their kind, or change the attributes of known endpoints."""
+    found = {kind: {e.url: e for e in (*ours[kind], *each)} for kind, each in more.items()}
+    return {kind: tuple(by_url.values()) for kind, by_url in found.items()}

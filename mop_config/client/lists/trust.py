@@ -90,19 +90,19 @@ class Trust:
     have a file of their own, which survives a lost cache file, and which processes share.
 
     Args:
-        keys: The trusted keys.
+        keys: The trusted keys; see ``trusted_keys``.
         most: Limit of the endpoints of a list.
-        path: The file of the marks, or None.
+        cache: The cache file, beside which the file of the marks is, or None for no file.
 
     Attributes:
         accepted: The accepted lists whose endpoints are in use: the newest list, after the older
             lists to which the newest list was added.
     """
 
-    def __init__(self, keys: TrustedKeys, most: int, path: Path | None) -> None:
-        self._keys = keys
+    def __init__(self, keys: Several[Key], most: int, cache: Path | None) -> None:
+        self._keys = trusted_keys(keys)
         self._most = most
-        self._path = path
+        self._path = None if cache is None else cache.with_name(f"{cache.name}.mark")
         self._clock = time.time
         self._lock = threading.Lock()
         self._marks: dict[str, HighWaterMark] = {}  # by key

@@ -62,29 +62,6 @@ Fetch = Callable[[str, str | None, int, bool], HttpReply]
 Check = Callable[[str, tuple[Endpoint, ...]], bool]
 
 
-class ListRules(NamedTuple):
-    """The application's settings for the sources of lists.
-
-    Attributes:
-        built_in: The built-in endpoints.
-        config_urls: Servers from which updates fetch the list, besides the endpoints.
-        trust: Verifies signed lists; None if lists need not be signed.
-        allow_http_lists: Whether an unsigned list is accepted over plain http from another machine.
-        allow_http: Whether a list received over https may name endpoints over plain http.
-    """
-
-    built_in: EndpointConfig = EndpointConfig()
-    config_urls: tuple[str, ...] = ()
-    trust: Trust | None = None
-    allow_http_lists: bool = True
-    allow_http: bool = True
-
-    @property
-    def https_only(self) -> bool:
-        """Whether an unsigned list is accepted over https or from this machine only."""
-        return self.trust is None and not self.allow_http_lists
-
-
 class UpdateContext(NamedTuple):
     """The state of a manager on which an update bases its decisions.
 
@@ -94,9 +71,11 @@ class UpdateContext(NamedTuple):
         etags: The ETag of the list in use, by the URLs that serve the list.
         force: Whether a list is accepted even if no endpoint of the list works.
         wait: Seconds for which a server may hold its response while the list is unchanged.
-        rules: The application's settings.
         max_endpoints: Limit of the endpoints of a list.
         configured: The sources from ``config_urls``, each of which may be the URL of a list.
+        trust: Verifies signed lists; None if lists need not be signed.
+        allow_http: Whether a list received over https may name endpoints over plain http.
+        https_only: Whether a list is accepted over https or from this machine only.
     """
 
     sources: tuple[str, ...]
@@ -104,9 +83,11 @@ class UpdateContext(NamedTuple):
     etags: Mapping[str, str]
     force: bool = False
     wait: int = 0
-    rules: ListRules = ListRules()
     max_endpoints: int | None = None
     configured: Container[str] = frozenset()
+    trust: Trust | None = None
+    allow_http: bool = True
+    https_only: bool = False
 
 
 def sources(
@@ -228,14 +209,14 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
     """
     try:
         configured = source in known.configured
-        urls = list_urls(source, signed=known.rules.trust is not None, configured=configured)
+        urls = list_urls(source, signed=known.trust is not None, configured=configured)
     except AddressError as error:
         shown = re.sub(r"//.*[@＠]", "//***@", without_query(source))
         raise _failed(shown, "invalid", str(error)) from None
     failure: UpdateFailed | UpdateUntrusted | None = None
     for url in urls:
         etag, private = known.etags.get(url), may_send_token(parse_url(url.partition("?")[0]))
-        if known.rules.https_only and not private:
+        if known.https_only and not private:
             raise _failed(url, "invalid", _PLAIN_HTTP_REFUSED)
         wait = known.wait if etag else 0
         asked = f"{url}?wait={wait}" if wait and is_route(url) else url
@@ -275,13 +256,13 @@ def _read(
 ) -> NewList | UpdateFailed | UpdateUntrusted:
     shown = without_query(url)
     try:
-        trust = known.rules.trust
+        trust = known.trust
         if trust is None and looks_signed(reply.body):
             raise PayloadError("document", "it is signed: trusted_keys must say by whom")
         signed = None if trust is None else trust.read(reply.body)
         config = signed.config if signed else codec.loads(reply.body, known.max_endpoints)
         config = normalized(config, shown)
-        if url.startswith("https:") and not known.rules.allow_http:
+        if url.startswith("https:") and not known.allow_http:
             config = without_plain(config, shown)
         return NewList(config, url, reply.headers.get("etag"), signed)
     except SignatureError as error:

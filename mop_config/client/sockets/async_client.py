@@ -177,7 +177,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
     """
 
     def __init__(self, manager: BaseManager, **given: Unpack[SocketKeywords]) -> None:
-        check_keywords(f"{type(self).__name__}()", given, SocketKeywords, ["manager"])
+        check_keywords(type(self), given, SocketKeywords)
         self.link_options: dict[str, Any] = {
             "handle_sigint": False,
             "request_timeout": manager.policy.health_timeout,
@@ -214,7 +214,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
                 endpoint accepts it.
             NoEndpointAvailable: If no endpoint accepts the connection.
         """
-        check_keywords(f"{type(self).__name__}.connect()", arguments, ConnectKeywords)
+        check_keywords(self.connect, arguments, ConnectKeywords)
         if not self._run.ended.is_set():
             raise SocketConnectionError("Already connected")
         timeout = self._endpoints.policy.connect_timeout

@@ -85,7 +85,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         transport: httpx2.AsyncBaseTransport | None = None,
         **options: Unpack[TransportKeywords],
     ) -> None:
-        check_keywords(f"{type(self).__name__}()", options, TransportKeywords)
+        check_keywords(type(self), options, TransportKeywords)
         self._state = manager._state
         self._inner = transport
         self._manager = manager  # a client keeps its manager alive

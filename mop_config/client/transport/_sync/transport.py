@@ -86,7 +86,7 @@ class FailoverTransport(httpx2.BaseTransport):
         transport: httpx2.BaseTransport | None = None,
         **options: Unpack[TransportKeywords],
     ) -> None:
-        check_keywords(f"{type(self).__name__}()", options, TransportKeywords)
+        check_keywords(type(self), options, TransportKeywords)
         self._state = manager._state
         self._inner = transport
         self._manager = manager  # a client keeps its manager alive
