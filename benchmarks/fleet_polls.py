@@ -11,7 +11,7 @@ from collections.abc import Generator
 from functools import partial
 from typing import NamedTuple
 
-from mop_config.client.lists.update import UpdateContext, update
+from mop_config.client.lists.rules import UpdateContext, update
 from mop_config.client.updates import WATCH_WAIT
 from mop_config.errors import UpdateFailed
 from mop_config.model.codec import dumps

@@ -70,7 +70,7 @@ PURE = (
     "client.pool.offline",
     "client.pool.policy",
     "client.pool.pool",
-    "client.lists.update",
+    "client.lists.rules",
 )
 #: Modules of the standard library and others that wait or read the clock.
 WAITING = {"time", "threading", "socket", "subprocess", "flask", "watchdog", "random", "asyncio"}

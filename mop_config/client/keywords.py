@@ -62,15 +62,8 @@ class ClientKeywords(TransportKeywords, total=False):
 
 
 class SocketKeywords(TypedDict, total=False):
-    """The options of ``socketio.Client``, for a Socket.io client."""
+    """The options of ``socketio.Client``, but for those that the manager sets."""
 
-    reconnection: bool
-    http_session: Any
-    ssl_verify: bool
-    reconnection_attempts: int
-    reconnection_delay: float
-    reconnection_delay_max: float
-    randomization_factor: float
     logger: Any
     engineio_logger: Any
     serializer: Any

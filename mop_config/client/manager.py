@@ -15,11 +15,10 @@ from ..net.resolver import LookUp, Resolve, resolver_of
 from .attempts import EndpointAttempts
 from .background import Lifecycle
 from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
+from .lists import rules
 from .lists.cache_file import cache_path as usual_cache_path
 from .lists.endpoint_lists import EndpointLists, ListSource, ManagerSettings
-from .lists.normalize import Bootstrap, canonical_url, check_api, config_of
 from .lists.trust import Key, Trust
-from .lists.update import Token, checked_token, checked_urls
 from .pool.member import EndpointState
 from .pool.policy import Policy, checked_interval, policy_or_default
 from .pool.session import ClientState
@@ -46,13 +45,13 @@ class BaseManager:
 
     def __init__(
         self,
-        api_endpoints: Bootstrap = (),
-        socket_endpoints: Bootstrap = (),
+        api_endpoints: rules.Bootstrap = (),
+        socket_endpoints: rules.Bootstrap = (),
         *,
         cache_path: str | Path | None = None,
         app: str | None = None,
         config_urls: Several[str] = (),
-        token: Token = None,
+        token: rules.Token = None,
         policy: Policy | None = None,
         update_interval: float = 3600.0,
         watch: bool = False,
@@ -125,8 +124,11 @@ class BaseManager:
         self._network_options = network = TransportOptions(**self._transport_options | _HTTP1_ONLY)
         trust = None if trusted_keys is None else Trust(trusted_keys, policy.max_endpoints, file)
         https_only = trust is None and not allow_http_lists
-        built_in, urls = config_of(api_endpoints, socket_endpoints), checked_urls(config_urls)
-        bearer, interval = checked_token(token), checked_interval(update_interval)
+        built_in, urls = (
+            rules.config_of(api_endpoints, socket_endpoints),
+            rules.checked_urls(config_urls),
+        )
+        bearer, interval = rules.checked_token(token), checked_interval(update_interval)
         settings = ManagerSettings(
             built_in, urls, trust, https_only, allow_http, network, bearer, interval, watch, report
         )
@@ -207,7 +209,7 @@ class BaseManager:
         Raises:
             KeyError: If the endpoint is not in the list.
         """
-        wanted = canonical_url(url)
+        wanted = rules.canonical_url(url)
         with self._state as state:
             pools = [pool for pool in (state.api, state.socketio) if wanted in pool]
             if not pools:
@@ -274,8 +276,8 @@ class BaseManager:
         Raises:
             AddressError: If the URL or the priority cannot be used.
         """
-        endpoint = Endpoint.parse(canonical_url(url), priority)
-        check_api(endpoint)
+        endpoint = Endpoint.parse(rules.canonical_url(url), priority)
+        rules.check_api(endpoint)
         self._lists.put(Kind.API, endpoint)
 
     def add_socket_endpoint(self, url: str, priority: int = 0) -> None:
@@ -284,7 +286,7 @@ class BaseManager:
         Raises:
             AddressError: If the URL or the priority cannot be used.
         """
-        self._lists.put(Kind.SOCKETIO, Endpoint.parse(canonical_url(url), priority))
+        self._lists.put(Kind.SOCKETIO, Endpoint.parse(rules.canonical_url(url), priority))
 
     def remove_endpoint(self, url: str) -> bool:
         """Remove an endpoint of either kind; return False if the URL is unknown.
@@ -292,7 +294,7 @@ class BaseManager:
         Raises:
             AddressError: If the text is not a URL.
         """
-        return self._lists.remove(canonical_url(url))
+        return self._lists.remove(rules.canonical_url(url))
 
     def apply_qr(self, text: str | bytes, *, replace: bool = False, trust: bool = False) -> QrData:
         """Apply the endpoints of a QR text.
@@ -323,16 +325,13 @@ class BaseManager:
 
     def _check(self, endpoint: EndpointState | str) -> bool:
         url = endpoint if isinstance(endpoint, str) else endpoint.url
-        wanted = canonical_url(url)
+        wanted = rules.canonical_url(url)
         with self._state as state:
-            for kind in Kind:
-                member = state.pool(kind).get(wanted)
-                if member is not None:
-                    job = (kind.value, member.endpoint, member.probe_path)
-                    break
-            else:
-                raise KeyError(f"{url} is not in the list")
-        return self._lifecycle.tasks.check(job)
+            found = [(kind.value, state.pool(kind).get(wanted)) for kind in Kind]
+        jobs = [(kind, member.endpoint, member.probe_path) for kind, member in found if member]
+        if not jobs:
+            raise KeyError(f"{url} is not in the list")
+        return self._lifecycle.tasks.check(jobs[0])
 
     def _update(self, fallback_url: str | None, token: str | None, *, force: bool) -> bool:
         updates = self._lifecycle.tasks.updates

@@ -23,7 +23,7 @@ from ..model.endpoint import Kind
 from ..net.faults import COUNTED
 from ..net.http import HttpClient, HttpRequest
 from .lists.endpoint_lists import EndpointLists
-from .lists.update import SIGNED_SUFFIX, current_token, is_route
+from .lists.rules import SIGNED_SUFFIX, current_token, is_route
 from .pool.member import EventKind, PoolEvent, PoolMember
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from ..health.probe import Job
-from .lists.update import is_route
+from .lists.rules import is_route
 from .manager import BaseManager
 from .pool.failover import FailedAttempt
 from .pool.session import ClientState
@@ -148,20 +148,15 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, endpoint: ScriptedEndpoint, port: int) -> None:
         self.endpoint = endpoint
-        self._connections: set[socket.socket] = set()
+        self._connections: list[socket.socket] = []
         super().__init__(("127.0.0.1", port), _ScriptHandler)
         self._thread = threading.Thread(target=self.serve_forever, args=(_POLL,), daemon=True)
         self._thread.start()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread of its own."""
-        self._connections.add(request)
+        self._connections.append(request)
         super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        """Close a connection."""
-        self._connections.discard(request)
-        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Do nothing: the client has gone."""
@@ -170,7 +165,7 @@ class _Server(ThreadingHTTPServer):
         """Stop listening, break the open connections and wait for their threads."""
         self.shutdown()
         self.socket.close()
-        for connection in list(self._connections):
+        for connection in self._connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self.server_close()
@@ -208,32 +203,18 @@ class _ScriptHandler(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-class ScriptedFleet:
-    """Scripted endpoints that are closed together; a context manager."""
-
-    def __init__(self) -> None:
-        self._endpoints: list[ScriptedEndpoint] = []
+class ScriptedFleet(contextlib.ExitStack):
+    """Scripted endpoints that end together, at the end of the ``with`` block or by ``close``."""
 
     def endpoint(self) -> ScriptedEndpoint:
         """Start an endpoint."""
         endpoint = ScriptedEndpoint()
-        self._endpoints.append(endpoint)
+        self.callback(endpoint.refuse)
         return endpoint
 
     def endpoints(self, count: int) -> list[ScriptedEndpoint]:
         """Start several endpoints."""
         return [self.endpoint() for _ in range(count)]
-
-    def close(self) -> None:
-        """End every endpoint."""
-        for endpoint in self._endpoints:
-            endpoint.refuse()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def turn_clock(manager: BaseManager, seconds: float) -> None:

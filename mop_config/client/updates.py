@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+from logging import INFO, WARNING
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from ..errors import MopConfigError, UpdateFailed, UpdateRefused, UpdateUntruste
 from ..model.jws import MEDIA_TYPE
 from ..net.http import HttpClient, HttpReply, HttpRequest, backoff
 from .lists.endpoint_lists import EndpointLists
-from .lists.update import Check, NewList, UpdateContext, combined_error, current_token, update
+from .lists.rules import Check, NewList, UpdateContext, combined_error, current_token, update
 
 logger = logging.getLogger(__name__)
 
@@ -151,51 +152,40 @@ class ListSearch:
             self._run_source(position)
 
     def _run_source(self, position: int) -> None:
-        try:
-            self._events.put((position, self._find(position)))
-        except Exception as error:
-            self._events.put((position, error))
-
-    def _find(self, position: int) -> Found:
-        outcome = UpdateRound()
+        known, policy, outcome = self._known, self._lists.state.policy, UpdateRound()
 
         def fetch(url: str, etag: str | None, wait: int, with_token: bool) -> HttpReply:
             nonlocal outcome
+            accepted = MEDIA_TYPE if known.trust is not None else "application/json"
+            tag = {} if etag is None else {"If-None-Match": etag}
+            request = HttpRequest(
+                url,
+                time.monotonic() + policy.total_timeout + wait,
+                policy.max_list_bytes,
+                headers={"Accept": accepted, "Accept-Encoding": "gzip", **tag},
+                token=self._token if with_token else None,
+                server_names=self._server_names,
+                https_only=known.https_only,
+            )
             if wait:
                 self._holding.add(position)
             try:
-                reply = self._client.request(self._request(url, etag, wait, with_token))
+                reply = self._client.request(request)
             finally:
                 self._holding.discard(position)
             if wait and reply.status not in {200, 304}:
                 self._events.put((-1, None))  # start the next source
             # Any status may have ``Retry-After``: it comes with a 304 of many long polls.
-            retry_after = reply.headers.get("retry-after")
-            pause = self._lists.state.policy.busy_for(503, retry_after, time.time()) or 0.0
+            pause = policy.busy_for(503, reply.headers.get("retry-after"), time.time()) or 0.0
             waited = "wait" in reply.headers.get("preference-applied", "")
             outcome = UpdateRound(False, wait > 0, waited, pause)
             return reply
 
-        found = update(self._known.sources[position], self._known, fetch, self._any_healthy)
-        return found, outcome
-
-    def _request(self, url: str, etag: str | None, wait: int, with_token: bool) -> HttpRequest:
-        signed = self._known.trust is not None
-        headers = {
-            "Accept": MEDIA_TYPE if signed else "application/json",
-            "Accept-Encoding": "gzip",
-        }
-        if etag is not None:
-            headers["If-None-Match"] = etag
-        return HttpRequest(
-            url,
-            time.monotonic() + self._lists.state.policy.total_timeout + wait,
-            self._lists.state.policy.max_list_bytes,
-            headers=headers,
-            token=self._token if with_token else None,
-            server_names=self._server_names,
-            https_only=self._known.https_only,
-        )
+        try:
+            found = update(known.sources[position], known, fetch, self._any_healthy)
+            self._events.put((position, (found, outcome)))
+        except Exception as error:
+            self._events.put((position, error))
 
 
 class ListUpdates:
@@ -266,26 +256,20 @@ class ListUpdates:
 
     def run(self) -> float:
         """Update the list in the background; return the seconds until the next update."""
+        interval = self._lists.settings.update_interval
         try:
             self.update()
-            self._failures = 0
-            return _jittered(self._lists.settings.update_interval)
         except Exception as error:
-            known = isinstance(error, MopConfigError)
-            what = str(error) if known else f"the update failed: {type(error).__name__}: {error}"
+            # It is expected that API servers have no list, unless the application named sources.
+            missing = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
+            level = INFO if missing and not self._lists.settings.config_urls else WARNING
+            ours = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
             if not self._is_closed:
-                logger.log(self._log_level_of(error), "%s", what)
+                logger.log(level, "%s%s", ours, error)
             self._failures += 1
-            longest = min(MAX_RETRY, self._lists.settings.update_interval)
-            return _jittered(backoff(self._failures, FIRST_RETRY, longest))
-
-    def _log_level_of(self, error: Exception) -> int:
-        """Return the log level of a failed update: info if the API servers just have no list."""
-        if not isinstance(error, MopConfigError):
-            return logging.ERROR
-        expected = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
-        no_source = not self._lists.settings.config_urls
-        return logging.INFO if expected and no_source else logging.WARNING
+            return _jittered(backoff(self._failures, FIRST_RETRY, min(MAX_RETRY, interval)))
+        self._failures = 0
+        return _jittered(interval)
 
     def watch(self) -> float:
         """Fetch a new list by a long poll; return the seconds until the next long poll."""

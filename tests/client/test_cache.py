@@ -17,15 +17,15 @@ from mop_config.client.lists.cache_file import CachedList
 from mop_config.model.endpoint import Endpoint, EndpointConfig
 
 LIST = CachedList(
-    EndpointConfig(
-        (Endpoint("https://a.example", 0), Endpoint("https://10.0.0.1:8443", 3, "a.example")),
-        (Endpoint("wss://s.example/ws", 0),),
-    ),
     "remote",
     "https://a.example/api/v1/config/endpoints",
     1_800_000_000.5,
     "room123",
     {"https://a.example/api/v1/config/endpoints": '"1"'},
+    config=EndpointConfig(
+        (Endpoint("https://a.example", 0), Endpoint("https://10.0.0.1:8443", 3, "a.example")),
+        (Endpoint("wss://s.example/ws", 0),),
+    ),
 )
 
 
@@ -38,7 +38,7 @@ def test_what_is_saved_is_loaded(path: Path) -> None:
     """``save`` creates the folder, and ``load`` returns every saved field."""
     cache_file.save(path, LIST)
     assert cache_file.load(path) == LIST
-    bare = CachedList(LIST.config, "manual", None, 0.0, None, {})
+    bare = CachedList("manual", saved_at=0.0, config=LIST.config)
     cache_file.save(path, bare)
     assert cache_file.load(path) == bare
 

@@ -22,8 +22,8 @@ from mop_config.client import (
 )
 from mop_config.client.lists import cache_file
 from mop_config.client.lists.cache_file import CachedList
+from mop_config.client.lists.rules import list_urls
 from mop_config.client.lists.trust import Trust, trusted_keys
-from mop_config.client.lists.update import list_urls
 from mop_config.errors import PayloadError, SigningKeyError
 from mop_config.model.jws import SignedList, SigningKey, jwk_set
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mop_config.client.lists.update import (
+from mop_config.client.lists.rules import (
     NewList,
     UpdateContext,
     combined_error,

@@ -31,7 +31,6 @@ class CachedList(NamedTuple):
     """The contents of the cache file.
 
     Attributes:
-        config: The endpoints.
         origin: The origin of the list: ``remote``, ``qr`` or ``manual``.
         url: The source of the list, or None.
         saved_at: POSIX time at which the list arrived; None for a built-in list.
@@ -39,15 +38,16 @@ class CachedList(NamedTuple):
         etags: The ETags of remote lists, by URL.
         jws: If lists have to be signed, the JWS of the list, after the older lists to which this
             list was added.
+        config: The endpoints.
     """
 
-    config: EndpointConfig
     origin: str
-    url: str | None
-    saved_at: float | None
-    room_id: str | None
-    etags: Mapping[str, str]
+    url: str | None = None
+    saved_at: float | None = None
+    room_id: str | None = None
+    etags: Mapping[str, str] = {}
     jws: tuple[str, ...] = ()
+    config: EndpointConfig = EndpointConfig()
 
 
 def cache_path(path: str | Path | None, app: str | None) -> Path | None:
@@ -74,13 +74,13 @@ def load(path: Path) -> CachedList | None:
         if not 0 <= saved_at <= codec.MAX_DATE:
             raise ValueError("its time is outside the calendar")
         return CachedList(
-            codec.config_of(_checked(document["config"], dict)),
             _checked(document["origin"], str),
             _checked(document["url"], str, NoneType),
             float(saved_at),
             _checked(document["room_id"], str, NoneType),
             {_checked(url, str): _checked(etag, str) for url, etag in document["etags"].items()},
             tuple(_checked(text, str) for text in _checked(document["jws"], list)),
+            codec.config_of(_checked(document["config"], dict)),
         )
     except FileNotFoundError:
         return None

@@ -21,11 +21,9 @@ from ...model.jws import SignedList, looks_signed
 from ...net.http import origin_of
 from ..pool.session import ClientState
 from ..transport.options import TransportOptions
-from . import cache_file
+from . import cache_file, rules
 from .cache_file import CachedList
-from .normalize import is_plain, normalized, urls_of, without_plain, without_query
 from .trust import Trust
-from .update import NewList, Token, UpdateContext, sources
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +75,7 @@ class ManagerSettings(NamedTuple):
     https_only: bool
     allow_http: bool
     options: TransportOptions
-    token: Token
+    token: rules.Token
     update_interval: float
     watch: bool
     report: bool
@@ -108,7 +106,7 @@ class EndpointLists:
     ) -> None:
         self.state = state
         self.settings = settings
-        self.kept = CachedList(EndpointConfig(), "none", None, None, None, {})
+        self.kept = CachedList("none")
         self.save_later: Callable[[], None] | None = None
         self._path = path
         self._trust = settings.trust
@@ -137,9 +135,9 @@ class EndpointLists:
             except SignatureError as error:
                 self.report_refused("cache", UpdateUntrusted(source, str(error), error.code))
             # The unencrypted endpoints that were dropped on acceptance stay dropped.
-            kept = frozenset(urls_of(config, is_plain))
-            config = without_plain(self._trust.config(), source, kept)
-        config = normalized(config, source)
+            kept = frozenset(rules.urls_of(config, rules.is_plain))
+            config = rules.without_plain(self._trust.config(), source, kept)
+        config = rules.normalized(config, source)
         if config:
             self.kept = cached._replace(config=EndpointConfig(), origin="cache")
         else:
@@ -184,7 +182,9 @@ class EndpointLists:
 
     # -- sources of updates
 
-    def update_context(self, fallback: str | None, *, force: bool, wait: int) -> UpdateContext:
+    def update_context(
+        self, fallback: str | None, *, force: bool, wait: int
+    ) -> rules.UpdateContext:
         """Return the state on which one update bases its decisions.
 
         Args:
@@ -208,8 +208,8 @@ class EndpointLists:
             urls, built_in = [], []
         # The built-in endpoints come last, so that a bad list does not cut the client off.
         last = [*settings.config_urls, *built_in]
-        return UpdateContext(
-            sources(fallback, None if current is None else current.url, urls, last, down),
+        return rules.UpdateContext(
+            rules.sources(fallback, None if current is None else current.url, urls, last, down),
             usable,
             self.etags,
             force,
@@ -217,7 +217,7 @@ class EndpointLists:
             state.policy.max_endpoints,
             configured,
             settings.trust,
-            settings.allow_http or bool(urls_of(self.config, is_plain)),
+            settings.allow_http or bool(rules.urls_of(self.config, rules.is_plain)),
             settings.https_only,
         )
 
@@ -244,7 +244,7 @@ class EndpointLists:
 
     def put(self, kind: Kind, endpoint: Endpoint) -> None:
         """Add an endpoint, or change the priority of a known endpoint."""
-        self._change("manual", None, partial(_merged, more={kind: (endpoint,)}))
+        self._change(CachedList("manual"), partial(_merged, more={kind: (endpoint,)}))
 
     def remove(self, url: str) -> bool:
         """Remove an endpoint from both kinds; return False if the URL is unknown."""
@@ -252,7 +252,7 @@ class EndpointLists:
         def without(ours: Kinds) -> Kinds:
             return {kind: tuple(e for e in each if e.url != url) for kind, each in ours.items()}
 
-        return self._change("manual", None, without)
+        return self._change(CachedList("manual"), without)
 
     def apply_qr(self, text: str | bytes, *, replace: bool, trust: bool) -> QrData:
         """Apply the endpoints of a QR text; see ``BaseManager.apply_qr``."""
@@ -264,7 +264,7 @@ class EndpointLists:
             refusal = UpdateUntrusted(_QR_CODE, str(error), error.code)
             raise self.report_refused("qr", refusal) from None
         found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
-        taken, ours = normalized(found, _QR_CODE).kinds(), self.config.kinds()
+        taken, ours = rules.normalized(found, _QR_CODE).kinds(), self.config.kinds()
         given = {kind: taken[kind] for kind, each in data.kinds().items() if each is not None}
         for kind, endpoints in given.items():
             if replace and ours[kind] and not endpoints:
@@ -273,7 +273,8 @@ class EndpointLists:
         with self._apply_lock:
             self._accept_signed(signed, "qr", _QR_CODE, added=not replace)
             merged = partial(_merged, more=given)
-            self._change("qr", None, (lambda _: given) if replace else merged, {}, data.room_id)
+            news = CachedList("qr", room_id=data.room_id)
+            self._change(news, (lambda _: given) if replace else merged)
         return data
 
     def _read_qr(self, text: str | bytes, *, plain: bool) -> tuple[QrData, SignedList | None]:
@@ -287,7 +288,7 @@ class EndpointLists:
         lists = signed.config
         return QrData(lists.api_endpoints, lists.socketio_endpoints, signed.room_id), signed
 
-    def apply_remote(self, found: NewList) -> bool:
+    def apply_remote(self, found: rules.NewList) -> bool:
         """Apply a remote list; endpoints that stay keep their health and statistics.
 
         Returns:
@@ -296,11 +297,12 @@ class EndpointLists:
         Raises:
             UpdateUntrusted: If a newer list was accepted meanwhile.
         """
-        shown = without_query(found.url)
+        shown = rules.without_query(found.url)
         tags = {} if found.etag is None else {found.url: found.etag}
         with self._apply_lock:
             self._accept_signed(found.signed, "remote", shown)
-            return self._change("remote", shown, lambda _: found.config.kinds(), tags)
+            news = CachedList("remote", shown, etags=tags)
+            return self._change(news, lambda _: found.config.kinds())
 
     def _accept_signed(
         self, signed: SignedList | None, origin: str, url: str, *, added: bool = False
@@ -320,37 +322,28 @@ class EndpointLists:
         self._send(signals.endpoints_refused, about)
         return error
 
-    def _change(
-        self,
-        origin: str,
-        url: str | None,
-        change: Callable[[Kinds], Kinds],
-        etags: Mapping[str, str] | None = None,
-        room_id: str | None = None,
-    ) -> bool:
+    def _change(self, news: CachedList, change: Callable[[Kinds], Kinds]) -> bool:
         """Change the list, save it, and send ``endpoints_updated``; return whether it changed.
 
+        The ETags of the old list are dropped if the list has changed, because the next response
+        must be a list then, not a 304.
+
         Args:
-            origin: The origin of the new list.
-            url: The source of the new list, or None.
+            news: The origin of the new list, its source, its room and its ETags.
             change: Returns the new endpoints of the kinds that may change.
-            etags: The ETags of the new list. The ETags of the old list are dropped if the list
-                has changed, because the next response must be a list then, not a 304.
-            room_id: The room that came with the new list; None to keep the room.
         """
         with self.state:
-            before = self._kinds()
+            before, old = self._kinds(), self.kept
             after = change(before)
             self._replace(after)
             changes = [
                 c for kind in after for c in endpoint_changes(kind, before[kind], after[kind])
             ]
-            if not changes and origin == "manual":
+            if not changes and news.origin == "manual":
                 return False
-            old = self.kept
-            etags = {**({} if changes else old.etags), **(etags or {})}
-            room_id = room_id or old.room_id
-            self.kept = CachedList(EndpointConfig(), origin, url, time.time(), room_id, etags)
+            etags = {**({} if changes else old.etags), **news.etags}
+            room = news.room_id or old.room_id
+            self.kept = news._replace(saved_at=time.time(), room_id=room, etags=etags)
         self._unsaved = True
         (self.save_later or self.save)()
         if changes:
@@ -358,8 +351,9 @@ class EndpointLists:
                 word: sorted({change.endpoint.url for change in changes if change.sign == sign})
                 for sign, word in _WORDS.items()
             }
-            logger.info("the endpoint list has changed (%s): %s", origin, about)
-            self._send(signals.endpoints_updated, {"origin": origin, "url": url, **about})
+            logger.info("the endpoint list has changed (%s): %s", news.origin, about)
+            about_list = {"origin": news.origin, "url": news.url, **about}
+            self._send(signals.endpoints_updated, about_list)
         return bool(changes)
 
     # -- the cache file

@@ -59,9 +59,9 @@ def trusted_keys(keys: Several[Key]) -> TrustedKeys:
 
 
 def _text(key: Key) -> Mapping[str, Any] | str | bytes:
-    if isinstance(key, Mapping):
-        return key
-    if isinstance(key, str) and re.match(r"\s*(?:\{|-----BEGIN)", key):
+    if isinstance(key, Mapping) or (
+        isinstance(key, str) and re.match(r"\s*(?:\{|-----BEGIN)", key)
+    ):
         return key
     try:
         with open(key, "rb") as file:

@@ -26,7 +26,6 @@ from .search import (
     SocketEndpoints,
     Step,
     Steps,
-    check_options,
     engine_url,
 )
 from .with_asyncio import AsyncEngineSession, AsyncEvent, is_current, stop_task, wait_for_task
@@ -173,7 +172,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             verification, which the manager sets.
 
     Raises:
-        ValueError: If ``options`` has an option that the manager sets.
+        TypeError: If an option is unknown, or is set by the manager.
     """
 
     def __init__(self, manager: BaseManager, **given: Unpack[SocketKeywords]) -> None:
@@ -184,7 +183,6 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             **given,
             "reconnection": False,
         }
-        check_options(given)
         self._endpoints = SocketEndpoints(manager)
         self._arguments: dict[str, Any] = {}
         self._lock = threading.Lock()  # guards the link in use

@@ -6,7 +6,7 @@ sends the winner of the race, None or the link, or throws the error into the gen
 """
 
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from typing import Any
 
 import httpx2
@@ -238,20 +238,6 @@ def with_credentials(proxy: httpx2.Proxy) -> str:
         return str(proxy.url)
     user, password = proxy.auth
     return str(proxy.url.copy_with(username=user, password=password))
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse the options of python-socketio that the manager sets itself.
-
-    Raises:
-        ValueError: If ``options`` has such an option.
-    """
-    for name in ("reconnection", "http_session", "ssl_verify"):
-        if options.get(name, True) is not True:
-            raise ValueError(
-                f"{name} cannot be set here: the endpoints are the manager's, and so is how to"
-                " reach them (its verify, cert and local_address)"
-            )
 
 
 def engine_url(target: Target, host: str) -> tuple[str, str]:
