@@ -69,7 +69,7 @@ class EndpointAttempt:
             retry_after: The header ``Retry-After``, or None.
         """
         self._status = code
-        outcome = self._outcome_of_status(code, retry_after)
+        outcome = self._outcome(code, retry_after)
         if outcome.fault is not None and self._moves_on(outcome):
             raise _NextEndpoint(f"{self.endpoint} answered {code}")
 
@@ -82,7 +82,7 @@ class EndpointAttempt:
         if self.is_over:
             return isinstance(error, _NextEndpoint)
         if error is None:
-            self._moves_on(self._outcome_of_status(self._status or 200))
+            self._moves_on(self._outcome(self._status or 200))
             return False
         if not isinstance(error, Exception):
             return False  # an interrupt or a cancellation says nothing about the endpoint
@@ -104,21 +104,20 @@ class EndpointAttempt:
     def _outcome_of_error(self, error: Exception) -> Attempt:
         status, retry_after = _answer_of(error)
         if status is not None:
-            return self._outcome_of_status(status, retry_after)
+            return self._outcome(status, retry_after)
         fault, connecting = _fault_of(error)
         if fault is Fault.OURS and self._status is not None:
-            return self._outcome_of_status(self._status)  # the block failed after the answer
+            return self._outcome(self._status)  # the block failed after the answer
         outcome = self._outcome()
         outcome.fault, outcome.sent, outcome.result = fault, not connecting, error
         return outcome
 
-    def _outcome_of_status(self, status: int, retry_after: str | None = None) -> Attempt:
-        outcome = self._outcome()
-        outcome.judge_status(self._core.policy, status, retry_after, self._core.wall_clock())
+    def _outcome(self, status: int | None = None, retry_after: str | None = None) -> Attempt:
+        outcome = Attempt(self._member, self._core.clock(), self._began)
+        if status is not None:
+            now = self._core.wall_clock()
+            outcome.judge_status(self._core.policy, status, retry_after, now)
         return outcome
-
-    def _outcome(self) -> Attempt:
-        return Attempt(self._member, self._core.clock(), self._began)
 
 
 class EndpointAttempts:

@@ -15,19 +15,11 @@ from functools import partial
 from heapq import nsmallest
 from math import inf
 
-from ..health.probe import (
-    PER_SERVER,
-    CheckQueue,
-    HealthRequest,
-    Job,
-    Prober,
-    ProbeResult,
-    Report,
-    check_each,
-)
+from ..health import probe
 from ..model.endpoint import Endpoint, Kind
 from ..net.faults import Fault
 from .lists.endpoint_lists import EndpointLists
+from .pool.member import PoolMember
 from .pool.pool import WATCHED
 from .reports import EVERY, send_report
 from .updates import IDLE, ListUpdates, new_client
@@ -38,6 +30,11 @@ logger = logging.getLogger(__name__)
 CLOSE_PATIENCE = 0.8
 #: Seconds until the scheduler tries again to start a thread that could not be started.
 RETRY = 1.0
+
+
+def jobs_of(kind: str, members: Iterable[PoolMember]) -> list[probe.Job]:
+    """Return the checks of these endpoints."""
+    return [(kind, member.endpoint, member.probe_path) for member in members]
 
 
 class Background:
@@ -54,11 +51,11 @@ class Background:
         updates: Updates the list.
     """
 
-    def __init__(self, lists: EndpointLists, health: HealthRequest) -> None:
+    def __init__(self, lists: EndpointLists, health: probe.HealthRequest) -> None:
         state, settings = lists.state, lists.settings
         self._lists, self._state, policy = lists, state, state.policy
         tls, proxies = settings.options.tls, settings.options.proxy_for
-        self._prober = Prober(tls, policy.health_timeout, state.resolver, proxies, health)
+        self._prober = probe.Prober(tls, policy.health_timeout, state.resolver, proxies, health)
         self._reports_client = new_client(lists)
         self._stopped = False
         self.updates = ListUpdates(lists, self._any_healthy)
@@ -66,19 +63,17 @@ class Background:
         # A finalizer wakes the scheduler, too, and may run between any two bytecodes. A
         # ``threading.Event`` could deadlock there: the interrupted thread may hold its lock.
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._checks = CheckQueue(self._prober, self._report_check, policy.probe_parallelism)
+        self._checks = probe.CheckQueue(self._prober, self._report_check, policy.probe_parallelism)
         self._lock = threading.Lock()
         self._short_of_resources = False  # whether the last start lacked a thread or descriptor
         #: The work with a thread of its own: when it is due, infinity while it runs or for never,
         #: and the function that does the work and returns the seconds until it is due again.
         self._due = {
-            "update": 0.0 if settings.update_interval else inf,
-            "watch": 0.0 if settings.watch else inf,
+            "update": 0.0 if settings.update_interval or settings.watch else inf,
             "report": time.monotonic() + EVERY if settings.report else inf,
         }
         self._work: dict[str, Callable[[], float]] = {
             "update": self.updates.run,
-            "watch": self.updates.watch,
             "report": partial(send_report, lists, self._reports_client),
         }
         self._threads: list[threading.Thread] = []
@@ -164,11 +159,7 @@ class Background:
         self._lists.save()
         with self._state as state:
             now = state.clock()
-            jobs: list[Job] = [
-                (kind, member.endpoint, member.probe_path)
-                for kind in Kind
-                for member in state.pool(kind).take_due(now)
-            ]
+            jobs = [job for kind in Kind for job in jobs_of(kind, state.pool(kind).take_due(now))]
             wait = min(state.api.next_due(), state.socketio.next_due()) - now
         self._checks.start(jobs, partial(self._try_spawn, name="mop-config-check"))
         now = time.monotonic()
@@ -191,7 +182,7 @@ class Background:
 
     # -- health checks
 
-    def check(self, job: Job) -> bool:
+    def check(self, job: probe.Job) -> bool:
         """Check one endpoint, record the result, and return whether the endpoint is healthy."""
         result = self._prober.check(*job)
         self.record(job, result)
@@ -200,20 +191,16 @@ class Background:
     def check_all(self) -> None:
         """Check the best endpoints of each kind, record the results, and wait for all."""
         with self._state as state:
-            jobs = [
-                (kind.value, member.endpoint, member.probe_path)
-                for kind in Kind
-                for member in state.pool(kind).watched()
-            ]
+            jobs = [job for kind in Kind for job in jobs_of(kind, state.pool(kind).watched())]
         for thread in self.check_each(jobs, self.record):
             thread.join()
 
-    def check_each(self, jobs: Iterable[Job], report: Report) -> list[threading.Thread]:
+    def check_each(self, jobs: Iterable[probe.Job], report: probe.Report) -> list[threading.Thread]:
         """Start checks in threads, report each result in its thread, and return the threads."""
         parallelism = self._state.policy.probe_parallelism
-        return check_each(self._prober, jobs, report, parallelism, PER_SERVER)
+        return probe.check_each(self._prober, jobs, report, parallelism, probe.PER_SERVER)
 
-    def record(self, job: Job, result: ProbeResult) -> None:
+    def record(self, job: probe.Job, result: probe.ProbeResult) -> None:
         """Record the result of a health check, and choose the endpoint again."""
         with self._state as state:
             pool = state.pool(job[0])
@@ -237,16 +224,16 @@ class Background:
         """Return whether one of the best endpoints of a new list is healthy."""
         results: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
-        def report(_: Job, result: ProbeResult) -> bool:
+        def report(_: probe.Job, result: probe.ProbeResult) -> bool:
             results.put(result.fault is None)
             return result.fault is None
 
         best = nsmallest(WATCHED, endpoints, key=lambda endpoint: endpoint.priority)
-        jobs: list[Job] = [(kind, endpoint, None) for endpoint in best]
+        jobs: list[probe.Job] = [(kind, endpoint, None) for endpoint in best]
         self.check_each(jobs, report)
         return any(results.get() for _ in jobs)  # the first healthy endpoint ends the wait
 
-    def _report_check(self, job: Job, result: ProbeResult) -> bool:
+    def _report_check(self, job: probe.Job, result: probe.ProbeResult) -> bool:
         if not self._stopped:
             if result.fault is not Fault.OURS:
                 self._short_of_resources = False
@@ -270,7 +257,7 @@ class Lifecycle:
         is_running: Whether health checks and updates run.
     """
 
-    def __init__(self, lists: EndpointLists, health: HealthRequest) -> None:
+    def __init__(self, lists: EndpointLists, health: probe.HealthRequest) -> None:
         self.tasks = Background(lists, health)
         self.is_running = False
         self._lists, self._health = lists, health

@@ -13,7 +13,7 @@ from ..model.codec import QrData
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..net.resolver import LookUp, Resolve, resolver_of
 from .attempts import EndpointAttempts
-from .background import Lifecycle
+from .background import Lifecycle, jobs_of
 from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
 from .lists import rules
 from .lists.cache_file import cache_path as usual_cache_path
@@ -124,19 +124,16 @@ class BaseManager:
         self._network_options = network = TransportOptions(**self._transport_options | _HTTP1_ONLY)
         trust = None if trusted_keys is None else Trust(trusted_keys, policy.max_endpoints, file)
         https_only = trust is None and not allow_http_lists
-        built_in, urls = (
-            rules.config_of(api_endpoints, socket_endpoints),
-            rules.checked_urls(config_urls),
-        )
-        bearer, interval = rules.checked_token(token), checked_interval(update_interval)
+        built_in = rules.config_of(api_endpoints, socket_endpoints)
+        urls, bearer = rules.checked_urls(config_urls), rules.checked_token(token)
+        interval, health_path = checked_interval(update_interval), health_path_of(health_path)
         settings = ManagerSettings(
             built_in, urls, trust, https_only, allow_http, network, bearer, interval, watch, report
         )
         self._announcer = announcer = Announcer(self)
         self._state = ClientState(policy, announcer.announce, resolver_of(resolver, resolve))
         self._lists = EndpointLists(self._state, settings, file, announcer.send)
-        health = HealthRequest(health_path_of(health_path), healthy)
-        self._lifecycle = Lifecycle(self._lists, health)
+        self._lifecycle = Lifecycle(self._lists, HealthRequest(health_path, healthy))
         # The threads end when the application drops its last reference to the manager.
         weakref.finalize(self, self._lifecycle.cancel).atexit = False
 
@@ -327,8 +324,8 @@ class BaseManager:
         url = endpoint if isinstance(endpoint, str) else endpoint.url
         wanted = rules.canonical_url(url)
         with self._state as state:
-            found = [(kind.value, state.pool(kind).get(wanted)) for kind in Kind]
-        jobs = [(kind, member.endpoint, member.probe_path) for kind, member in found if member]
+            found = [(kind, state.pool(kind).get(wanted)) for kind in Kind]
+        jobs = [job for kind, member in found if member for job in jobs_of(kind, [member])]
         if not jobs:
             raise KeyError(f"{url} is not in the list")
         return self._lifecycle.tasks.check(jobs[0])

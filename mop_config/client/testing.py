@@ -12,7 +12,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-from ..health.probe import Job
+from .background import jobs_of
 from .lists.rules import is_route
 from .manager import BaseManager
 from .pool.failover import FailedAttempt
@@ -236,11 +236,7 @@ def turn_clock(manager: BaseManager, seconds: float) -> None:
             due = min(pool.next_due() for pool in pools)
             step = min(seconds, max(0.0, due - now))
             _age(state, step)
-            jobs: list[Job] = [
-                (pool.kind, member.endpoint, member.probe_path)
-                for pool in pools
-                for member in pool.take_due(now)
-            ]
+            jobs = [job for pool in pools for job in jobs_of(pool.kind, pool.take_due(now))]
         seconds -= step
         for thread in tasks.check_each(jobs, tasks.record):
             thread.join()

@@ -113,7 +113,7 @@ class ListSearch:
             UpdateRefused: If no list found may be applied.
         """
         started, next_at, count = 0, 0.0, len(self._known.sources)
-        errors: dict[int, UpdateFailed | UpdateRefused] = {}
+        errors: dict[int, Exception] = {}
         try:
             while not self._closed and (started < count or self._running):
                 pause = None  # wait until a source reports
@@ -203,8 +203,8 @@ class ListUpdates:
         self._searches: set[ListSearch] = set()
         self._applying_lock = threading.Lock()
         self._manual_updates = 0
-        self._failures = 0  # of background updates in a row
-        self._quick_replies = 0  # long polls in a row that the server did not hold or answer
+        self._may_wait = False  # whether the next update may be a long poll
+        self._in_a_row = 0  # failed updates, or long polls that the server did not hold
 
     def close(self) -> None:
         """Cancel all updates; takes no lock, so a finalizer may call it."""
@@ -255,35 +255,33 @@ class ListUpdates:
             return outcome._replace(changed=lists.apply_remote(found))
 
     def run(self) -> float:
-        """Update the list in the background; return the seconds until the next update."""
-        interval = self._lists.settings.update_interval
+        """Update the list in the background; return the seconds until the next update.
+
+        With ``watch``, each update after a good update is a long poll. After a failed update all
+        sources are requested again without waiting.
+        """
+        settings, began = self._lists.settings, time.monotonic()
+        wait = random.randint(*WATCH_WAIT) if self._may_wait else 0  # noqa: S311
         try:
-            self.update()
+            outcome = self.update(wait=wait)
         except Exception as error:
             # It is expected that API servers have no list, unless the application named sources.
             missing = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
-            level = INFO if missing and not self._lists.settings.config_urls else WARNING
+            expected = (missing and not settings.config_urls) or (settings.watch and self._in_a_row)
             ours = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
             if not self._is_closed:
-                logger.log(level, "%s%s", ours, error)
-            self._failures += 1
-            return _jittered(backoff(self._failures, FIRST_RETRY, min(MAX_RETRY, interval)))
-        self._failures = 0
-        return _jittered(interval)
-
-    def watch(self) -> float:
-        """Fetch a new list by a long poll; return the seconds until the next long poll."""
-        began = time.monotonic()
-        try:
-            outcome = self.update(wait=random.randint(*WATCH_WAIT))  # noqa: S311
-            is_quick = time.monotonic() - began < HELD_AT_LEAST
-            self._quick_replies = self._quick_replies + 1 if is_quick else 0
-            return _jittered(self._until_next_watch(outcome, self._quick_replies))
-        except Exception as error:
-            if not self._is_closed:
-                logger.info("watching: %s: %s", type(error).__name__, error)
-            self._quick_replies += 1
-            return _jittered(backoff(self._quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY))
+                logger.log(INFO if expected else WARNING, "%s%s", ours, error)
+            first, longest = FIRST_RETRY, min(MAX_RETRY, settings.update_interval)
+            if settings.watch:
+                first, longest = FIRST_WATCH_RETRY, MAX_WATCH_RETRY
+            self._may_wait = False
+            self._in_a_row += 1
+            return _jittered(backoff(self._in_a_row, first, longest))
+        self._may_wait = settings.watch
+        is_quick = settings.watch and time.monotonic() - began < HELD_AT_LEAST
+        self._in_a_row = self._in_a_row + 1 if is_quick else 0
+        pause = self._until_next_watch(outcome, self._in_a_row)
+        return _jittered(pause if settings.watch else settings.update_interval)
 
     def _until_next_watch(self, round_: UpdateRound, quick_replies: int) -> float:
         """Return the seconds until the next long poll.

@@ -65,7 +65,7 @@ def test_a_public_file_becomes_private(path: Path) -> None:
 
 def test_no_token_is_in_it() -> None:
     """The cached list has no field for an access token."""
-    fields = ("config", "origin", "url", "saved_at", "room_id", "etags", "jws")
+    fields = ("origin", "url", "saved_at", "room_id", "etags", "jws", "config")
     assert CachedList._fields == fields
 
 

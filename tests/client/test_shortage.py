@@ -164,7 +164,7 @@ class TestBackground:
                 assert threading.active_count() == 1, threading.enumerate()
                 with manager:
                     wait_for(lambda: manager.api_endpoints[0].state == "healthy")
-                    wait_for(lambda: "mop-config-watch" in [t.name for t in threading.enumerate()])
+                    wait_for(lambda: "mop-config-update" in [t.name for t in threading.enumerate()])
                 tell(said=said)
                 """,
                 server.url,

@@ -727,30 +727,3 @@ def test_the_error_survives_a_journey() -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.url, copy.reason, copy.code) == (error.url, error.reason, error.code)
     assert str(copy) == "the endpoint list from https://a is refused: it is not signed"
-
-
-def test_a_forked_child_has_a_lock_of_its_own(mirror: Mirror) -> None:
-    """A forked child gets a new lock, since the parent may hold the lock during the fork."""
-    mirror.body = token([A])
-    manager = manager_of(mirror.url)
-    trust = manager._lists.settings.trust
-    assert trust is not None
-    with trust._lock:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                manager._state.__enter__()
-                manager._state.__exit__()
-                code = 0 if trust.read(mirror.body).ver == 1000 else 2
-            finally:
-                os._exit(code)
-    status: list[int] = []
-
-    def ended() -> bool:
-        found, code = os.waitpid(child, os.WNOHANG)
-        status.append(code)
-        return found != 0
-
-    wait_for(ended, seconds=20)
-    assert os.waitstatus_to_exitcode(status[-1]) == 0

@@ -393,8 +393,6 @@ class EndpointLists:
         """Replace the locks in a child process: a thread may have held the parent's locks."""
         self._save_lock = threading.Lock()
         self._apply_lock = threading.RLock()
-        if self._trust is not None:
-            self._trust.reset_after_fork()
 
 
 def _merged(ours: Kinds, more: Kinds) -> Kinds:

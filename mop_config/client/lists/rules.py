@@ -7,14 +7,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ...errors import (
-    AddressError,
-    PayloadError,
-    SignatureError,
-    UpdateFailed,
-    UpdateRefused,
-    UpdateUntrusted,
-)
+from ... import errors
 from ...model import codec
 from ...model.address import DEFAULT_PORTS, is_ip, parse_url
 from ...model.endpoint import Endpoint, EndpointConfig
@@ -147,17 +140,22 @@ def list_urls(source: str, *, signed: bool = False, configured: bool = False) ->
     url = parse_url(address, ("http", "https"))
     if mark:
         if not query.isascii() or not query.isprintable() or " " in query or "#" in query:
-            raise AddressError("bad-url", "the query holds a character that no query may hold")
+            raise errors.AddressError(
+                "bad-url", "the query holds a character that no query may hold"
+            )
         return [url.text + mark + query]
     path = url.path.rstrip("/")
     root = url.text[: len(url.text) - len(url.path)]
     if path.endswith(SIGNED_SUFFIX) and (signed or path.endswith(PATH + SIGNED_SUFFIX)):
         return [root + (path if signed else path.removesuffix(SIGNED_SUFFIX))]
     tail = SIGNED_SUFFIX if signed else ""
-    routes = [each + tail for each in _routes(root, path)]
-    if configured and path and not path.endswith(("/api/v1", _ROUTE)):
-        return [url.text, *routes]
-    return routes
+    if path.endswith(_ROUTE):
+        return [root + path + tail]
+    below = [path + _ROUTE] if path else []
+    if not path.endswith("/api/v1"):
+        below.append(path + PATH)
+    as_it_stands = [url.text] if configured and path and not path.endswith("/api/v1") else []
+    return [*as_it_stands, *(root + each + tail for each in dict.fromkeys([*below, PATH]))]
 
 
 def checked_urls(config_urls: Iterable[str]) -> tuple[str, ...]:
@@ -174,32 +172,23 @@ def checked_urls(config_urls: Iterable[str]) -> tuple[str, ...]:
             raise TypeError(f"config_urls[{index}] must be a URL, not {url!r}")
         try:
             list_urls(url, configured=True)
-        except AddressError as error:
-            raise AddressError(error.code, f"config_urls[{index}]: {error}") from None
+        except errors.AddressError as error:
+            raise errors.AddressError(error.code, f"config_urls[{index}]: {error}") from None
     return tuple(config_urls)
 
 
-def _routes(root: str, path: str) -> list[str]:
-    if path.endswith(_ROUTE):
-        return [root + path]
-    urls = [root + path + _ROUTE] if path else []
-    if not path.endswith("/api/v1"):
-        urls += [f"{root}{path}{PATH}"]
-    return list(dict.fromkeys([*urls, root + PATH]))
-
-
-def combined_error(errors: Iterable[UpdateFailed | UpdateRefused]) -> UpdateFailed | UpdateRefused:
+def combined_error(found: Iterable[Exception]) -> Exception:
     """Combine the errors of all sources into one error, the best source's first.
 
     A refusal takes precedence over a failure, because a refused source did have a list.
     """
-    failures: list[UpdateFailed] = []
-    for error in errors:
-        if isinstance(error, UpdateRefused):
+    failures: list[errors.UpdateFailed] = []
+    for error in found:
+        if not isinstance(error, errors.UpdateFailed):
             return error
         failures.append(error)
     attempts = tuple(attempt for failure in failures for attempt in failure.attempts)
-    return UpdateFailed(failures[0].cause if failures else "unreachable", attempts)
+    return errors.UpdateFailed(failures[0].cause if failures else "unreachable", attempts)
 
 
 def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) -> NewList | None:
@@ -219,10 +208,10 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
     try:
         configured = source in known.configured
         urls = list_urls(source, signed=known.trust is not None, configured=configured)
-    except AddressError as error:
+    except errors.AddressError as error:
         shown = re.sub(r"//.*[@＠]", "//***@", without_query(source))
         raise _failed(shown, "invalid", str(error)) from None
-    failure: UpdateFailed | UpdateUntrusted | None = None
+    failure: errors.UpdateFailed | errors.UpdateUntrusted | None = None
     for url in urls:
         etag, private = known.etags.get(url), may_send_token(parse_url(url.partition("?")[0]))
         if known.https_only and not private:
@@ -247,11 +236,11 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
     raise failure or _failed(source, "unreachable", "not asked")
 
 
-def _failed(url: str, cause: str, detail: str) -> UpdateFailed:
-    return UpdateFailed(cause, ((without_query(url), detail),))
+def _failed(url: str, cause: str, detail: str) -> errors.UpdateFailed:
+    return errors.UpdateFailed(cause, ((without_query(url), detail),))
 
 
-def _failure_of(url: str, status: int) -> UpdateFailed:
+def _failure_of(url: str, status: int) -> errors.UpdateFailed:
     cause = "unreachable" if status >= 500 or status == 429 else "invalid"
     if status in {401, 403}:
         cause = "unauthorized"
@@ -262,21 +251,21 @@ def _failure_of(url: str, status: int) -> UpdateFailed:
 
 def _read(
     url: str, reply: HttpReply, known: UpdateContext
-) -> NewList | UpdateFailed | UpdateUntrusted:
+) -> NewList | errors.UpdateFailed | errors.UpdateUntrusted:
     shown = without_query(url)
     try:
         trust = known.trust
         if trust is None and looks_signed(reply.body):
-            raise PayloadError("document", "it is signed: trusted_keys must say by whom")
+            raise errors.PayloadError("document", "it is signed: trusted_keys must say by whom")
         signed = None if trust is None else trust.read(reply.body)
         config = signed.config if signed else codec.loads(reply.body, known.max_endpoints)
         config = normalized(config, shown)
         if url.startswith("https:") and not known.allow_http:
             config = without_plain(config, shown)
         return NewList(config, url, reply.headers.get("etag"), signed)
-    except SignatureError as error:
-        return UpdateUntrusted(shown, str(error), error.code)
-    except PayloadError as error:
+    except errors.SignatureError as error:
+        return errors.UpdateUntrusted(shown, str(error), error.code)
+    except errors.PayloadError as error:
         return _failed(url, "invalid", str(error))
 
 
@@ -287,7 +276,7 @@ def _check_acceptable(found: NewList, known: UpdateContext, any_healthy: Check) 
         UpdateRefused: If the list must not be applied.
     """
     if not found.config:
-        raise UpdateRefused(without_query(found.url), "it is empty")
+        raise errors.UpdateRefused(without_query(found.url), "it is empty")
     if known.force:
         return
     for kind, endpoints in found.config.kinds().items():
@@ -295,7 +284,7 @@ def _check_acceptable(found: NewList, known: UpdateContext, any_healthy: Check) 
         if not healthy or any(endpoint.url in healthy for endpoint in endpoints):
             continue
         if not endpoints or not any_healthy(kind, endpoints):
-            raise UpdateRefused(
+            raise errors.UpdateRefused(
                 without_query(found.url),
                 f"it would drop every healthy {kind} endpoint, and none of its own is healthy"
                 " (force=True applies it all the same)",
@@ -334,7 +323,7 @@ def current_token(token: Any) -> str | None:
     if inspect.iscoroutine(found):
         found.close()
     if fault := _fault_of_token(found):
-        raise UpdateFailed("invalid", (("the token", fault),))
+        raise errors.UpdateFailed("invalid", (("the token", fault),))
     return str(found).strip()
 
 
@@ -384,8 +373,8 @@ def _endpoints(name: str, seed: Any) -> Iterable[Endpoint]:
             raise TypeError(f"{where} must be {forms}, not {entry!r}")
         try:
             yield Endpoint.parse(url, priority)
-        except AddressError as error:
-            raise AddressError(error.code, f"{where}: {error}") from None
+        except errors.AddressError as error:
+            raise errors.AddressError(error.code, f"{where}: {error}") from None
 
 
 def _is_http(endpoint: Endpoint) -> bool:
@@ -399,7 +388,7 @@ def check_api(endpoint: Endpoint, where: str = "") -> None:
         AddressError: If the endpoint has another scheme; the message begins with ``where``.
     """
     if not _is_http(endpoint):
-        raise AddressError("bad-scheme", f"{where}{_HTTP_ONLY}")
+        raise errors.AddressError("bad-scheme", f"{where}{_HTTP_ONLY}")
 
 
 def canonical_url(url: str) -> str:
@@ -445,19 +434,20 @@ def normalized(config: EndpointConfig, source: str) -> EndpointConfig:
     """
     for index, endpoint in enumerate(config.api_endpoints):
         if not _is_http(endpoint):
-            raise PayloadError(f"api_endpoints[{index}]", _HTTP_ONLY)
-    misnamed: list[str] = []
+            raise errors.PayloadError(f"api_endpoints[{index}]", _HTTP_ONLY)
+    misnamed = dict.fromkeys(urls_of(config, _is_misnamed))
+    _warn(
+        "%s: server_name is left out, it may stand at an IP address only: %s", source, [*misnamed]
+    )
+    kinds = (
+        canonical(replace(e, server_name=None) if e.url in misnamed else e for e in endpoints)
+        for endpoints in config.kinds().values()
+    )
+    return EndpointConfig(*kinds)
 
-    def checked(endpoint: Endpoint) -> Endpoint:
-        if endpoint.server_name is None or is_ip(parse_url(endpoint.url).host):
-            return endpoint
-        misnamed.append(endpoint.url)
-        return replace(endpoint, server_name=None)
 
-    kinds = config.kinds().values()
-    taken = EndpointConfig(*(canonical(map(checked, endpoints)) for endpoints in kinds))
-    _warn("%s: server_name is left out, it may stand at an IP address only: %s", source, misnamed)
-    return taken
+def _is_misnamed(endpoint: Endpoint) -> bool:
+    return endpoint.server_name is not None and not is_ip(parse_url(endpoint.url).host)
 
 
 def is_plain(endpoint: Endpoint) -> bool:

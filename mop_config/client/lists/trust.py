@@ -3,23 +3,14 @@
 import json
 import logging
 import re
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import SignatureError, SigningKeyError
+from ...model import jws
 from ...model.endpoint import Endpoint, EndpointConfig, Kind
-from ...model.jws import (
-    DAY,
-    MAX_NUMBER,
-    SKEW,
-    SignedList,
-    TrustedKeys,
-    check_ahead,
-    moment,
-)
 from ..keywords import Several
 from .cache_file import DAMAGED, read_file, write
 
@@ -33,7 +24,7 @@ _MAX_FILE_BYTES = 65536
 _MOST_BESIDE = 16
 
 
-def trusted_keys(keys: Several[Key]) -> TrustedKeys:
+def trusted_keys(keys: Several[Key]) -> jws.TrustedKeys:
     """Read the keys that an application trusts.
 
     Args:
@@ -50,12 +41,12 @@ def trusted_keys(keys: Several[Key]) -> TrustedKeys:
     for number, key in enumerate(keys):
         try:
             texts.append(_text(key))
-            TrustedKeys(texts[-1:])
+            jws.TrustedKeys(texts[-1:])
         except SigningKeyError as error:
             raise SigningKeyError(f"trusted_keys[{number}] cannot be used: {error}") from None
     if not texts:
         raise SigningKeyError("trusted_keys is empty: no list could ever be taken")
-    return TrustedKeys(texts)
+    return jws.TrustedKeys(texts)
 
 
 def _text(key: Key) -> Mapping[str, Any] | str | bytes:
@@ -83,7 +74,9 @@ class HighWaterMark(NamedTuple):
 
 
 class Trust:
-    """Verifies signed lists, and remembers the accepted lists. Thread-safe.
+    """Verifies signed lists, and remembers the accepted lists.
+
+    Any thread may ``read`` and ask for the state; the caller lets one thread at a time ``take``.
 
     The highest mark of a trusted key counts. Each key has a mark of its own: otherwise a high
     version, signed by a stolen key that is now revoked, would block all later lists. The marks
@@ -104,37 +97,41 @@ class Trust:
         self._most = most
         self._path = None if cache is None else cache.with_name(f"{cache.name}.mark")
         self._clock = time.time
-        self._lock = threading.Lock()
         self._marks: dict[str, HighWaterMark] = {}  # by key
         self._warned_of_clock = self._warned_of_file = False
-        self.accepted: tuple[SignedList, ...] = ()
+        self.accepted: tuple[jws.SignedList, ...] = ()
 
-    def read(self, text: str | bytes) -> SignedList:
+    def read(self, text: str | bytes) -> jws.SignedList:
         """Verify a signed list, and return it.
 
         Raises:
             SignatureError: If the list must not be accepted.
         """
         signed = self._keys.verify(text, self._clock(), self._most)
-        with self._lock:
-            self._check_age(signed)
-            newest = self.accepted[-1].iat if self.accepted else 0
-            check_ahead(signed, max(self._clock(), newest))
+        self._check_age(signed)
+        newest = self.accepted[-1].iat if self.accepted else 0
+        jws.check_ahead(signed, max(self._clock(), newest))
         return signed
 
     @property
     def mark(self) -> HighWaterMark | None:
         """The highest mark of a trusted key, or None."""
-        return max((m for kid, m in self._marks.items() if kid in self._keys.kids), default=None)
+        marks = self._all_marks().items()
+        return max((mark for kid, mark in marks if kid in self._keys.kids), default=None)
 
-    def _check_age(self, signed: SignedList) -> None:
-        for kid, stored in self._stored_marks().items():  # other processes write them, too
-            self._marks[kid] = max(stored, self._marks.get(kid, stored))
+    def _check_age(self, signed: jws.SignedList) -> None:
         mark = self.mark
         if mark is not None and signed.ver < mark.ver and signed.digest != mark.digest:
             raise SignatureError(
                 "older", f"its version {signed.ver} is older than {mark.ver}, which was taken"
             )
+
+    def _all_marks(self) -> dict[str, HighWaterMark]:
+        """Return the marks with those in the file, which other processes write, too."""
+        marks = dict(self._marks)
+        for kid, stored in self._stored_marks().items():
+            marks[kid] = max(stored, marks.get(kid, stored))
+        return marks
 
     def _stored_marks(self) -> dict[str, HighWaterMark]:
         try:
@@ -154,10 +151,11 @@ class Trust:
         Raises:
             OSError: If the file cannot be written.
         """
-        if self._path is not None and self._marks != self._stored_marks():
-            write(self._path, self._marks)
+        marks = self._all_marks()
+        if self._path is not None and marks != self._stored_marks():
+            write(self._path, marks)
 
-    def take(self, signed: SignedList, *, added: bool = False) -> None:
+    def take(self, signed: jws.SignedList, *, added: bool = False) -> None:
         """Record that a list is accepted; older lists are refused from now on.
 
         Args:
@@ -167,28 +165,27 @@ class Trust:
         Raises:
             SignatureError: If a newer list was accepted after ``signed`` was read.
         """
-        with self._lock:
-            self._check_age(signed)
-            self._raise_mark(signed)
-            if self.accepted:
-                newest = self.accepted[-1]
-                if newest.digest == signed.digest and newest.exp > signed.exp:
-                    signed = newest
-            others = [each for each in self.accepted if added and each.digest != signed.digest]
-            self.accepted = (*others[-_MOST_BESIDE:], signed)
+        self._check_age(signed)
+        self._raise_mark(signed)
+        if self.accepted:
+            newest = self.accepted[-1]
+            if newest.digest == signed.digest and newest.exp > signed.exp:
+                signed = newest
+        others = [each for each in self.accepted if added and each.digest != signed.digest]
+        self.accepted = (*others[-_MOST_BESIDE:], signed)
 
-    def _raise_mark(self, signed: SignedList) -> None:
+    def _raise_mark(self, signed: jws.SignedList) -> None:
         """Raise the mark to the version, but at most to a day ahead of the clock."""
         now, mark = self._clock(), self.mark
-        ahead = signed.iat > now + SKEW
+        ahead = signed.iat > now + jws.SKEW
         if ahead and not self._warned_of_clock:
             logger.warning(
                 "the endpoint list was signed at %s, which is in the future: is this clock behind?",
-                moment(signed.iat),
+                jws.moment(signed.iat),
             )
         self._warned_of_clock = ahead
         if mark is None or signed.ver >= mark.ver:
-            ver = max(min(signed.ver, int((now + DAY) * 1000)), mark.ver if mark else 0)
+            ver = max(min(signed.ver, int((now + jws.DAY) * 1000)), mark.ver if mark else 0)
             self._marks[signed.kid] = HighWaterMark(ver, signed.digest)
 
     def recall(self, texts: Sequence[str]) -> None:
@@ -200,7 +197,7 @@ class Trust:
         Raises:
             SignatureError: If a list must not be accepted; the other lists are accepted.
         """
-        found: list[SignedList] = []
+        found: list[jws.SignedList] = []
         refusal = None if texts else SignatureError("not-signed", "it is not a signed list")
         for text in texts:
             try:
@@ -223,18 +220,13 @@ class Trust:
 
     def is_behind(self) -> bool:
         """Whether another process has accepted a newer list than this process."""
-        with self._lock:
-            if not self.accepted:
-                return bool(self._stored_marks())
-            try:
-                self._check_age(self.accepted[-1])
-            except SignatureError:
-                return True
-            return False
-
-    def reset_after_fork(self) -> None:
-        """Replace the lock in a child process: a thread may have held the parent's lock."""
-        self._lock = threading.Lock()
+        if not self.accepted:
+            return bool(self._stored_marks())
+        try:
+            self._check_age(self.accepted[-1])
+        except SignatureError:
+            return True
+        return False
 
     @property
     def stale(self) -> bool:
@@ -243,6 +235,6 @@ class Trust:
 
 
 def _mark_of(ver: Any, digest: Any) -> HighWaterMark:
-    if type(ver) is not int or not 0 <= ver <= MAX_NUMBER or not isinstance(digest, str):
+    if type(ver) is not int or not 0 <= ver <= jws.MAX_NUMBER or not isinstance(digest, str):
         raise ValueError("it holds no version")
     return HighWaterMark(ver, digest)

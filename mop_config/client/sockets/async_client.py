@@ -18,16 +18,7 @@ from ..manager import BaseManager
 from ..pool.member import PoolMember
 from ..transport._async.connecting import dial
 from ..transport.outcome import NoEndpointAvailable
-from .search import (
-    MOVE_CHECK_INTERVAL,
-    MOVED,
-    STABLE_AFTER,
-    Search,
-    SocketEndpoints,
-    Step,
-    Steps,
-    engine_url,
-)
+from . import search
 from .with_asyncio import AsyncEngineSession, AsyncEvent, is_current, stop_task, wait_for_task
 
 logger = logging.getLogger(__name__)
@@ -73,7 +64,7 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
             ConnectionRefusedError: If the application refuses a namespace, with its reason.
             Exception: One of many types, with a message.
         """
-        url, path = engine_url(self.member.target, self.session.host)
+        url, path = search.engine_url(self.member.target, self.session.host)
         try:
             headers = dict(await self._get_real_value(headers) or {})
             await self.connect(url, headers=headers, socketio_path=path, **arguments)
@@ -152,7 +143,7 @@ class AsyncRun:
     def __init__(self) -> None:
         self.ended = AsyncEvent()
         self.ready = AsyncEvent()
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
         self.task: Any = None
 
 
@@ -183,7 +174,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             **given,
             "reconnection": False,
         }
-        self._endpoints = SocketEndpoints(manager)
+        self._endpoints = search.SocketEndpoints(manager)
         self._arguments: dict[str, Any] = {}
         self._lock = threading.Lock()  # guards the link in use
         self._link: AsyncLink | None = None
@@ -218,30 +209,26 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         timeout = self._endpoints.policy.connect_timeout
         self._arguments = {"wait_timeout": timeout, **arguments}
         run = self._run = AsyncRun()
-        self._endpoints.attach()
         try:
             run.task = self.start_background_task(self._work, run)
             await run.ready.wait()
         except BaseException:
             await self._stop(run)
-            if run.task is None:
-                self._endpoints.detach()
             raise
-        if isinstance(run.error, Exception):
-            raise run.error
         if run.error is not None:
+            raise run.error
+        if run.ended.is_set():
             raise SocketConnectionError("disconnected meanwhile")
 
     async def _work(self, run: AsyncRun) -> None:
         """Find an endpoint, and stay connected until ``disconnect``."""
+        self._endpoints.attach()
         try:
             link = await self._find(run, None, self._endpoints.state.clock())
             run.ready.set()
             await self._stay_connected(link, run)
-        except BaseException as error:
+        except Exception as error:
             run.error = error
-            if not isinstance(error, Exception):
-                raise
         finally:
             run.ended.set()
             run.ready.set()
@@ -250,11 +237,11 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
 
     async def _find(self, run: AsyncRun, before: str | None, since: float) -> AsyncLink:
         """Find an endpoint that accepts a connection, and use that connection."""
-        link: AsyncLink = await self._drive(Search(self._endpoints).find(before, since), run)
+        link: AsyncLink = await self._drive(search.Search(self._endpoints).find(before, since), run)
         await self._switch_to(link, run)
         return link
 
-    async def _drive(self, steps: Steps, run: AsyncRun) -> Any:
+    async def _drive(self, steps: search.Steps, run: AsyncRun) -> Any:
         """Carry out the steps of a search, and return its result."""
         try:
             step = next(steps)
@@ -271,7 +258,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             return end.value
         raise SocketConnectionError("disconnected meanwhile")
 
-    async def _carry_out(self, step: Step, run: AsyncRun) -> Any:
+    async def _carry_out(self, step: search.Step, run: AsyncRun) -> Any:
         if isinstance(step, PoolMember):
             link = self._pending_link = AsyncLink(self, step)
             try:
@@ -292,7 +279,6 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         """Replace the connection in use by a new connection."""
         with self._lock:
             before, rooms = self._link, list(self.namespaces)
-            was_connected = self.connected
             if not run.ended.is_set():
                 self._link = link
                 if before is not None:
@@ -302,9 +288,8 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         if self._link is not link:
             await link.close()
             raise SocketConnectionError("disconnected meanwhile")
-        if before is not None and was_connected:
-            for namespace in rooms:
-                await self._call_handler("disconnect", namespace, MOVED)
+        for namespace in rooms:  # none after a break
+            await self._call_handler("disconnect", namespace, search.MOVED)
         for namespace in link.use():
             await self._call_handler("connect", namespace)
         link.released.set()
@@ -334,7 +319,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
                     break
                 self._endpoints.record_failed(link.member, Fault.RESET)
                 await link.close()
-                rounds = 0 if broke - began >= STABLE_AFTER else rounds
+                rounds = 0 if broke - began >= search.STABLE_AFTER else rounds
                 while not await run.ended.wait(self._endpoints.retry_delay(rounds)):
                     rounds += 1
                     with contextlib.suppress(NoEndpointAvailable, SocketConnectionError):
@@ -349,13 +334,13 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         """Wait for the end of a connection, or move it to a better endpoint meanwhile."""
         while not run.ended.is_set():
             task = link.eio.read_loop_task
-            if task is None or await wait_for_task(task, MOVE_CHECK_INTERVAL):
+            if task is None or await wait_for_task(task, search.MOVE_CHECK_INTERVAL):
                 break
             better = self._endpoints.due_move(link.member)
             if better is None:
                 continue
             member, reason = better
-            moved = await self._drive(Search(self._endpoints).open(member), run)
+            moved = await self._drive(search.Search(self._endpoints).open(member), run)
             if moved is None:
                 self._endpoints.record_failed_move()
                 continue

@@ -19,16 +19,7 @@ from ..manager import BaseManager
 from ..pool.member import PoolMember
 from ..transport._sync.connecting import dial
 from ..transport.outcome import NoEndpointAvailable
-from .search import (
-    MOVE_CHECK_INTERVAL,
-    MOVED,
-    STABLE_AFTER,
-    Search,
-    SocketEndpoints,
-    Step,
-    Steps,
-    engine_url,
-)
+from . import search
 from .with_threads import EngineSession, Event, is_current, stop_task, wait_for_task
 
 logger = logging.getLogger(__name__)
@@ -74,7 +65,7 @@ class Link(socketio.Client):  # type: ignore[misc]
             ConnectionRefusedError: If the application refuses a namespace, with its reason.
             Exception: One of many types, with a message.
         """
-        url, path = engine_url(self.member.target, self.session.host)
+        url, path = search.engine_url(self.member.target, self.session.host)
         try:
             headers = dict(self._get_real_value(headers) or {})
             self.connect(url, headers=headers, socketio_path=path, **arguments)
@@ -152,7 +143,7 @@ class Run:
     def __init__(self) -> None:
         self.ended = Event()
         self.ready = Event()
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
         self.task: Any = None
 
 
@@ -183,7 +174,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             **given,
             "reconnection": False,
         }
-        self._endpoints = SocketEndpoints(manager)
+        self._endpoints = search.SocketEndpoints(manager)
         self._arguments: dict[str, Any] = {}
         self._lock = threading.Lock()  # guards the link in use
         self._link: Link | None = None
@@ -218,30 +209,26 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         timeout = self._endpoints.policy.connect_timeout
         self._arguments = {"wait_timeout": timeout, **arguments}
         run = self._run = Run()
-        self._endpoints.attach()
         try:
             run.task = self.start_background_task(self._work, run)
             run.ready.wait()
         except BaseException:
             self._stop(run)
-            if run.task is None:
-                self._endpoints.detach()
             raise
-        if isinstance(run.error, Exception):
-            raise run.error
         if run.error is not None:
+            raise run.error
+        if run.ended.is_set():
             raise SocketConnectionError("disconnected meanwhile")
 
     def _work(self, run: Run) -> None:
         """Find an endpoint, and stay connected until ``disconnect``."""
+        self._endpoints.attach()
         try:
             link = self._find(run, None, self._endpoints.state.clock())
             run.ready.set()
             self._stay_connected(link, run)
-        except BaseException as error:
+        except Exception as error:
             run.error = error
-            if not isinstance(error, Exception):
-                raise
         finally:
             run.ended.set()
             run.ready.set()
@@ -250,11 +237,11 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     def _find(self, run: Run, before: str | None, since: float) -> Link:
         """Find an endpoint that accepts a connection, and use that connection."""
-        link: Link = self._drive(Search(self._endpoints).find(before, since), run)
+        link: Link = self._drive(search.Search(self._endpoints).find(before, since), run)
         self._switch_to(link, run)
         return link
 
-    def _drive(self, steps: Steps, run: Run) -> Any:
+    def _drive(self, steps: search.Steps, run: Run) -> Any:
         """Carry out the steps of a search, and return its result."""
         try:
             step = next(steps)
@@ -271,7 +258,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             return end.value
         raise SocketConnectionError("disconnected meanwhile")
 
-    def _carry_out(self, step: Step, run: Run) -> Any:
+    def _carry_out(self, step: search.Step, run: Run) -> Any:
         if isinstance(step, PoolMember):
             link = self._pending_link = Link(self, step)
             try:
@@ -292,7 +279,6 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         """Replace the connection in use by a new connection."""
         with self._lock:
             before, rooms = self._link, list(self.namespaces)
-            was_connected = self.connected
             if not run.ended.is_set():
                 self._link = link
                 if before is not None:
@@ -302,9 +288,8 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         if self._link is not link:
             link.close()
             raise SocketConnectionError("disconnected meanwhile")
-        if before is not None and was_connected:
-            for namespace in rooms:
-                self._call_handler("disconnect", namespace, MOVED)
+        for namespace in rooms:  # none after a break
+            self._call_handler("disconnect", namespace, search.MOVED)
         for namespace in link.use():
             self._call_handler("connect", namespace)
         link.released.set()
@@ -334,7 +319,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
                     break
                 self._endpoints.record_failed(link.member, Fault.RESET)
                 link.close()
-                rounds = 0 if broke - began >= STABLE_AFTER else rounds
+                rounds = 0 if broke - began >= search.STABLE_AFTER else rounds
                 while not run.ended.wait(self._endpoints.retry_delay(rounds)):
                     rounds += 1
                     with contextlib.suppress(NoEndpointAvailable, SocketConnectionError):
@@ -349,13 +334,13 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         """Wait for the end of a connection, or move it to a better endpoint meanwhile."""
         while not run.ended.is_set():
             task = link.eio.read_loop_task
-            if task is None or wait_for_task(task, MOVE_CHECK_INTERVAL):
+            if task is None or wait_for_task(task, search.MOVE_CHECK_INTERVAL):
                 break
             better = self._endpoints.due_move(link.member)
             if better is None:
                 continue
             member, reason = better
-            moved = self._drive(Search(self._endpoints).open(member), run)
+            moved = self._drive(search.Search(self._endpoints).open(member), run)
             if moved is None:
                 self._endpoints.record_failed_move()
                 continue
