@@ -23,8 +23,6 @@ from .server_api import fetch, read_token, server_of, token_option
 #: Limits in seconds: the health check of one endpoint, and the wait for the list of the local
 #: server.
 _TIMEOUT, _OWN_SERVER_TIMEOUT = 5.0, 2.0
-#: Maximum number of changed endpoints that are shown.
-_MOST_CHANGES = 50
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
 
 
@@ -88,9 +86,7 @@ def _print_change(reading: Reading, served: EndpointConfig, url: str) -> None:
     changes = list_changes(served, reading.config)
     say(f"against {url}: {plural(len(changes), 'change')}")
     if changes:
-        print_changes(changes[:_MOST_CHANGES], "  ")
-    if len(changes) > _MOST_CHANGES:
-        say(f"  … and {len(changes) - _MOST_CHANGES} more")
+        print_changes(changes, "  ")
     for line in _unconfirmed(reading, served):
         say(f"  ENDPOINT_MAX_REMOVED asks for this line: {line}")
 

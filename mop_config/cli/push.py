@@ -11,7 +11,7 @@ from ..server.sources.file import FileSource
 from .differences import text_difference
 from .input import env_file_option, etcd_key, judged
 from .output import json_text, say
-from .texts import ChangedError, EtcdTarget, confirm
+from .texts import ChangedError, EtcdTarget, replace_text
 
 
 @click.command(
@@ -59,15 +59,11 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> i
     outcome |= {"previous_revision": target.revision, **difference.as_dict()}
     if not as_json:
         difference.print()
-    result = "unchanged"
-    if target.revision is None or old != reading.data:
-        confirm(target, sure=yes or as_json)
-        try:
-            target.write(reading.data)
-        except ChangedError:
-            report("conflict", revision=None)
-            raise
-        result = "written"
+    try:
+        result = replace_text(target, old, reading.data, sure=yes or as_json)
+    except ChangedError:
+        report("conflict", revision=None)
+        raise
     report(result, revision=target.revision)
     if not as_json:
         say(f"{target}: {result}, revision {target.revision}")

@@ -94,15 +94,8 @@ def _for_terminal(
     try:
         return codes.fit(shortlist, form, room_id, limit, room)
     except QrTooLong as error:
-        if error.size > codes.CAPACITY:
-            raise
-        # One more byte, for the encoding.
-        bigger = sum(capacity < error.size + 1 for capacity in codes.CAPACITIES[:-1])
-        needed = _SMALLEST + _STEP * bigger + 2 * codes.QUIET_ZONE
-        raise MopConfigError(
-            f"the terminal is {columns} columns wide: {error}; a terminal of {needed} columns,"
-            " or --out FILE, has room for it as it is"
-        ) from None
+        hint = "; a wider terminal, or --out FILE, has more room"
+        raise MopConfigError(f"the terminal is {columns} columns wide: {error}{hint}") from None
 
 
 def _save(text: str, out: str) -> None:

@@ -11,7 +11,7 @@ from ..server.state.workers import WorkerRecord
 from .differences import text_difference
 from .input import env_file_option, judged, settings_for
 from .output import json_text, say
-from .texts import EtcdTarget, FileTarget, GoodTexts, confirm
+from .texts import EtcdTarget, FileTarget, GoodTexts, replace_text
 
 #: Limit of the wait for the workers, in seconds, and the pause between two reads of their records.
 PATIENCE = 30.0
@@ -52,12 +52,9 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     old = target.read()
     difference = text_difference(old, good.data, (str(target), name), settings)
     data, added = kept.confirmed(good.data, settings)
-    result = "unchanged" if old == data else "written"
     if not as_json:
         difference.print()
-    if old != data:
-        confirm(target, sure=yes or as_json)
-        target.write(data)
+    result = replace_text(target, old, data, sure=yes or as_json)
     if not as_json:
         for line in added:
             say(f"added: {line}")

@@ -50,22 +50,22 @@ class ServerReply(NamedTuple):
         status: HTTP status code.
         headers: The response's headers, with names in lower case.
         body: The body.
-        withheld: Whether a token was not sent, because the URL is neither https nor this machine.
     """
 
     url: str
     status: int
     headers: Mapping[str, str]
     body: bytes
-    withheld: bool = False
 
     def refusal(self) -> MopConfigError:
         """Return the error for an unexpected status, with the detail of a problem document."""
         line = f"{self.url} answers {self.status} {responses.get(self.status, '')}".rstrip()
         with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
             line += f": {blanked(json.loads(self.body)['detail'][:_MAX_DETAIL])}"
-        if self.status == 401 and self.withheld:
-            line += " (the token was not sent: it goes to https or to this machine only)"
+        if self.status == 401 and not may_send_token(
+            parse_url(self.url.partition("?")[0], underscores=True)
+        ):
+            line += " (a token goes to https or to this machine only)"
         elif self.status == 401:
             line += f" (name it by --token-file FILE or {VARIABLE})"
         return MopConfigError(line)
@@ -192,11 +192,9 @@ def ask(
         url, deadline, _MAX_BYTES, method, headers or {}, token=token, silence=silence
     )
     try:
-        reply = client.request(request)
+        return ServerReply(url, *client.request(request))
     except HttpError as error:
         raise MopConfigError(f"{url} gives no answer: {error}") from None
-    target = parse_url(url.partition("?")[0], underscores=True)
-    return ServerReply(url, *reply, withheld=token is not None and not may_send_token(target))
 
 
 def fetch(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import click
 
 from ..model.endpoint import Kind
-from ..server.monitor.schedule import HealthDocument
+from ..server.monitor.thread import HealthDocument
 from ..server.state.workers import HistoryEntry
 from ..server.status.document import Level, StatusDocument, differing, verdict
 from ..server.status.translations import Texts

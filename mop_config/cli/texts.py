@@ -207,13 +207,7 @@ class EtcdTarget:
         expected = {"target": "MOD", "result": "EQUAL", "mod_revision": str(self.revision or 0)}
         compare = [] if self._force else [{"key": etcd.key, **expected}]
         put = {"request_put": {"key": etcd.key, "value": encode(data)}}
-        try:
-            answer = etcd.ask("/kv/txn", {"compare": compare, "success": [put]})
-        except SourceError as error:
-            if error.code != Code.UNREACHABLE:
-                raise
-            message = f"{error}; it may have been written all the same"
-            raise SourceError(error.code, message) from None
+        answer = etcd.ask("/kv/txn", {"compare": compare, "success": [put]})
         if answer.get("succeeded"):
             self.revision = int(answer["header"]["revision"])
             return
@@ -313,13 +307,19 @@ class FileTarget:
         return reason
 
 
-def confirm(target: EtcdTarget | FileTarget, *, sure: bool) -> None:
-    """Ask on a terminal whether to write, unless the user is sure.
+def replace_text(target: EtcdTarget | FileTarget, old: bytes, new: bytes, *, sure: bool) -> str:
+    """Write a text, unless it is there already; on a terminal, ask before, unless ``sure`` is set.
+
+    Returns:
+        ``written`` or ``unchanged``.
 
     Raises:
-        MopConfigError: If the answer is no.
+        MopConfigError: If the answer is no, or the text cannot be written.
     """
-    if sure or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return
-    if not click.confirm(f"Write this to {target}?"):
+    if old == new:
+        return "unchanged"
+    asks = not sure and sys.stdin.isatty() and sys.stdout.isatty()
+    if asks and not click.confirm(f"Write this to {target}?"):
         raise MopConfigError("nothing is written")
+    target.write(new)
+    return "written"

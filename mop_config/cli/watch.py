@@ -18,7 +18,7 @@ from ..net.http import backoff, retry_after
 from .differences import changes_document, list_changes, print_changes
 from .input import SECONDS
 from .output import complain, counts_of, json_text, say
-from .server_api import LIST_PATH, ask, read_token, route, token_option
+from .server_api import LIST_PATH, ServerReply, ask, read_token, route, token_option
 
 #: Seconds for which the server may hold a long poll.
 WAIT = 25
@@ -81,33 +81,32 @@ class ListFollower:
         self._lost_at = 0.0
         self._refusal: str | None = None
 
-    def answered(
-        self,
-        body: bytes | None,
-        headers: Mapping[str, str],
-        *,
-        now: float,
-        posix: float,
-        took: float,
-    ) -> Step:
+    def answered(self, reply: ServerReply, asked_for: float, now: float, took: float) -> Step:
         """Record a 200, or a 304 (which has no body).
 
         Args:
-            body: The body, or None for a 304.
-            headers: Headers of the response, with names in lower case.
+            reply: The response.
+            asked_for: See ``pause_asked_for``.
             now: Monotonic time in seconds.
-            posix: POSIX time.
             took: Seconds between request and response.
         """
         events = []
         if self._failures:
             events.append(ListEvent("back", seconds=now - self._lost_at))
             self._failures = 0
-        if body is not None:
-            self.etag = headers.get("etag")
-            events += self._read(body)
-        new = any(event.name in {"start", "changed"} for event in events)
-        return Step(events, self._pause(headers, posix=posix, took=took, new=new))
+        if reply.status == 200:
+            self.etag = reply.headers.get("etag")
+            events += self._read(reply.body)
+        if "wait" not in reply.headers.get("preference-applied", "") or self.etag is None:
+            pause = max(self._interval, asked_for) * (0.9 + 0.2 * self._chance())
+        elif asked_for:
+            pause = asked_for * (1 + 0.1 * self._chance())
+        elif took > WAIT / 2 or any(event.name in {"start", "changed"} for event in events):
+            pause = 0.0
+        else:
+            # A stopping server ends all long polls at once; this spreads the clients' retries.
+            pause = HASTE_PAUSE * (0.5 + self._chance())
+        return Step(events, pause)
 
     def _read(self, body: bytes) -> list[ListEvent]:
         before, refused, self._refusal = self.config, self._refusal, None
@@ -128,32 +127,26 @@ class ListFollower:
             return [ListEvent("back")] if refused else []
         return [ListEvent("changed", list_changes(before, config))]
 
-    def _pause(self, headers: Mapping[str, str], *, posix: float, took: float, new: bool) -> float:
-        asked_for = min(retry_after(headers.get("retry-after"), posix) or 0.0, MAX_RETRY_AFTER)
-        if "wait" not in headers.get("preference-applied", "") or self.etag is None:
-            return max(self._interval, asked_for) * (0.9 + 0.2 * self._chance())
-        if asked_for:
-            return asked_for * (1 + 0.1 * self._chance())
-        # A stopping server ends all long polls at once; the pause spreads the clients' retries.
-        return 0.0 if new or took > WAIT / 2 else HASTE_PAUSE * (0.5 + self._chance())
-
-    def failed(self, reason: str, *, now: float, posix: float, retry: str | None = None) -> Step:
+    def failed(self, reason: str, asked_for: float, now: float) -> Step:
         """Record a request without a usable response.
 
         Args:
             reason: The cause, in words.
+            asked_for: See ``pause_asked_for``.
             now: Monotonic time in seconds.
-            posix: POSIX time.
-            retry: ``Retry-After`` of the response, or None.
         """
         events = [] if self._failures else [ListEvent("lost", reason=reason)]
         self._lost_at = self._lost_at if self._failures else now
         self._failures += 1
         pause = backoff(self._failures, FIRST_PAUSE, LAST_PAUSE)
-        asked_for = min(retry_after(retry, posix) or 0.0, MAX_RETRY_AFTER)
         if asked_for > pause:
             return Step(events, asked_for * (1 + 0.1 * self._chance()))
         return Step(events, pause * (0.5 + 0.5 * self._chance()))
+
+
+def pause_asked_for(headers: Mapping[str, str], posix: float) -> float:
+    """Return the seconds that a server asks for by ``Retry-After``, up to the limit; else 0."""
+    return min(retry_after(headers.get("retry-after"), posix) or 0.0, MAX_RETRY_AFTER)
 
 
 @click.command(
@@ -202,24 +195,19 @@ def _attempt(follower: ListFollower, where: str, token_file: str | None) -> Step
         MopConfigError: If the first request returns no list.
     """
     headers = {} if follower.etag is None else {"If-None-Match": follower.etag}
-    began, retry = time.monotonic(), None
+    began, asked_for = time.monotonic(), 0.0
     try:
         token = read_token(token_file)  # each time: the file may have been replaced
         reply = ask(f"{where}?wait={WAIT}", token=token, headers=headers, silence=WAIT + _GRACE)
+        asked_for = pause_asked_for(reply.headers, time.time())
         if reply.status != 200 and (reply.status != 304 or follower.etag is None):
-            retry = reply.headers.get("retry-after")
             raise reply.refusal()
     except MopConfigError as error:
         if follower.config is None:
             raise
-        return follower.failed(str(error), now=time.monotonic(), posix=time.time(), retry=retry)
-    step = follower.answered(
-        reply.body if reply.status == 200 else None,
-        reply.headers,
-        now=time.monotonic(),
-        posix=time.time(),
-        took=time.monotonic() - began,
-    )
+        return follower.failed(str(error), asked_for, time.monotonic())
+    now = time.monotonic()
+    step = follower.answered(reply, asked_for, now, now - began)
     if follower.config is None:
         raise MopConfigError(f"{where}: {step.events[-1].reason}")
     return step

@@ -17,6 +17,7 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -264,8 +265,6 @@ class StaticExporter:
         self._store = SnapshotStore(Snapshot.of(EMPTY, settings, now, int(now)))
         self._reloader = Reloader(source, settings, self._store, releases)
         self._signer = signer.Signer(settings, clock)
-        self._made: tuple[Snapshot, Snapshot | None] | None = None
-        self._files: dict[str, bytes] = {}  # made from ``_made``
         self._complaint = ""
 
     def publish(self) -> tuple[list[str], ServerState]:
@@ -328,42 +327,39 @@ class StaticExporter:
         # list from an earlier run, which an empty list must not replace.
         if not (snapshot.api_count + snapshot.socketio_count or self._settings.allow_empty):
             raise SourceError(Code.NO_ENDPOINTS, _EMPTY)
-        signed = self._signer.signed(snapshot)
-        if self._made != (snapshot, signed):
-            key = self._signer.key
-            keys = None if key is None else json.dumps(jwk_set([key])).encode()
-            self._files = render_files(snapshot, signed, keys, self._settings.service_name)
-            self._made = snapshot, signed
-        return write(self._folder, self._files, TYPES.keys() - _SIGNED)
+        files = _plain_files(snapshot, self._settings.service_name)
+        files |= _qr_files(snapshot.plain.body)
+        if signed := self._signer.signed(snapshot):
+            files[f"{_CONFIG}/endpoints.jws"] = signed.plain.body
+        if self._signer.key is not None:
+            files[f"{_CONFIG}/keys"] = json.dumps(jwk_set([self._signer.key])).encode()
+        return write(self._folder, files, TYPES.keys() - _SIGNED)
 
 
-def render_files(
-    snapshot: Snapshot, signed: Snapshot | None, keys: bytes | None, service: str
-) -> dict[str, bytes]:
-    """Return the content of each file by its path.
+def _plain_files(snapshot: Snapshot, service: str) -> dict[str, bytes]:
+    """Return the list and the health check, by their paths.
 
     Args:
         snapshot: The list.
-        signed: The signed list, or None without a key.
-        keys: The JWKS of the public keys, or None without a key.
         service: ``service`` in the health check.
     """
     health = {"status": "healthy", "service": service, "version": __version__}
     body = json.dumps(health, separators=(",", ":")).encode() + b"\n"
-    shortlist = qr.Shortlist.of_body(snapshot.plain.body)
+    files = {f"{_CONFIG}/endpoints": snapshot.plain.body, "api/v1/health": body, "health": body}
+    if snapshot.gzip:
+        files[f"{_CONFIG}/endpoints.gz"] = snapshot.gzip.body
+    return files
+
+
+@lru_cache(maxsize=1)  # drawing takes long, and each turn needs the codes
+def _qr_files(body: bytes) -> dict[str, bytes]:
+    """Return the QR codes of a list by their paths; empty if no form of the list fits."""
+    shortlist = qr.Shortlist.of_body(body)
     try:
-        text = qr.fit(shortlist).text if shortlist else None
+        text = qr.fit(shortlist).text if shortlist else ""
     except QrTooLong:
-        text = None
-    found = {
-        f"{_CONFIG}/endpoints": snapshot.plain.body,
-        f"{_CONFIG}/endpoints.gz": snapshot.gzip.body if snapshot.gzip else None,
-        f"{_CONFIG}/endpoints.jws": signed.plain.body if signed else None,
-        f"{_CONFIG}/keys": keys,
-        f"{_CONFIG}/qr.svg": qr.image(text, "svg") if text else None,
-        f"{_CONFIG}/qr.png": qr.image(text, "png") if text else None,
-        f"{_CONFIG}/qr.json": text.encode() if text else None,
-        "api/v1/health": body,
-        "health": body,
-    }
-    return {name: data for name, data in found.items() if data is not None}
+        text = ""
+    if not text:
+        return {}
+    images = {f"{_CONFIG}/qr.{form}": qr.image(text, form) for form in ("svg", "png")}
+    return {**images, f"{_CONFIG}/qr.json": text.encode()}

@@ -18,8 +18,8 @@ from ..model.codec import iter_endpoints
 from ..model.endpoint import Kind
 from .auth import TokenAuthenticator
 from .monitor.reports import ClientReports, Listed, ReportedEndpoint
-from .monitor.schedule import HealthDocument, Slots
-from .monitor.thread import MonitorThread
+from .monitor.schedule import Slots
+from .monitor.thread import HealthDocument, MonitorThread
 from .parsing.problems import Code, Problem
 from .parsing.render import EMPTY
 from .reload.pipeline import Reloader

@@ -135,7 +135,7 @@ class TestAsk:
             assert asked_with(proxy.asked[0]) is None
         line = str(reply.refusal())
         assert "401 Unauthorized: a token is needed" in line
-        assert "the token was not sent: it goes to https or to this machine only" in line
+        assert "a token goes to https or to this machine only" in line
         assert line.isprintable()
 
     def test_whoever_is_not_there(self) -> None:

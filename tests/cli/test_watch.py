@@ -20,6 +20,7 @@ from hypothesis import given, settings
 
 from mop_config import Endpoint, EndpointConfig, cli
 from mop_config.cli.differences import list_changes
+from mop_config.cli.server_api import ServerReply
 from mop_config.cli.watch import (
     HASTE_PAUSE,
     LAST_PAUSE,
@@ -28,6 +29,7 @@ from mop_config.cli.watch import (
     ListEvent,
     ListFollower,
     Step,
+    pause_asked_for,
 )
 from mop_config.model import codec
 from mop_config.model.codec import EndpointChange
@@ -395,7 +397,9 @@ def answered(
     took: float = 0.0,
     now: float = 0.0,
 ) -> Step:
-    return who.answered(body, {**LONG_POLL, **(headers or {})}, now=now, posix=0.0, took=took)
+    told = {**LONG_POLL, **(headers or {})}
+    reply = ServerReply("", 304 if body is None else 200, told, body or b"")
+    return who.answered(reply, pause_asked_for(told, 0.0), now, took)
 
 
 LIST, OTHER = wire(["https://a.example"]), wire(["https://b.example"])
@@ -440,7 +444,8 @@ class TestFollower:
     def test_one_without_a_tag_cannot_hold_its_answer(self) -> None:
         """Without an ETag the interval applies, because a long poll would return at once."""
         who = follower(chance=0.5)
-        step = who.answered(LIST, {"preference-applied": "wait"}, now=0, posix=0, took=0)
+        reply = ServerReply("", 200, {"preference-applied": "wait"}, LIST)
+        step = who.answered(reply, 0.0, 0.0, 0.0)
         assert step.pause == 30.0
 
     def test_one_without_room_says_when(self) -> None:
@@ -454,20 +459,20 @@ class TestFollower:
         """The pause doubles up to a limit, with jitter, and only one event is printed."""
         who = follower(chance=chance)
         answered(who, LIST)
-        steps = [who.failed("gone", now=n, posix=0.0) for n in range(2000)]
+        steps = [who.failed("gone", 0.0, n) for n in range(2000)]
         assert [event.name for step in steps for event in step.events] == ["lost"]
         pauses = [step.pause / (0.5 + 0.5 * chance) for step in steps]
         assert pauses[:6] == [1, 2, 4, 8, 16, 30]
         assert set(pauses[5:]) == {LAST_PAUSE}
         back, changed = answered(who, OTHER, now=2500).events
         assert (back.name, back.seconds, changed.name) == ("back", 2500, "changed")
-        assert who.failed("gone", now=0, posix=0.0).pause == pauses[0] * (0.5 + 0.5 * chance)
+        assert who.failed("gone", 0.0, 0.0).pause == pauses[0] * (0.5 + 0.5 * chance)
 
     def test_retry_after_is_honoured_where_it_is_longer(self) -> None:
         """A Retry-After shorter than our own pause is ignored."""
         who = follower(chance=0.0)
-        assert who.failed("busy", now=0, posix=0, retry="120").pause == 120
-        assert [who.failed("busy", now=0, posix=0, retry="1").pause for _ in range(3)] == [1, 2, 4]
+        assert who.failed("busy", 120.0, 0.0).pause == 120
+        assert [who.failed("busy", 1.0, 0.0).pause for _ in range(3)] == [1, 2, 4]
 
     @pytest.mark.parametrize(
         ("text", "seconds"),
@@ -490,7 +495,8 @@ class TestFollower:
     )
     def test_what_retry_after_may_be(self, text: str | None, seconds: float) -> None:
         """Retry-After is seconds or a date; any other text counts as no header."""
-        step = follower(chance=0.0).failed("busy", now=0, posix=1000.0, retry=text)
+        headers = {} if text is None else {"retry-after": text}
+        step = follower(chance=0.0).failed("busy", pause_asked_for(headers, 1000.0), 0.0)
         assert step.pause == max(seconds, 0.5), "0.5 is the follower's own first pause"
 
     def test_what_is_refused_is_told_once(self) -> None:

@@ -54,16 +54,6 @@ class EndpointHealth(TypedDict):
     recent: list[float | None]
 
 
-class HealthDocument(TypedDict):
-    """The member ``health`` of the status document."""
-
-    interval_seconds: float
-    alive: bool
-    pid: int | None
-    checked_at: str | None
-    endpoints: list[EndpointHealth]
-
-
 class Slot(NamedTuple):
     """The checks of one endpoint in a quarter of an hour.
 
@@ -222,9 +212,6 @@ class ProbeSchedule:
         watched = WatchedEndpoint(kind, endpoint, health, results)
         watched.slots.extend(self._known_slots.get(key, ()))
         return watched
-
-    def __len__(self) -> int:
-        return len(self._watched)
 
     def due(self, now: float) -> list[WatchedEndpoint]:
         """Return the endpoints whose check is due, the longest overdue first."""

@@ -29,16 +29,7 @@ from ..settings import Settings
 from ..state.directory import Leadership, StateDirectory
 from ..state.workers import parse_record
 from .alerts import OutageNotifier
-from .schedule import (
-    EndpointHealth,
-    HealthDocument,
-    ProbeSchedule,
-    Slot,
-    Slots,
-    WatchedEndpoint,
-    best,
-    rules,
-)
+from .schedule import EndpointHealth, ProbeSchedule, Slot, Slots, WatchedEndpoint, best, rules
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +66,16 @@ class _SlotsRecord(TypedDict):
 
 class _HistoryRecord(TypedDict):
     endpoints: list[_SlotsRecord]
+
+
+class HealthDocument(TypedDict):
+    """The member ``health`` of the status document."""
+
+    interval_seconds: float
+    alive: bool
+    pid: int | None
+    checked_at: str | None
+    endpoints: list[EndpointHealth]
 
 
 class ProbeResults:
@@ -275,7 +276,7 @@ class EndpointMonitor:
         if snapshot is not self._followed:
             self._schedule.follow(best(snapshot.plain.body), time.monotonic(), time.time())
             if self._followed is None:
-                count = len(self._schedule)
+                count = len(self._schedule.results())
                 logger.info("this worker checks %d endpoints every %g s", count, self._interval)
             self._followed, self._saved = snapshot, False
         self._collect()

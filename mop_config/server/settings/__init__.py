@@ -54,12 +54,12 @@ class EtcdSettings:
     password: str | None = setting(None, str, "password of that user", secret=True)
     ca: str | None = setting(
         None,
-        to.file,
+        str,
         "PEM file of the authorities for etcd's certificate; with it or a client certificate,"
         " connections to etcd use TLS",
     )
-    cert: str | None = setting(None, to.file, "PEM file of the client certificate for etcd")
-    key: str | None = setting(None, to.file, "PEM file of the key of that certificate")
+    cert: str | None = setting(None, str, "PEM file of the client certificate for etcd")
+    key: str | None = setting(None, str, "PEM file of the key of that certificate")
 
     @property
     def tls(self) -> bool:
@@ -115,7 +115,7 @@ class Settings:
         "access tokens in the clear, separated by commas, that may do everything",
         secret=True,
     )
-    tokens_file: str | None = setting(None, to.file, "file of the digests of further access tokens")
+    tokens_file: str | None = setting(None, str, "file of the digests of further access tokens")
     # Checking more often than ten times a second would be an attack.
     probe_interval: float = setting(
         0.0,
@@ -146,7 +146,7 @@ class Settings:
         b"", to.webhook_secret, "key that signs these messages: `whsec_` and base64", secret=True
     )
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
-    signing_key_file: str | None = setting(None, to.file, "file of the key that signs the lists")
+    signing_key_file: str | None = setting(None, str, "file of the key that signs the lists")
     signing_ttl: float = setting(
         7 * 86400.0,
         to.duration,

@@ -57,13 +57,6 @@ def source(value: str) -> str:
             return EtcdAddress.parse(value).text
     if "://" in value:
         raise ValueError("the path of a file, or etcd://host:2379[,host:2379]/key")
-    return file(value)
-
-
-def file(value: str) -> str:
-    """Convert the path of a file."""
-    if "\0" in value:
-        raise ValueError("a path without NUL")
     return value
 
 

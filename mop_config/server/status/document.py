@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypedDict
 
 from ...model.endpoint import Kind
 from ..monitor.reports import ReportedEndpoint
-from ..monitor.schedule import MOST, HealthDocument
+from ..monitor.schedule import MOST
+from ..monitor.thread import HealthDocument
 from ..parsing.problems import Code, ProblemRecord
 from ..serving.store import HISTORY, Result, ServerState, SourceState
 from ..state.workers import (

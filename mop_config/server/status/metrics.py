@@ -35,7 +35,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from ...files import Scratch
 from ..logs import describe
 from ..monitor.reports import ReportedEndpoint
-from ..monitor.schedule import HealthDocument
+from ..monitor.thread import HealthDocument
 from ..serving.store import HISTORY, Reload, Result, Trigger
 from ..state.workers import WorkerRecord
 from .document import worst_of

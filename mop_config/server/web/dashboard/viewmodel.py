@@ -14,14 +14,8 @@ from ....model.codec import iter_endpoints
 from ....model.endpoint import Endpoint, Kind
 from ....model.printable import replace_unprintable
 from ...monitor.reports import OK
-from ...monitor.schedule import (
-    SLOT_SECONDS,
-    SLOTS,
-    EndpointHealth,
-    HealthDocument,
-    Slot,
-    Slots,
-)
+from ...monitor.schedule import SLOT_SECONDS, SLOTS, EndpointHealth, Slot, Slots
+from ...monitor.thread import HealthDocument
 from ...parsing.problems import MAX_KEPT, ProblemRecord
 from ...state.workers import HistoryEntry
 from ...status.document import StatusDocument, common_etag, differing, dropped_entries, verdict
