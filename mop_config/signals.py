@@ -57,10 +57,6 @@ def send(signal: NamedSignal, sender: Any, **kwargs: Any) -> None:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # else SystemExit would silently end the reload thread
-            logger.error(
-                "receiver %r of the signal %s failed: %s: %s",
-                getattr(receiver, "__qualname__", receiver),
-                signal.name,
-                type(error).__name__,
-                error,
-            )
+            name = getattr(receiver, "__qualname__", receiver)
+            reason = f"{type(error).__name__}: {error}"
+            logger.error("receiver %r of the signal %s failed: %s", name, signal.name, reason)

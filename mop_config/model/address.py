@@ -268,7 +268,6 @@ def _why_not_a_label(label: str) -> str:
     return ""
 
 
-@_naming_value
 def normalise_port(text: str) -> int:
     """Parse a port number.
 
@@ -333,13 +332,18 @@ def parse_url(
         raise AddressError("bad-scheme", f"the scheme must be one of {', '.join(schemes)}")
     if match[4] is not None or match[5] is not None:
         raise AddressError("bad-url", "the URL of an endpoint has no query and no fragment")
-    if authority.count(":") > 1 and not authority.startswith("["):
-        raise AddressError("bad-ip", "an IPv6 address in a URL needs brackets")
-    written_host, port = split_port(authority)
-    host = normalise_host(written_host, underscores=underscores)
+    host, port = _split_authority(authority, underscores=underscores)
     path = normalise_path(match[3])
     spelled_port = "" if port is None else f":{port}"
     return Url(f"{scheme}://{host}{spelled_port}{path}", scheme, host, port, path)
+
+
+def _split_authority(text: str, *, underscores: bool) -> tuple[str, int | None]:
+    """Split the authority of a URL into its canonical host and its port."""
+    if text.count(":") > 1 and not text.startswith("["):
+        raise AddressError("bad-ip", "an IPv6 address in a URL needs brackets")
+    host, port = split_port(text)
+    return normalise_host(host, underscores=underscores), port
 
 
 class EtcdAddress(NamedTuple):
@@ -380,10 +384,8 @@ class EtcdAddress(NamedTuple):
             raise AddressError("bad-url", "the key has a character that is not allowed in it")
         members = []
         for item in hosts.split(","):
-            if item.count(":") > 1 and not item.startswith("["):
-                raise AddressError("bad-ip", "an IPv6 address in a URL needs brackets")
-            host, port = split_port(item)
-            members.append((normalise_host(host, underscores=True), port or ETCD_PORT))
+            host, port = _split_authority(item, underscores=True)
+            members.append((host, port or ETCD_PORT))
         return EtcdAddress(tuple(members), key)
 
 

@@ -39,6 +39,7 @@ MAX_NUMBER = 2**53 - 1
 #: Limit of the encoded header's length in characters; our own header has 121.
 _MAX_HEADER = 1024
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]*)", re.ASCII)
+_JWK_RULE = f"its kty must be OKP, its crv {ALGORITHM}, and x and d must be 32 bytes each"
 _KID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -93,10 +94,7 @@ class SigningKey:
         Raises:
             MissingExtra: If joserfc is not installed.
         """
-        need_joserfc()
-        from joserfc.jwk import OKPKey
-
-        return cls(OKPKey.generate_key("Ed25519"))
+        return cls(_okp_key().generate_key("Ed25519"))
 
     @classmethod
     def read(cls, text: str | bytes) -> "SigningKey":
@@ -293,16 +291,17 @@ def _number(name: str, value: Any) -> int:
 # -- keys: Ed25519 in JWK (RFC 7517, RFC 8037) and PEM form
 
 
-def need_joserfc() -> None:
-    """Check that joserfc is installed.
+def _okp_key() -> type["OKPKey"]:
+    """Import joserfc's class of keys.
 
     Raises:
         MissingExtra: If joserfc is not installed.
     """
     try:
-        import joserfc.jws  # noqa: F401 - tests whether joserfc is installed
+        from joserfc.jwk import OKPKey
     except ModuleNotFoundError:
         raise MissingExtra("signing and verifying lists", "signing") from None
+    return OKPKey
 
 
 def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
@@ -312,7 +311,6 @@ def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
         SigningKeyError: If a key is not an Ed25519 key.
         MissingExtra: If joserfc is not installed.
     """
-    need_joserfc()
     if isinstance(given, (str, bytes)):
         text = given if isinstance(given, str) else given.decode("utf-8", "replace")
         if text.lstrip().startswith("-----BEGIN"):
@@ -333,26 +331,22 @@ def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
 
 
 def _of_jwk(jwk: Mapping[str, Any]) -> "OKPKey":
-    if jwk.get("kty") != "OKP" or jwk.get("crv") != ALGORITHM:
-        raise SigningKeyError(
-            f"it is not an {ALGORITHM} key: its kty must be OKP and its crv {ALGORITHM}"
-        )
     if jwk.get("alg", ALGORITHM) not in (ALGORITHM, "EdDSA") or jwk.get("use", "sig") != "sig":
         raise SigningKeyError(f"its alg or use is not for signing with {ALGORITHM}")
     # Without other members: a JWK's own ``kid`` is arbitrary, and we use the thumbprint.
     bare = {name: jwk[name] for name in ("kty", "crv", "x", "d") if name in jwk}
-    key = _import(_import(bare, "its x or d is not 32 bytes").raw_value, "it is damaged")
+    key = _import(_import(bare, _JWK_RULE).raw_value, "it is damaged")
     if key.as_dict()["x"] != str(jwk["x"]).rstrip("="):
         raise SigningKeyError("its x is not the public key of its d")
     return key
 
 
 def _import(value: Any, reason: str) -> "OKPKey":
+    kind = _okp_key()
     from joserfc.errors import JoseError
-    from joserfc.jwk import OKPKey
 
     try:
-        key = OKPKey.import_key(value)
+        key = kind.import_key(value)
         if key.curve_name == ALGORITHM:
             return key
         reason = f"it is for {key.curve_name}"

@@ -159,7 +159,7 @@ class Ring:
 
     def __exit__(self, *_: object) -> None:
         for dial in self.dials:
-            dial.close()
+            dial.race.close()
         self.selector.close()
         self._woken.close()
         self.waker.close()
@@ -183,7 +183,7 @@ class Ring:
             if not self._woken.recv(4096):
                 raise ConnectionAbortedError("called off")
         for dial in self.dials[:]:
-            if dial.advance():
+            if next(dial.race, True):
                 self.dials.remove(dial)
                 yield dial
 
@@ -197,25 +197,21 @@ class HostDial:
 
     Attributes:
         error: The reason why the host cannot be connected to, or None.
+        socket: The connected socket, or None.
+        race: Continues the dial after an event or a timeout; ends when the dial has finished.
     """
 
     def __init__(self, ring: Ring, place: Place, options: DialOptions, resolver: Resolver) -> None:
         self.error: Exception | None = None
-        self._winner: socket.socket | None = None
+        self.socket: Any = None
         self._resolver = resolver
         self._host = place.host
         self._began = time.monotonic()
         self._last = resolver.last(place.host)
         self._look_ups = [resolver.resolve(place.host)]
-        if not self._look_ups[0].done():
-            self._look_ups[0].add_done_callback(ring.wake)
-        self._race = self._run(ring, place, options)
+        self._look_ups[0].add_done_callback(ring.wake)  # at once, if the addresses are known
+        self.race = self._run(ring, place, options)
         ring.dials.append(self)
-        self.advance()
-
-    def advance(self) -> bool:
-        """Continue after an event or a timeout; return whether the dial succeeded or failed."""
-        return next(self._race, True)
 
     def _run(self, ring: Ring, place: Place, options: DialOptions) -> Generator[bool]:
         """Run the dial, and yield False to wait for an event or a timeout."""
@@ -231,7 +227,7 @@ class HostDial:
                         next(dial)
                     except StopIteration as done:
                         del dials[address]
-                        self._winner = done.value
+                        self.socket = done.value
                         self._resolver.succeeded(place.host, address)
                         return
                     except Exception as error:
@@ -290,18 +286,6 @@ class HostDial:
         # Prefer the more specific failure: "no IPv6" must not hide why IPv4 failed.
         specific = [f for f in failures if fault_of(f, connecting=True) is not Fault.UNREACHABLE]
         return [OSError("the host has no address"), *failures, *specific][-1]
-
-    def take(self) -> socket.socket:
-        """Return the connected socket."""
-        assert self._winner is not None  # noqa: S101 - done without an error
-        winner, self._winner = self._winner, None
-        return winner
-
-    def close(self) -> None:
-        """End the dial, and close its sockets."""
-        self._race.close()
-        if self._winner is not None:
-            self._winner.close()
 
 
 def _dial(

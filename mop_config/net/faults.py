@@ -32,21 +32,12 @@ class Fault(StrEnum):
     OURS = "ours"
 
 
-#: Faults that count against the endpoint.
-COUNTED = frozenset(
-    {
-        Fault.REFUSED,
-        Fault.CONNECT_TIMEOUT,
-        Fault.NO_SUCH_HOST,
-        Fault.TLS,
-        Fault.RESET,
-        Fault.READ_TIMEOUT,
-        Fault.PROTOCOL,
-        Fault.BAD_STATUS,
-    }
-)
 #: Faults that may mean that this machine has no network.
 NETWORK = frozenset({Fault.UNREACHABLE, Fault.RESOLVER})
+#: Faults that do not count against the endpoint, besides those of the network.
+_UNCOUNTED = {Fault.STALLED, Fault.BUSY, Fault.PROXY, Fault.POOL_TIMEOUT, Fault.OURS}
+#: Faults that count against the endpoint.
+COUNTED = frozenset(Fault) - NETWORK - _UNCOUNTED
 
 #: Error codes of exhausted descriptors, buffers or memory: another endpoint would fail, too.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

@@ -200,12 +200,9 @@ class HttpConnection(Deadline):
 
         self.close()
         self._connected = False
-        client, left = self._client, self.least(self.silence)
-        options = replace(
-            client.dial,
-            timeout=min(left, client.dial.timeout),
-            until=time.monotonic() + min(left, client.connect_within),
-        )
+        client = self._client
+        left = min(self.least(self.silence), client.connect_within)
+        options = replace(client.dial, until=time.monotonic() + left)
         if self._proxy is None:
             stream = connect(self._place, options, client.resolver, client)
         else:

@@ -39,7 +39,7 @@ async def connect(
                 for dial in ring.finished():
                     if dial.error is not None:
                         raise dial.error
-                    return AsyncStream(dial.take(), owner)
+                    return AsyncStream(dial.socket, owner)
         finally:
             if owner is not None:
                 owner.release(ring.waker)

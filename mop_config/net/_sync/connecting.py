@@ -40,7 +40,7 @@ def connect(
                 for dial in ring.finished():
                     if dial.error is not None:
                         raise dial.error
-                    return Stream(dial.take(), owner)
+                    return Stream(dial.socket, owner)
         finally:
             if owner is not None:
                 owner.release(ring.waker)

@@ -311,6 +311,6 @@ async def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tupl
                 member = members.pop(host)
                 if host.error is None:
                     race.won(member, time.monotonic())
-                    return member, AsyncStream(host.take())
+                    return member, AsyncStream(host.socket)
                 failure = host.error
                 race.failed(member, fault_of(failure, connecting=True))

@@ -310,6 +310,6 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
                 member = members.pop(host)
                 if host.error is None:
                     race.won(member, time.monotonic())
-                    return member, Stream(host.take())
+                    return member, Stream(host.socket)
                 failure = host.error
                 race.failed(member, fault_of(failure, connecting=True))
