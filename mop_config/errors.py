@@ -205,9 +205,8 @@ class UpdateFailed(MopConfigError):  # noqa: N818 - the contract's name
 
     def __str__(self) -> str:
         tried = "; ".join(f"{url}: {what}" for url, what in self.attempts)
-        return f"the endpoint list could not be updated ({self.cause}): " + (
-            tried or "no source is configured"
-        )
+        reason = tried or "no source is configured"
+        return f"the endpoint list could not be updated ({self.cause}): {reason}"
 
 
 @dataclass(eq=False)

@@ -173,10 +173,7 @@ def check(format: str | None, room_id: str | None, limit: int | None) -> None:  
     """
     if format is not None and format not in QR_FORMATS:
         raise PayloadError("format", f"must be one of {', '.join(QR_FORMATS)}")
-    if room_id is not None:
-        check_room_id(room_id)
-        if any("\ud800" <= character <= "\udfff" for character in room_id):
-            raise PayloadError("room_id", "must be text that has a UTF-8 form")
+    check_room_id(room_id)
     if limit is not None and (type(limit) is not int or not 1 <= limit <= MAX_LIMIT):
         raise PayloadError("limit", f"must be a whole number from 1 to {MAX_LIMIT}")
 

@@ -12,7 +12,6 @@ import http
 import importlib
 import json
 import logging
-import math
 import ssl
 import threading
 import time
@@ -160,13 +159,12 @@ class Prober(HttpClient):
             endpoint: The endpoint to check.
             known_path: The path that answered before, or None.
         """
-        where = parse_url(endpoint.url)
+        where, started = parse_url(endpoint.url), time.monotonic()
+        until = started + self._timeout
         try:
-            connection = HttpConnection(self, where, math.inf, endpoint.host_name)
+            connection = HttpConnection(self, where, until, endpoint.host_name)
         except Exception as error:  # for example, an invalid proxy URL in the environment
             return ProbeResult(Fault.OURS, 0.0, str(error) or type(error).__name__)
-        started = time.monotonic()
-        connection.until = started + self._timeout
         result = ProbeResult(None, 0.0, "")
         base = where.path.rstrip("/")
         try:

@@ -150,21 +150,24 @@ def loads_qr(text: str | bytes, most: int | None = None) -> QrData:
         names = ", ".join(known)
         raise PayloadError("document", f"must have one of {names}")
     room_id = document.get("room_id")
-    if room_id is not None:
-        check_room_id(room_id)
+    check_room_id(room_id)
     ours = {*known, "room_id"}
     extra = {name: value for name, value in document.items() if name not in ours}
     return QrData(api, socketio, room_id, extra)
 
 
 def check_room_id(room_id: Any) -> None:
-    """Validate a room id.
+    """Validate a room id, or None.
 
     Raises:
-        PayloadError: If the room id is not a text of 1 to 128 characters.
+        PayloadError: If the room id is not a text of 1 to 128 characters that UTF-8 can encode.
     """
+    if room_id is None:
+        return
     if not isinstance(room_id, str) or not 1 <= len(room_id) <= MAX_ROOM_ID:
         raise PayloadError("room_id", f"must be a text of 1 to {MAX_ROOM_ID} characters")
+    if any("\ud800" <= character <= "\udfff" for character in room_id):
+        raise PayloadError("room_id", "must be text that has a UTF-8 form")
 
 
 def _qr_endpoints(kind: Kind, document: dict[str, Any]) -> tuple[Endpoint, ...] | None:
@@ -228,14 +231,15 @@ def _endpoints(member: str, entries: Any, *, plain_urls: bool = False) -> tuple[
     if not isinstance(entries, list):
         raise PayloadError(member, "must be an array")
     return tuple(
-        _parse(f"{member}[{index}]", entry, index)
-        if plain_urls and isinstance(entry, str)
-        else _endpoint(f"{member}[{index}]", entry)
+        _endpoint(f"{member}[{index}]", entry, index if plain_urls else None)
         for index, entry in enumerate(entries)
     )
 
 
-def _endpoint(where: str, entry: Any) -> Endpoint:
+def _endpoint(where: str, entry: Any, index: int | None) -> Endpoint:
+    """Decode an entry, which may be a URL alone if it has an index; the index is its priority."""
+    if index is not None and isinstance(entry, str):
+        return _parse(where, entry, index)
     if not isinstance(entry, dict):
         raise PayloadError(where, "must be an object with 'url' and 'priority'")
     priority, name = entry.get("priority", 0), entry.get("server_name")

@@ -273,8 +273,7 @@ def _signed_list(text: str, kid: str, body: bytes, most: int | None) -> SignedLi
         config = codec.config_of(claims, most)
         numbers = {name: _number(name, claims.get(name)) for name in ("ver", "iat", "exp")}
         room_id = claims.get("room_id")
-        if room_id is not None:
-            codec.check_room_id(room_id)
+        codec.check_room_id(room_id)
     except ValueError as error:
         reason = error if isinstance(error, PayloadError) else str(error)[:200]
         raise SignatureError("bad-claims", f"the signed payload is not a list: {reason}") from None

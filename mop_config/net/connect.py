@@ -129,14 +129,10 @@ class Owner:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def adopt(self, sock: socket.socket) -> None:
-        """Register a socket that ``abort`` shuts down.
-
-        Raises:
-            ConnectionAbortedError: If ``abort`` was called.
-        """
+        """Register a socket that ``abort`` shuts down, at once if ``abort`` was called before."""
         self._sockets.add(sock)
         if self.aborted:
-            raise ConnectionAbortedError("aborted")
+            self.abort()
 
     def release(self, sock: socket.socket) -> None:
         """Unregister a socket, so that ``abort`` no longer shuts it down."""

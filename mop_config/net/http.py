@@ -170,7 +170,6 @@ class HttpConnection(Deadline):
         self.silence = math.inf
         self.certificate: dict[str, Any] = {}
         self._client = client
-        self._connected = False
         self._scheme = _HTTP_SCHEMES[where.scheme]
         tls_name = name.strip("[]") if self._scheme == b"https" else None
         self._place = Place(where.host, port, tls_name)
@@ -199,7 +198,6 @@ class HttpConnection(Deadline):
         from .streams import for_httpcore
 
         self.close()
-        self._connected = False
         client = self._client
         left = min(self.least(self.silence), client.connect_within)
         options = replace(client.dial, until=time.monotonic() + left)
@@ -210,18 +208,12 @@ class HttpConnection(Deadline):
             stream = connect_by_proxy(
                 proxy, self._place, options, client.resolver, deadline, client
             )
-        self._connected = True
         tls = stream.get_extra_info("ssl_object")
         if tls is not None and self._place.tls_name is not None:
             self.certificate = tls.getpeercert() or {}
         origin = httpcore2.Origin(self._scheme, self._place.host.encode(), self._place.port)
         self._http = httpcore2.HTTP11Connection(origin, stream)
         return self._http
-
-    def _heard(self) -> bool:
-        """Return whether the server has sent the beginning of a response."""
-        # httpcore's exception is the same for an empty and an incomplete response.
-        return self._http is not None and self._http._h11_state.trailing_data[0] != b""  # noqa: SLF001
 
     @contextlib.contextmanager
     def stream(
@@ -293,11 +285,14 @@ class HttpConnection(Deadline):
         except Exception as error:
             if self._client.aborted:
                 raise HttpError(Fault.OURS, "aborted") from error
-            fault = fault_of(error, connecting=not self._connected)
+            http = self._http
+            fault = fault_of(error, connecting=http is None)
             if fault is Fault.OURS and not lacks_resources(error):
                 fault = Fault.PROTOCOL  # the parser failed without an exception of its own
-            elif "without sending a response" in str(error) and not self._heard():
-                fault = Fault.RESET
+            elif http is not None and "without sending a response" in str(error):
+                # httpcore's exception is the same for an empty and an incomplete response.
+                incomplete = http._h11_state.trailing_data[0] != b""  # noqa: SLF001
+                fault = Fault.PROTOCOL if incomplete else Fault.RESET
             raise HttpError(fault, describe(error)) from error
 
 

@@ -55,18 +55,12 @@ class _SocketStream:
         sock.setblocking(False)
         self.limit: Limit | None = None
         self._sock = sock
-        self._owner = owner
+        self._owner = owner or Owner()
+        self._owner.adopt(sock)
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self.shared = self._tls is not None and self._tls.selected_alpn_protocol() == "h2"
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
-        if owner is not None:
-            try:
-                owner.adopt(sock)
-            except OSError:
-                owner.release(sock)
-                sock.close()
-                raise
 
     def get_extra_info(self, info: str) -> Any:
         """Return the extra info that httpcore requests by name, or None."""
@@ -93,9 +87,7 @@ class _SocketStream:
             return rest
 
     def _close(self) -> None:
-        if self._owner is not None:
-            self._owner.release(self._sock)
-            self._owner = None
+        self._owner.release(self._sock)
         self._sock.close()
 
 

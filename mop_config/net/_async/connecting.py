@@ -29,10 +29,10 @@ async def connect(
     Raises:
         OSError: If no address was ready in time; a ``socket.gaierror`` if the host has no address.
     """
+    owner = owner or Owner()
     with Ring() as ring:
         try:
-            if owner is not None:
-                owner.adopt(ring.waker)
+            owner.adopt(ring.waker)
             HostDial(ring, place, options, resolver)
             while True:
                 await AsyncStream.wait_for(ring, GLANCE)
@@ -41,8 +41,7 @@ async def connect(
                         raise dial.error
                     return AsyncStream(dial.socket, owner)
         finally:
-            if owner is not None:
-                owner.release(ring.waker)
+            owner.release(ring.waker)
 
 
 async def connect_by_proxy(

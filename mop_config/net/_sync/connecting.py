@@ -30,10 +30,10 @@ def connect(
     Raises:
         OSError: If no address was ready in time; a ``socket.gaierror`` if the host has no address.
     """
+    owner = owner or Owner()
     with Ring() as ring:
         try:
-            if owner is not None:
-                owner.adopt(ring.waker)
+            owner.adopt(ring.waker)
             HostDial(ring, place, options, resolver)
             while True:
                 Stream.wait_for(ring, GLANCE)
@@ -42,8 +42,7 @@ def connect(
                         raise dial.error
                     return Stream(dial.socket, owner)
         finally:
-            if owner is not None:
-                owner.release(ring.waker)
+            owner.release(ring.waker)
 
 
 def connect_by_proxy(
