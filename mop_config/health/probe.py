@@ -27,7 +27,7 @@ from ..model.address import DEFAULT_PORTS, normalise_path, parse_url
 from ..model.endpoint import Endpoint, Kind
 from ..net.connect import DialOptions
 from ..net.faults import Fault, HttpError, certificate_error, lacks_resources
-from ..net.http import HttpClient, HttpConnection, HttpReply, ProxyChoice
+from ..net.http import Headers, HttpClient, HttpConnection, HttpReply, ProxyChoice
 from ..net.resolver import Resolver
 
 logger = logging.getLogger(__name__)
@@ -193,21 +193,19 @@ class Prober(HttpClient):
         if known_path in paths:
             paths.sort(key=lambda path: path != known_path)
         for path in dict.fromkeys(paths):
-            status, headers, body = _request(connection, "GET", path)
-            if status != http.HTTPStatus.NOT_FOUND:
+            reply = _request(connection, path)
+            if reply.status != http.HTTPStatus.NOT_FOUND:
                 break
-        detail, retry_after = f"{path} answers {status}", headers.get("retry-after")
-        fault: Fault | None = Fault.BAD_STATUS
+        detail = f"{path} answers {reply.status}"
         try:
-            if (wanted.judge or _is_success)(status, headers, body):
-                fault = None
-            elif _is_success(status):
-                detail += ", but this is not the answer of a healthy endpoint"
+            if (wanted.judge or _is_success)(*reply):
+                return _result(None, detail, path, reply)
         except Exception as error:  # raised by the application's judge
-            fault = Fault.OURS
-            detail += f", and healthy() raised {type(error).__name__}: {error}"
-        path_found = path if fault is None else None
-        return ProbeResult(fault, 0.0, detail, path_found, status=status, retry_after=retry_after)
+            reason = f"{detail}, and healthy() raised {type(error).__name__}: {error}"
+            return _result(Fault.OURS, reason, None, reply)
+        if _is_success(reply.status):
+            detail += ", but this is not the answer of a healthy endpoint"
+        return _result(Fault.BAD_STATUS, detail, None, reply)
 
 
 class CheckQueue:
@@ -329,36 +327,36 @@ def _check_socketio(connection: HttpConnection, base: str) -> ProbeResult:
     """Open an Engine.IO session by polling and close it, or else open a WebSocket."""
     path = base if base.endswith("/socket.io") else f"{base}/socket.io"
     target = f"{path}/?{_HANDSHAKE}"
-    status, headers, data = _request(connection, "GET", target)
-    session = _session(data) if status == http.HTTPStatus.OK else None
+    reply = _request(connection, target)
+    session = _session(reply.body) if reply.status == http.HTTPStatus.OK else None
     opens = "a session"
     if session is not None:
         with contextlib.suppress(HttpError):
             goodbye = f"{target}&sid={session}"
-            _request(connection, "POST", goodbye, {"Content-Type": "text/plain"}, b"1")
-    elif status == http.HTTPStatus.BAD_REQUEST:
+            _request(connection, goodbye, {"Content-Type": "text/plain"}, b"1")
+    elif reply.status == http.HTTPStatus.BAD_REQUEST:
         # Some servers accept WebSocket connections only.
         connection.close()
         target = f"{path}/?EIO=4&transport=websocket"
-        status, headers, _ = _request(connection, "GET", target, _WEBSOCKET)
+        reply = _request(connection, target, _WEBSOCKET)
         opens = "a WebSocket"
-    retry_after = headers.get("retry-after")
-    if session is not None or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
-        fault, detail, answering = None, f"{path} opens {opens}", path
-    else:
-        fault, answering = Fault.BAD_STATUS, None
-        detail = f"{path} answers {status}, and no handshake"
-    return ProbeResult(fault, 0.0, detail, answering, status=status, retry_after=retry_after)
+    if session is not None or reply.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+        return _result(None, f"{path} opens {opens}", path, reply)
+    detail = f"{path} answers {reply.status}, and no handshake"
+    return _result(Fault.BAD_STATUS, detail, None, reply)
+
+
+def _result(fault: Fault | None, detail: str, path: str | None, reply: HttpReply) -> ProbeResult:
+    """Return the result of a check that got an answer."""
+    retry_after = reply.headers.get("retry-after")
+    return ProbeResult(fault, 0.0, detail, path, status=reply.status, retry_after=retry_after)
 
 
 def _request(
-    connection: HttpConnection,
-    method: str,
-    target: str,
-    headers: Mapping[str, str] | None = None,
-    body: bytes = b"",
+    connection: HttpConnection, target: str, headers: Headers | None = None, body: bytes = b""
 ) -> HttpReply:
-    """Send a request; return its response, with at most ``MAX_BYTES`` of the body."""
+    """Send a GET, or a POST with a body; return at most ``MAX_BYTES`` of the response's body."""
+    method = "POST" if body else "GET"
     with connection.stream(method, target, headers, body) as (reply, chunks):
         return reply.read(chunks, MAX_BYTES, cut=True)
 
@@ -366,9 +364,7 @@ def _request(
 def _expiry(certificate: Mapping[str, Any]) -> datetime | None:
     """Return when a certificate ends, or None without a certificate."""
     ends = certificate.get("notAfter")
-    if not isinstance(ends, str):
-        return None
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
+    return ends and datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
 
 
 def _session(data: bytes) -> str | None:

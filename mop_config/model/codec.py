@@ -19,8 +19,10 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ..errors import AddressError, PayloadError
-from .endpoint import Endpoint, EndpointConfig, Kind, assemble, is_priority
+from .endpoint import Endpoint, EndpointConfig, Kind, assemble
 
+#: The member of an entry that an error is about, by its code; else the URL.
+_MEMBERS = {"bad-server-name": "server_name", "bad-priority": "priority"}
 _decoder = json.JSONDecoder()
 #: Upper bound of POSIX times that are read from outside: the end of the year 9999.
 MAX_DATE = 253402300799
@@ -243,8 +245,6 @@ def _endpoint(where: str, entry: Any, index: int | None) -> Endpoint:
     if not isinstance(entry, dict):
         raise PayloadError(where, "must be an object with 'url' and 'priority'")
     priority, name = entry.get("priority", 0), entry.get("server_name")
-    if not is_priority(priority):
-        raise PayloadError(f"{where}.priority", "must be a whole number, 0 or more")
     if name is not None and not isinstance(name, str):
         raise PayloadError(f"{where}.server_name", "must be a string")
     return _parse(f"{where}.url", entry.get("url"), priority, name)
@@ -256,8 +256,8 @@ def _parse(where: str, url: Any, priority: int, server_name: str | None = None) 
     try:
         return Endpoint.parse(url, priority, server_name)
     except AddressError as error:
-        if error.code == "bad-server-name":
-            where = where.removesuffix("url") + "server_name"
+        member = _MEMBERS.get(error.code)
+        where = where if member is None else where.removesuffix("url") + member
         raise PayloadError(where, str(error)) from None
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from ..errors import AddressError
 from .address import is_ip, normalise_host, parse_url
@@ -138,10 +138,5 @@ class EndpointConfig:
 
 
 def _check_priority(priority: int) -> None:
-    if not is_priority(priority):
+    if type(priority) is not int or priority < 0:  # a bool is no priority
         raise AddressError("bad-priority", "the priority must be a whole number, 0 or more")
-
-
-def is_priority(value: Any) -> bool:
-    """Whether a value from outside is a priority: an int, 0 or more, and not a bool."""
-    return type(value) is int and value >= 0

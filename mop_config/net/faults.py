@@ -50,9 +50,7 @@ _REFUSALS = ("407", "Requested ", "Invalid username/password")
 #: CPython's messages when a thread cannot be started (no threads or memory left, or, from 3.12 on,
 #: after the main thread has ended). The exception is only a RuntimeError.
 _NO_THREAD = ("can't start new thread", "can't create new thread")
-_NO_NAME = frozenset(
-    {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_FAIL}
-)
+_NO_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME), socket.EAI_FAIL}
 
 
 class HttpError(OSError):

@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # httpcore takes a tenth of a second to load, so the first re
 
 #: Returns the proxy for the scheme and host of a URL; None means a direct connection.
 ProxyChoice = Callable[[str, str], "httpx2.Proxy | None"]
+#: Headers of a request or a response.
+Headers = Mapping[str, str]
 
 USER_AGENT = f"mop-config/{__version__}"
 _HTTP_SCHEMES = {"http": b"http", "ws": b"http", "https": b"https", "wss": b"https"}
@@ -159,11 +161,7 @@ class HttpConnection(Deadline):
     """
 
     def __init__(
-        self,
-        client: "HttpClient",
-        where: Url,
-        until: float,
-        server_name: str | None = None,
+        self, client: "HttpClient", where: Url, until: float, server_name: str | None = None
     ) -> None:
         super().__init__(until)
         name, port = server_name or where.host, where.port or DEFAULT_PORTS[where.scheme]
@@ -173,10 +171,13 @@ class HttpConnection(Deadline):
         self._scheme = _HTTP_SCHEMES[where.scheme]
         tls_name = name.strip("[]") if self._scheme == b"https" else None
         self._place = Place(where.host, port, tls_name)
-        self._proxy = None
+        self._proxy: httpcore2.Proxy | None = None
         if client.proxy_for is not None and not is_loopback(where.host):
-            scheme = self._scheme.decode()
-            self._proxy = client.proxy_for(scheme, where.host.strip("[]"))
+            proxy = client.proxy_for(self._scheme.decode(), where.host.strip("[]"))
+            if proxy is not None:
+                from .streams import for_httpcore
+
+                self._proxy = for_httpcore(proxy)
         self._http: httpcore2.HTTP11Connection | None = None
         self._headers = {
             "Host": name if port == DEFAULT_PORTS[where.scheme] else f"{name}:{port}",
@@ -195,7 +196,6 @@ class HttpConnection(Deadline):
         import httpcore2
 
         from ._sync.connecting import connect, connect_by_proxy
-        from .streams import for_httpcore
 
         self.close()
         client = self._client
@@ -204,10 +204,8 @@ class HttpConnection(Deadline):
         if self._proxy is None:
             stream = connect(self._place, options, client.resolver, client)
         else:
-            deadline, proxy = Deadline(self.until), for_httpcore(self._proxy)
-            stream = connect_by_proxy(
-                proxy, self._place, options, client.resolver, deadline, client
-            )
+            way = self._proxy, self._place, options, client.resolver
+            stream = connect_by_proxy(*way, Deadline(self.until), client)
         tls = stream.get_extra_info("ssl_object")
         if tls is not None and self._place.tls_name is not None:
             self.certificate = tls.getpeercert() or {}
@@ -217,11 +215,7 @@ class HttpConnection(Deadline):
 
     @contextlib.contextmanager
     def stream(
-        self,
-        method: str,
-        target: str,
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
+        self, method: str, target: str, headers: Headers | None = None, body: bytes = b""
     ) -> "Iterator[tuple[HttpReply, Iterator[bytes]]]":
         """Send a request; yield its response without the body, and the parts of the raw body.
 
@@ -230,16 +224,13 @@ class HttpConnection(Deadline):
         """
         import httpcore2
 
-        from .streams import for_httpcore
-
         length = {"Content-Length": str(len(body))} if body or method == "POST" else {}
         fields = {**self._headers, **length, **(headers or {})}
         own: list[tuple[bytes, bytes]] = []
         proxy, place = self._proxy, self._place
-        if proxy is not None and place.tls_name is None and proxy.url.scheme.startswith("http"):
-            # Only httpcore's form of the proxy has the credentials among its headers.
+        if proxy is not None and place.tls_name is None and proxy.url.scheme.startswith(b"http"):
             target = f"http://{place.host}:{place.port}{target}"
-            own = list(for_httpcore(proxy).headers)
+            own = list(proxy.headers)
         limit = Limit.of(min(FOREVER, self.silence), self)
         request = httpcore2.Request(
             method,

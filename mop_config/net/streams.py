@@ -87,8 +87,9 @@ class _SocketStream:
             return rest
 
     def _close(self) -> None:
-        self._owner.release(self._sock)
-        self._sock.close()
+        if self._sock.fileno() >= 0:
+            self._owner.release(self._sock)
+            self._sock.close()
 
 
 def _translated(error: Exception, late: type[Exception], other: type[Exception]) -> Exception:

@@ -116,9 +116,8 @@ async def _open_tunnel(
         headers=[(b"Host", where), (b"Accept", b"*/*"), *proxy.headers],
         extensions={"timeout": {"read": limit, "write": limit}},
     )
-    response = await httpcore2.AsyncHTTP11Connection(url.origin, stream).handle_async_request(
-        request
-    )
+    http = httpcore2.AsyncHTTP11Connection(url.origin, stream)
+    response = await http.handle_async_request(request)
     if not 200 <= response.status < 300:
         reason = response.extensions.get("reason_phrase", b"").decode("ascii", "ignore")
         raise httpcore2.ProxyError(f"{response.status} {reason}")
@@ -151,8 +150,7 @@ class AsyncTlsStream(httpcore2.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
-            data: bytes = await self._run(lambda: self._tls.read(max_bytes), timeout)
-            return data
+            return bytes(await self._run(lambda: self._tls.read(max_bytes), timeout))
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
         except ssl.SSLError as error:

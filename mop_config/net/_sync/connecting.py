@@ -115,7 +115,8 @@ def _open_tunnel(stream: Stream, proxy: httpcore2.Proxy, place: Place, limit: Li
         headers=[(b"Host", where), (b"Accept", b"*/*"), *proxy.headers],
         extensions={"timeout": {"read": limit, "write": limit}},
     )
-    response = httpcore2.HTTP11Connection(url.origin, stream).handle_request(request)
+    http = httpcore2.HTTP11Connection(url.origin, stream)
+    response = http.handle_request(request)
     if not 200 <= response.status < 300:
         reason = response.extensions.get("reason_phrase", b"").decode("ascii", "ignore")
         raise httpcore2.ProxyError(f"{response.status} {reason}")
@@ -148,8 +149,7 @@ class TlsStream(httpcore2.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
-            data: bytes = self._run(lambda: self._tls.read(max_bytes), timeout)
-            return data
+            return bytes(self._run(lambda: self._tls.read(max_bytes), timeout))
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
         except ssl.SSLError as error:
