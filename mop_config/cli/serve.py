@@ -81,6 +81,10 @@ def _check_port(process: ProcessSettings) -> None:
             if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
                 time.sleep(_PAUSE)
                 continue
-            of_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
+            of_port = {
+                errno.EADDRINUSE: f"another program listens at {process.host}:{port}",
+                errno.EACCES: "a port below 1024 takes root, or a socket that systemd hands over",
+            }.get(error.errno or 0)
             variable = f"PORT={port}" if of_port else f"HOST={process.host}"
-            raise MopConfigError(f"{variable} cannot be used: {error.strerror or error}") from None
+            reason = of_port or f"no address of this machine ({error.strerror or error})"
+            raise MopConfigError(f"{variable} cannot be used: {reason}") from None

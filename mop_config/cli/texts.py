@@ -207,7 +207,13 @@ class EtcdTarget:
         expected = {"target": "MOD", "result": "EQUAL", "mod_revision": str(self.revision or 0)}
         compare = [] if self._force else [{"key": etcd.key, **expected}]
         put = {"request_put": {"key": etcd.key, "value": encode(data)}}
-        answer = etcd.ask("/kv/txn", {"compare": compare, "success": [put]})
+        try:
+            answer = etcd.ask("/kv/txn", {"compare": compare, "success": [put]})
+        except SourceError as error:
+            if error.code != Code.UNREACHABLE:
+                raise
+            message = f"{error}; it may have been written all the same"
+            raise SourceError(error.code, message) from None
         if answer.get("succeeded"):
             self.revision = int(answer["header"]["revision"])
             return

@@ -410,7 +410,7 @@ class TestServe:
                 stdout, stderr = process.communicate(timeout=60)
                 assert (process.returncode, stdout) == (1, "")
                 assert len(stderr.splitlines()) == 1
-                assert f"PORT={port} cannot be used: Address already in use" in stderr
+                assert f"PORT={port} cannot be used: another program listens at" in stderr
 
     def test_a_port_that_is_left_in_time_is_taken(self, tmp_path: Path) -> None:
         """The server takes a port that an ending server frees in time."""
