@@ -351,7 +351,7 @@ def _plain_files(snapshot: Snapshot, service: str) -> dict[str, bytes]:
     return files
 
 
-@lru_cache(maxsize=1)  # drawing takes long, and each turn needs the codes
+@lru_cache(maxsize=2)  # drawing takes long, and each turn needs the codes
 def _qr_files(body: bytes) -> dict[str, bytes]:
     """Return the QR codes of a list by their paths; empty if no form of the list fits."""
     shortlist = qr.Shortlist.of_body(body)

@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import TypedDict
 
 from ...health.probe import HealthRequest, Prober, ProbeResult
-from ...health.state import HealthState, Transition
+from ...health.state import HealthState
 from ..logs import describe
 from ..serving.snapshot import Snapshot
 from ..serving.store import SnapshotStore
@@ -296,7 +296,12 @@ class EndpointMonitor:
     def _collect(self) -> None:
         for watched in [watched for watched, check in self._checks.items() if check.done()]:
             result = self._checks.pop(watched).result()
-            _log(watched, self._schedule.record(watched, result, time.monotonic(), time.time()))
+            change = self._schedule.record(watched, result, time.monotonic(), time.time())
+            where = watched.kind.label, watched.endpoint.url, watched.results["detail"]
+            if change.came_back:
+                logger.info("the %s endpoint %s is back: %s", *where)
+            elif change.went_down:
+                logger.warning("the %s endpoint %s is down: %s", *where)
             self._saved = self._history_saved = False
 
     def close(self) -> None:
@@ -307,11 +312,3 @@ class EndpointMonitor:
         if self._followed is not None:
             self._results.write(self._schedule.results())
             self._results.write_history(self._schedule.slots())
-
-
-def _log(watched: WatchedEndpoint, transition: Transition) -> None:
-    kind, url, detail = watched.kind.label, watched.endpoint.url, watched.results["detail"]
-    if transition.came_back:
-        logger.info("the %s endpoint %s is back: %s", kind, url, detail)
-    elif transition.went_down:
-        logger.warning("the %s endpoint %s is down: %s", kind, url, detail)

@@ -163,16 +163,12 @@ def origins(value: str) -> tuple[str, ...]:
     items = _split(value)
     if items == ["*"]:
         return ("*",)
-    return tuple(_origin(item) for item in items)
-
-
-def _origin(item: str) -> str:
     with _allowed("* or a list of origins such as https://app.example.com"):
-        url = parse_url(item, ("http", "https"), underscores=True)
-        if url.path not in {"", "/"}:
+        urls = [parse_url(item, ("http", "https"), underscores=True) for item in items]
+        if any(url.path not in {"", "/"} for url in urls):
             raise AddressError("bad-url", "an origin has no path")
     # A browser's Origin never names the default port.
-    return url.identity.rstrip("/")
+    return tuple(url.identity.rstrip("/") for url in urls)
 
 
 def hosts(value: str) -> tuple[str, ...]:
