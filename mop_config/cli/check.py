@@ -13,7 +13,7 @@ from ..model.address import secret_part, without_userinfo
 from ..model.endpoint import EndpointConfig
 from ..model.printable import blanked
 from ..server.parsing.problems import Problem, Severity
-from ..server.reload.guard import Replaced, missing_confirmations
+from ..server.reload.guard import missing_confirmations
 from .differences import changes_document, list_changes, print_changes
 from .input import Reading, env_file_option, read
 from .output import complain, counts_of, json_text, plan_lines, plural, say
@@ -93,8 +93,8 @@ def _print_change(reading: Reading, served: EndpointConfig, url: str) -> None:
 
 def _unconfirmed(reading: Reading, served: EndpointConfig) -> list[str]:
     """Return the confirming lines that the text lacks for the endpoints that it removes."""
-    replaced = Replaced({}, body=codec.dumps(served))
-    return missing_confirmations(reading.rendering, reading.settings, reading.data, replaced)
+    before = codec.dumps(served)
+    return missing_confirmations(reading.rendering, reading.settings, reading.data, before)
 
 
 def _document(reading: Reading, config: EndpointConfig, *, ok: bool) -> dict[str, object]:

@@ -22,7 +22,7 @@ from ..model.address import EtcdAddress, without_userinfo
 from ..model.endpoint import EndpointConfig, Kind
 from ..server.parsing.problems import Code, Problem
 from ..server.parsing.render import EMPTY, EMPTY_BODY, Rendering, decode, render
-from ..server.reload.guard import Replaced, check_acceptable, with_planned_refusals
+from ..server.reload.guard import check_acceptable, with_planned_refusals
 from ..server.settings import Settings
 from ..server.sources import SCHEME, open_source
 from .output import complain
@@ -238,13 +238,13 @@ def judged(name: str, read_text: Callable[[], tuple[bytes, float]], settings: Se
         rendering = render(data, settings.rules, EMPTY_BODY, time.time())
         rendering = with_planned_refusals(rendering, settings)
         # Assume a server that serves endpoints of the kinds in the text.
-        served = Replaced({kind: max(rendering.count(kind), not rendering.usable) for kind in Kind})
-        check_acceptable(rendering, settings, data, served)
+        served = {kind: max(rendering.count(kind), not rendering.usable) for kind in Kind}
+        check_acceptable(rendering, settings, served)
     except SourceError as error:
         code, refusal = Code(error.code), error
         if code in {Code.NOT_UTF8, Code.NUL}:
             refusal = SourceError(code, f"{name}: {error}", error.line, error.column)
-        problem = Problem(error.line, error.column, code.severity, code, str(refusal), "")
+        problem = Problem.of(code, str(refusal), error.line, error.column)
         rendering = rendering._replace(
             problems=(problem, *rendering.problems), errors=rendering.errors + 1
         )

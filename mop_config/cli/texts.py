@@ -20,7 +20,7 @@ from ..files import Scratch
 from ..model.address import EtcdAddress
 from ..server.parsing.problems import Code
 from ..server.parsing.render import EMPTY_BODY, render, render_body
-from ..server.reload.guard import Replaced, missing_confirmations
+from ..server.reload.guard import missing_confirmations
 from ..server.settings import Settings
 from ..server.sources import check_source, open_source
 from ..server.sources.etcd import EtcdSource, encode
@@ -89,12 +89,11 @@ class GoodTexts(NamedTuple):
             The text, and the lines that were added at its end.
         """
         served = ReleaseStore(self.directory, key(self.source)).load() or self.texts[0]
-        body = render_body(served.data, settings.rules, served.boundary)
-        replaced = Replaced({}, served.data, body)
+        body = render_body(served.data, settings.rules, served.boundary) or EMPTY_BODY
         rendering = render(data, settings.rules, EMPTY_BODY, time.time())
         added: list[str] = []
         # Repeat, because a confirming line that the served text has too counts only as an addition.
-        while lines := missing_confirmations(rendering, settings, data, replaced):
+        while lines := missing_confirmations(rendering, settings, data, body, served.data):
             data = b"\n".join([data.removesuffix(b"\n"), *map(str.encode, lines), b""])
             added += lines
         return data, added

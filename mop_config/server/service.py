@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily
 
-from ..model.codec import iter_endpoints
+from ..model.codec import iter_endpoints, rfc3339
 from ..model.endpoint import Kind
 from .auth import TokenAuthenticator
 from .monitor.reports import ClientReports, Listed, ReportedEndpoint
 from .monitor.schedule import Slots
 from .monitor.thread import HealthDocument, MonitorThread
-from .parsing.problems import Code, Problem
+from .parsing.problems import Code, Problem, Severity
 from .parsing.render import EMPTY
 from .reload.pipeline import Reloader
 from .reload.thread import ReloadRequests, ReloadThread
@@ -33,7 +33,7 @@ from .sources import open_source
 from .state import workers
 from .state.directory import StateDirectory
 from .state.releases import ReleaseStore
-from .state.workers import WorkerFigures, WorkerRecord, reload_for, worker_record
+from .state.workers import WorkerRecord, reload_for, reload_record
 from .status import lost_hooks
 from .status.document import (
     StatusDocument,
@@ -93,7 +93,7 @@ class ConfigService:
         self._lock = threading.Lock()
         self._reload_thread: ReloadThread | None = None
         self._pid = 0  # of the process in which the reload thread was started; 0 while none runs
-        self._reported: WorkerRecord | None = None
+        self._answered = 0  # the newest request to reload while no reload thread runs
         self._lost = ""  # what is lost without our hooks of gunicorn
         for warning in (*settings.warnings, *self.signer.warnings):
             logger.warning("%s", warning)
@@ -109,7 +109,7 @@ class ConfigService:
         self._workers.sweep()
         self._monitor = MonitorThread(self.store, self.settings, directory, served)
         self.reports = ClientReports(directory, served) if self.settings.reports else None
-        self._requests = ReloadRequests(directory, f"{served}.reload", self.store)
+        self._requests = ReloadRequests(directory, f"{served}.reload")
         return ReleaseStore(directory, key, lambda: bool(self._workers.others(os.getpid())))
 
     def load(self, *, may_wait: bool = False) -> None:
@@ -157,7 +157,6 @@ class ConfigService:
             self._after_turn,
             self._requests,
             on_late=self._write_record,
-            on_end=lambda: self._workers.remove(os.getpid()),
         )
         self._reload_thread.start()
 
@@ -171,11 +170,12 @@ class ConfigService:
             thread = self._running()
             if thread is None:
                 return
-            self._pid, self._reload_thread, self._reported = 0, None, None
+            self._pid, self._reload_thread = 0, None
             self.store.close()
         atexit.unregister(self.stop)
         self._monitor.stop()
         thread.stop()
+        self._workers.remove(os.getpid())
 
     def wake_reload_thread(self) -> None:
         """Make the reload thread read the source soon; safe in a signal handler.
@@ -197,9 +197,8 @@ class ConfigService:
         self.revive()
         number, shared = self._requests.make()
         if self._running() is None:
-            self._requests.take()
             self._reloader.reload(Trigger.API)
-            self._requests.note()
+            self._answered = number
         deadline = time.monotonic() + RELOAD_PATIENCE
         while True:
             records = self._all_records() if shared else [self._own_record()]
@@ -279,20 +278,35 @@ class ConfigService:
 
     def _own_record(self) -> WorkerRecord:
         thread, (view, late) = self._running(), self._view()
-        alive = thread is not None and thread.alive and late is None and thread.trigger.alive
-        figures: WorkerFigures = {
-            "waiters": self.responder.waiters,
-            "good_at": self._reloader.loaded.good_at,
-            "late": late is not None,
+        snapshot, notices = view.snapshot, list(self._notices(late))
+        errors = sum(notice.severity is Severity.ERROR for notice in notices)
+        return {
+            "pid": os.getpid(),
+            "served": {
+                "etag": snapshot.etag,
+                "state": view.state.value,
+                "loaded_at": rfc3339(snapshot.loaded_at),
+                "counts": {"api": snapshot.api_count, "socketio": snapshot.socketio_count},
+                "complete": view.complete,
+                "problem_counts": {
+                    "error": view.errors + errors,
+                    "warning": view.warnings + len(notices) - errors,
+                },
+                "problems": [problem.as_dict() for problem in (*notices, *view.problems)],
+                "planned": [change.as_dict() for change in view.planned],
+            },
+            "watcher": {
+                "mode": thread.watcher.mode if thread else "poll",
+                "alive": thread is not None and thread.notices_changes,
+            },
+            "history": [reload_record(each) for each in view.history],
+            "figures": {
+                "waiters": self.responder.waiters,
+                "good_at": self._reloader.loaded.good_at,
+                "late": late is not None,
+            },
+            "answered": thread.answered if thread else self._answered,
         }
-        return worker_record(
-            os.getpid(),
-            view,
-            {"mode": thread.trigger.mode if thread else "poll", "alive": alive},
-            self._notices(late),
-            figures,
-            self._requests.answered,
-        )
 
     def _notices(self, late: str | None) -> Iterator[Problem]:
         for warning in (*self.settings.warnings, *self.signer.warnings):
@@ -302,9 +316,8 @@ class ConfigService:
             yield Problem.of(Code.NO_HOOKS, self._lost)
         if late is not None:
             yield Problem.of(Code.LATE, late)
-        if why := self._directory.trouble:
-            message = f"the state folder {self._directory.path} cannot be used: {why}"
-            yield Problem.of(Code.STATE_FOLDER, message)
+        if trouble := self._directory.trouble:
+            yield Problem.of(Code.STATE_FOLDER, trouble)
 
     def _after_turn(self) -> None:
         """Do the periodic work of the process; the reload thread calls this after each turn."""
@@ -315,10 +328,9 @@ class ConfigService:
         self._write_record()
 
     def _write_record(self) -> None:
-        """Write this worker's record for the other workers, if it has changed or is missing."""
-        record = self._own_record()
-        if record != self._reported or self._workers.is_missing(os.getpid()):
-            self._reported = record if self._workers.write(record) else None
+        """Write this worker's record for the other workers, until ``stop`` removes the record."""
+        if self._running() is not None:
+            self._workers.write(self._own_record())
 
 
 @lru_cache(maxsize=1)

@@ -21,6 +21,7 @@ from mop_config import create_app, qr
 from mop_config.model.jws import SigningKey, TrustedKeys
 from mop_config.server.export import StaticExporter
 from mop_config.server.settings import Settings
+from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.releases import parse
 
 from ..conftest import GUIDE_JSON, SAMPLE
@@ -386,7 +387,7 @@ class TestRootInAnothersFolder:
         owners = {path.stat().st_uid for path in records.rglob("*")}
         assert owners == {ALICE}
         (record,) = records.rglob("*.lastgood")
-        assert parse(record.read_bytes()).release.version
+        assert parse(StateDirectory(record.parent, ALICE).read(record.name)).release.version
 
     def test_a_version_that_the_service_user_planted_is_not_gone_on_from(
         self, place: Path, key: Path
@@ -398,10 +399,11 @@ class TestRootInAnothersFolder:
         file = write(place, "DomainList:\na.example\nb.example\n")
         publish(place, file, "--key", str(key))
         (record,) = records.rglob("*.lastgood")
-        good = parse(record.read_bytes())
+        directory = StateDirectory(record.parent, ALICE)
+        good = parse(directory.read(record.name))
         release = good.release._replace(last_modified=1 << 36, version=1 << 51)
         planted = good._replace(release=release)
-        record.write_bytes(planted.dump())
+        directory.write(record.name, planted.dump(), sync=False)
         file = write(place, "DomainList:\nc.example\nb.example\n")
         publish(place, file, "--key", str(key))
         keys = json.loads((place / "out/api/v1/config/keys").read_bytes())

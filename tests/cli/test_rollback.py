@@ -73,7 +73,7 @@ def keep(file: Path, folder: Path, *texts: tuple[str, str]) -> None:
     store = ReleaseStore(directory, key_of(str(file)))
     for number, (content, etag) in enumerate(texts, start=1001):
         release = Release(etag, 1.0, 1, number)
-        store.remember(LastGood(content.encode(), release, 1, 1, None, 0.0, float(number), "watch"))
+        store.write(LastGood(content.encode(), release, 1, 1, None, 0.0, float(number), "watch"))
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from mop_config import create_app
-from mop_config.server.reload.thread import FileTrigger
 from mop_config.server.service import EXTENSION, ConfigService
 from mop_config.server.settings import Settings
 from mop_config.server.sources.watch import Watcher
@@ -425,8 +424,7 @@ class TestThreads:
         """A handler that raises ends watchdog's dispatcher silently; the service replaces it."""
         reloader = service._reload_thread
         assert reloader is not None
-        assert isinstance(reloader.trigger, FileTrigger)
-        watcher = reloader.trigger.watcher
+        watcher = reloader.watcher
         assert isinstance(watcher, Watcher)
         wait_for(lambda: watcher.alive)
         observer = watcher._observer

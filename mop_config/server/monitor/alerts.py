@@ -25,8 +25,7 @@ from ...net.connect import DialOptions
 from ...net.faults import HttpError
 from ...net.http import HttpClient, HttpReply, HttpRequest, backoff, retry_after
 from ..settings import Settings
-from ..state.directory import StateDirectory
-from ..state.workers import parse_record
+from ..state.directory import StateDirectory, dump_record, parse_record
 from .schedule import ProbeSchedule
 
 logger = logging.getLogger(__name__)
@@ -55,10 +54,6 @@ class Alert(TypedDict):
     told: bool | None
     id: str
     body: str
-
-
-class _AlertsRecord(TypedDict):
-    alerts: list[Alert]
 
 
 def new_alert(kind: Kind) -> Alert:
@@ -98,12 +93,8 @@ def change(alert: Alert, urls: list[str], service: str, *, down: bool, now: floa
 
 
 def load(data: bytes) -> dict[Kind, Alert]:
-    """Read the alerts that the state folder keeps.
-
-    Raises:
-        ValueError: If the data is not a record of alerts.
-    """
-    alerts = parse_record(data, _AlertsRecord)["alerts"]
+    """Parse the alerts that the state folder keeps."""
+    alerts: list[Alert] = parse_record(data)["alerts"]
     return {kind: new_alert(kind) for kind in Kind} | {Kind(a["kind"]): a for a in alerts}
 
 
@@ -243,7 +234,7 @@ class OutageNotifier:
 
     def _save(self) -> None:
         if self._url:
-            data = json.dumps({"alerts": list(self._alerts.values())}).encode()
+            data = dump_record({"alerts": list(self._alerts.values())})
             # Where this fails, another worker may send a message again.
             self._directory.save(self._name, data, "the alerts", sync=True)
 

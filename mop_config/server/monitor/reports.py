@@ -10,12 +10,11 @@ import hashlib
 import json
 import time
 from collections import Counter
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from ...model.endpoint import Kind
 from ...net.faults import COUNTED
-from ..state.directory import StateDirectory
-from ..state.workers import parse_record
+from ..state.directory import StateDirectory, dump_record, parse_record
 
 #: The word for requests that an endpoint answered.
 OK = "ok"
@@ -50,12 +49,6 @@ class ReportedEndpoint(TypedDict):
     counts: dict[str, int]
 
 
-class _Report(TypedDict):
-    """A report, and the record of a step."""
-
-    endpoints: list[ReportedEndpoint]
-
-
 def parse_report(body: bytes) -> Counter[Series]:
     """Parse the body of a report.
 
@@ -63,8 +56,8 @@ def parse_report(body: bytes) -> Counter[Series]:
         ValueError: If it is not a report; the message says what is allowed.
     """
     try:
-        report = _series(body)
-    except ValueError:
+        report = _series(json.loads(body))
+    except (ValueError, LookupError, TypeError, RecursionError):
         form = '{"endpoints":[{"kind":…,"url":…,"counts":{fault: number}}]}'
         raise ValueError(f"a report is {form}") from None
     counts: Counter[Series] = Counter()
@@ -124,8 +117,8 @@ class ClientReports:
                 for series, count in report.items():
                     if series[:2] in listed and (series in counts or len(counts) < MAX_SERIES):
                         counts[series] += count
-                record: _Report = {"endpoints": _entries(counts)}
-                self._directory.save(name, json.dumps(record).encode(), _WHAT)
+                record = dump_record({"endpoints": _entries(counts)})
+                self._directory.save(name, record, _WHAT)
         except OSError as error:
             self._directory.complain(_WHAT, error)
 
@@ -144,7 +137,8 @@ class ClientReports:
         return [e for e in _entries(totals) if (e["kind"], e["url"]) in listed]
 
     def _counts(self, name: str) -> Counter[Series]:
-        return Counter(dict(self._directory.load(name, _series, _WHAT) or ()))
+        record = self._directory.load(name, parse_record, _WHAT)
+        return Counter(dict(_series(record) if record else ()))
 
 
 def _counted(table: bytes, address: str, now: float) -> bytes:
@@ -170,17 +164,20 @@ def _step() -> int:
     return int(time.time() // STEP)
 
 
-def _series(data: bytes) -> list[tuple[Series, int]]:
+def _series(document: Any) -> list[tuple[Series, int]]:
     """Return the counts in a report or in the record of a step.
 
     Raises:
-        ValueError: If the data is neither.
+        ValueError, LookupError or TypeError: If the document is neither.
     """
-    return [
-        ((entry["kind"], entry["url"], fault), count)
-        for entry in parse_record(data, _Report)["endpoints"]
-        for fault, count in entry["counts"].items()
-    ]
+    found = []
+    for entry in document["endpoints"]:
+        match entry:
+            case {"kind": str(kind), "url": str(url), "counts": dict(counts)}:
+                found += [((kind, url, fault), count) for fault, count in counts.items()]
+            case _:
+                raise ValueError(f"not an endpoint with its counts: {entry!r}")
+    return found
 
 
 def _entries(counts: Counter[Series]) -> list[ReportedEndpoint]:

@@ -5,7 +5,6 @@ webhook of outages; the others try to take the lock at each turn. ``ProbeResults
 through which all workers know what that worker has found.
 """
 
-import json
 import logging
 import os
 import random
@@ -16,18 +15,15 @@ import time
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from datetime import datetime
 from functools import lru_cache
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from ...health.probe import HealthRequest, Prober, ProbeResult
-from ...health.state import HealthState
 from ..logs import describe
 from ..serving.snapshot import Snapshot
 from ..serving.store import SnapshotStore
 from ..settings import Settings
-from ..state.directory import Leadership, StateDirectory
-from ..state.workers import parse_record
+from ..state.directory import Leadership, StateDirectory, dump_record, parse_record
 from .alerts import OutageNotifier
 from .schedule import EndpointHealth, ProbeSchedule, Slot, Slots, WatchedEndpoint, best, rules
 
@@ -56,16 +52,6 @@ class ResultsRecord(TypedDict):
 
     pid: int
     endpoints: list[EndpointHealth]
-
-
-class _SlotsRecord(TypedDict):
-    kind: str
-    url: str
-    slots: list[list[float]]
-
-
-class _HistoryRecord(TypedDict):
-    endpoints: list[_SlotsRecord]
 
 
 class HealthDocument(TypedDict):
@@ -103,12 +89,12 @@ class ProbeResults:
             Whether that worked. If not, there is one warning until it works again.
         """
         record: ResultsRecord = {"pid": os.getpid(), "endpoints": endpoints}
-        return self._directory.save(self._results, json.dumps(record).encode(), _RESULTS)
+        return self._directory.save(self._results, dump_record(record), _RESULTS)
 
     def write_history(self, slots: Slots) -> None:
         """Write the history of all endpoints; a failure costs the history only."""
         rows = [{"kind": kind, "url": url, "slots": found} for (kind, url), found in slots.items()]
-        self._directory.save(self._history, json.dumps({"endpoints": rows}).encode(), _HISTORY)
+        self._directory.save(self._history, dump_record({"endpoints": rows}), _HISTORY)
 
     def read(self) -> list[EndpointHealth]:
         """Return the latest results of any worker; empty without a usable record."""
@@ -145,24 +131,14 @@ class ProbeResults:
 
 @lru_cache(maxsize=2)  # nearly every reader finds the record unchanged
 def _parse_results(data: bytes) -> ResultsRecord:
-    record = parse_record(data, ResultsRecord)
-    for endpoint in record["endpoints"]:
-        HealthState(endpoint["state"])
-        for moment in (endpoint["checked_at"], endpoint["certificate_expires"]):
-            datetime.fromisoformat(moment or "1970-01-01")
+    record: ResultsRecord = parse_record(data)
     return record
 
 
 @lru_cache(maxsize=2)  # nearly every reader finds the record unchanged
 def _parse_history(data: bytes) -> Slots:
-    found = {}
-    for endpoint in parse_record(data, _HistoryRecord)["endpoints"]:
-        rows = endpoint["slots"]
-        slots = [Slot(int(n), int(checks), int(good), s) for n, checks, good, s in rows]
-        if not all(slot.checks for slot in slots):
-            raise ValueError("a slot without a check")
-        found[endpoint["kind"], endpoint["url"]] = slots
-    return found
+    rows: list[dict[str, Any]] = parse_record(data)["endpoints"]
+    return {(row["kind"], row["url"]): [Slot(*slot) for slot in row["slots"]] for row in rows}
 
 
 class MonitorThread:

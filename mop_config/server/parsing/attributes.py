@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from ...errors import AddressError
 from ...model.address import is_ip
@@ -46,15 +46,6 @@ class Window(NamedTuple):
 ALWAYS = Window()
 
 
-class PlannedDocument(TypedDict):
-    """A planned change as a JSON object; the time is RFC 3339."""
-
-    at: str
-    change: str
-    kind: str
-    url: str
-
-
 class PlannedChange(NamedTuple):
     """A boundary that is still to come.
 
@@ -70,7 +61,7 @@ class PlannedChange(NamedTuple):
     added: bool
     url: str
 
-    def as_dict(self) -> PlannedDocument:
+    def as_dict(self) -> dict[str, str]:
         """Return the change as the status document and ``check --json`` show it."""
         change = "added" if self.added else "removed"
         return {"at": rfc3339(self.at), "change": change, "kind": self.kind.value, "url": self.url}
@@ -91,20 +82,6 @@ def _parse_moment(text: str, _host: str) -> float:
         pass
     form = "a time such as 2027-01-31T18:00:00Z, or a date such as 2027-01-31, which means 00:00Z"
     raise AddressError(Code.BAD_WINDOW, f"from and until take {form}")
-
-
-def window_of(start: float | None, end: float | None) -> Window | None:
-    """Return the window of an entry with these attributes; None if it has neither.
-
-    Raises:
-        AddressError: If the window is empty.
-    """
-    if start is None and end is None:
-        return None
-    window = Window(-FOREVER if start is None else start, FOREVER if end is None else end)
-    if window.end <= window.start:
-        raise AddressError(Code.BAD_WINDOW, "until must be later than from")
-    return window
 
 
 def split_attribute(token: str) -> tuple[str, str]:

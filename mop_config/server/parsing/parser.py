@@ -6,6 +6,7 @@ reason. ``builder`` turns the entries into endpoints.
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
@@ -26,7 +27,7 @@ from ...model.address import (
     split_port,
 )
 from ...model.endpoint import Attributes
-from .attributes import ATTRIBUTES, MAX_PRIORITY, Window, split_attribute, window_of
+from .attributes import ALWAYS, ATTRIBUTES, FOREVER, MAX_PRIORITY, Window, split_attribute
 from .problems import MAX_KEPT, Code, Problem, Severity
 
 #: Errors that are kept in any case, even after a hundred warnings.
@@ -60,7 +61,7 @@ class Entry(NamedTuple):
         line: Line of the entry, counted from 1.
         column: Column of the entry in code points, counted from 1.
         text: The entry as it was written.
-        window: The time in which the entry is served; None is always.
+        window: The time in which the entry is served.
     """
 
     host: str
@@ -71,7 +72,7 @@ class Entry(NamedTuple):
     line: int
     column: int
     text: str
-    window: Window | None = None
+    window: Window
 
 
 class Problems:
@@ -82,8 +83,7 @@ class Problems:
     """
 
     def __init__(self) -> None:
-        self.errors = 0
-        self.warnings = 0
+        self.counts: Counter[Severity] = Counter()
         self.found: list[Problem] = []
 
     @property
@@ -100,22 +100,12 @@ class Problems:
     ) -> None:
         """Add a problem; ``text`` is shortened to 200 characters."""
         severity = code.severity
-        if severity is Severity.ERROR:
-            self.errors += 1
-        else:
-            self.warnings += 1
+        self.counts[severity] += 1
         if len(text) > MAX_TEXT:
             text = text[: MAX_TEXT - 1] + "…"
         self.found.append(Problem(line, column, severity, code, message, text, word))
         if len(self.found) > 10 * MAX_KEPT:
             self.found = self.kept
-
-
-class EndpointFile(NamedTuple):
-    """A parsed file: the entries of each section in file order, and the problems."""
-
-    entries: dict[Section, list[Entry]]
-    problems: Problems
 
 
 # Unicode's default-ignorable code points, which no font draws (DerivedCoreProperties.txt).
@@ -147,31 +137,32 @@ _LABEL_BEFORE = re.compile(r"(?!\W*[0-9]+[.]$).*[^\W_][.-]+")
 _OTHER_HEADER = re.compile(r"\s*([^\W\d_][\w \t-]*)[:：](?=\s|$)")
 _OTHER_LIST = re.compile(r"\s*([^\W\d_][\w \t-]*list)[ \t]*[:：]", re.IGNORECASE)
 # The groups of PLAIN_LINE that need no warning in a section: 1 is a name, 2 an IPv4 address.
-_PLAIN_GROUPS: dict[Section | None, tuple[int, ...]] = {
-    Section.DOMAINS: (1,),
-    Section.IPS: (2,),
-    Section.API: (1, 2),
-    Section.SOCKET: (1, 2),
-}
+_PLAIN_GROUPS = {None: (), Section.DOMAINS: (1,), Section.IPS: (2,)}
 _SCHEMES = {Section.API: ("http", "https"), Section.SOCKET: ("http", "https", "ws", "wss")}
 
 
-def parse(text: str) -> EndpointFile:
+def parse(text: str) -> "EndpointFile":
     r"""Parse the text of an endpoint file, without its byte order mark.
 
     Lines end at ``\n``, ``\r\n`` or ``\r`` only. No text makes the parser raise: each problem
     is part of the result.
     """
-    parser = _Parser()
+    file = EndpointFile()
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, 1):
-        if not ((plain := PLAIN_LINE.fullmatch(line)) and parser.add_plain(number, plain)):
-            parser.add_line(number, line)
-    return EndpointFile(parser.entries, parser.problems)
+        if not ((plain := PLAIN_LINE.fullmatch(line)) and file.add_plain(number, plain)):
+            file.add_line(number, line)
+    return file
 
 
-class _Parser:
-    """Parses line after line, and keeps the current section in between."""
+class EndpointFile:
+    """A file that is parsed line after line.
+
+    Attributes:
+        entries: The entries of each section in file order.
+        problems: The problems.
+        section: The section of the next line; None before the first and in an unknown one.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[Section, list[Entry]] = {section: [] for section in Section}
@@ -182,7 +173,7 @@ class _Parser:
         """Continue in another section; ``skipping`` leaves out the entries of an unknown one."""
         self.section = section
         self.skipping = skipping
-        self.plain_groups = _PLAIN_GROUPS.get(section, ())
+        self.plain_groups = _PLAIN_GROUPS.get(section, (1, 2))
         self.current = self.entries[section] if section else []
 
     def add_line(self, number: int, line: str) -> None:
@@ -231,7 +222,7 @@ class _Parser:
                 return False
             text = match.string[start : match.end(match.lastindex or 0)]
         # Entry's own constructor would be a third of this method's time.
-        fields = (host, port, None, priority, _NO_ATTRIBUTES, number, start + 1, text, None)
+        fields = (host, port, None, priority, _NO_ATTRIBUTES, number, start + 1, text, ALWAYS)
         self.current.append(tuple.__new__(Entry, fields))
         return True
 
@@ -306,7 +297,9 @@ class _Parser:
                     raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"{name} is given twice")
                 _, parse_value = ATTRIBUTES[name]
                 values[name] = parse_value(value, host)
-            window = window_of(values.pop("from", None), values.pop("until", None))
+            window = Window(values.pop("from", -FOREVER), values.pop("until", FOREVER))
+            if window.end <= window.start:
+                raise AddressError(Code.BAD_WINDOW, "until must be later than from")
         except AddressError as error:
             self.problems.add(Code(error.code), line, begin + 1, error.message, shown, word)
             return
@@ -331,7 +324,11 @@ class _Parser:
             raise AddressError(Code.BAD_HOST, where)
         refuse_network(text)
         if any(sign in text for sign in "/?#"):
-            raise AddressError(Code.BAD_HOST, _no_path(schemes))
+            where = "a URL begins with its scheme, such as https://"
+            if schemes is None:
+                where = f"only {Section.API} and {Section.SOCKET} may have URLs"
+            message = f"the host is followed by a path, which only a URL may have: {where}"
+            raise AddressError(Code.BAD_HOST, message)
         written, port = split_port(text)
         return normalise_host(written), port, None
 
@@ -373,11 +370,3 @@ def _misplaced_name(text: str) -> str | None:
             ):
                 return found[1]
     return None
-
-
-def _no_path(schemes: tuple[str, ...] | None) -> str:
-    if schemes is None:
-        where = f"only {Section.API} and {Section.SOCKET} may have URLs"
-    else:
-        where = "a URL begins with its scheme, such as https://"
-    return f"the host is followed by a path, which only a URL may have: {where}"

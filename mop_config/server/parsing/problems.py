@@ -117,9 +117,9 @@ class Problem(NamedTuple):
     word: int = 0
 
     @classmethod
-    def of(cls, code: Code, message: str, line: int = 1) -> "Problem":
+    def of(cls, code: Code, message: str, line: int = 1, column: int = 1) -> "Problem":
         """Make a problem of a whole file, or of the process."""
-        return cls(line, 1, code.severity, code, message, "")
+        return cls(line, column, code.severity, code, message, "")
 
     def as_dict(self) -> ProblemRecord:
         """Return the JSON object for the status and ``check --json``."""

@@ -11,7 +11,7 @@ from ...model import codec
 from ...model.address import identity
 from ...model.endpoint import Endpoint, EndpointConfig, Kind, assemble
 from ..settings import UrlRules
-from .attributes import ALWAYS, FOREVER, PlannedChange, Window
+from .attributes import ALWAYS, FOREVER, PlannedChange
 from .parser import EndpointFile, Entry, Problems, Section, parse
 from .problems import Code, Problem, Severity
 
@@ -52,13 +52,12 @@ def build(file: EndpointFile, rules: UrlRules, at: float = 0.0) -> Built:
         rules: The rules by which hosts become URLs.
         at: POSIX seconds of the moment by which windows are judged.
     """
-    entries, problems = file
+    entries, problems = file.entries, file.problems
     api = _KindBuilder(Kind.API, rules, problems, at)
     socket = _KindBuilder(Kind.SOCKETIO, rules, problems, at)
     for entry in chain(entries[Section.DOMAINS], entries[Section.IPS]):
         new = api.add(entry)
-        expired = entry.window is not None and entry.window.end <= at
-        socket.add(entry, quiet=expired or not new)
+        socket.add(entry, quiet=entry.window.end <= at or not new)
     for entry in entries[Section.API]:
         api.add(entry)
     for entry in entries[Section.SOCKET]:
@@ -109,7 +108,7 @@ class _KindBuilder:
         first = self.entries.setdefault(key, entry)
         if first is not entry:
             others = self.later.setdefault(key, [first])
-            other = next((each for each in others if _overlap(each, entry)), None)
+            other = next((each for each in others if each.window.overlaps(window)), None)
             if other is not None:
                 if not quiet:
                     message = (
@@ -119,7 +118,7 @@ class _KindBuilder:
                 return False
             others.append(entry)
         position, self.count = self.count, self.count + 1
-        if window is not None and not self._is_served(entry, window, text, quiet=quiet):
+        if window != ALWAYS and not self._is_served(entry, text, quiet=quiet):
             return True
         rank = position if priority is None else priority
         endpoint = assemble(text, rank, **attributes) if attributes else assemble(text, rank)
@@ -139,8 +138,9 @@ class _KindBuilder:
         text = f"{self.protocol}://{host}:{port}{self.path}"
         return text, identity(self.protocol, host, port, self.path)
 
-    def _is_served(self, entry: Entry, window: Window, url: str, *, quiet: bool) -> bool:
+    def _is_served(self, entry: Entry, url: str, *, quiet: bool) -> bool:
         """Take in the boundaries of an entry, and return whether it is served at the moment."""
+        window = entry.window
         for boundary, added in ((window.start, True), (window.end, False)):
             if boundary <= self.at:
                 self.boundary = max(self.boundary, boundary)
@@ -158,10 +158,6 @@ class _KindBuilder:
                 f"{self.kind.label} endpoints: {len(self.endpoints)}; failover needs at least 2"
             )
             self.problems.add(Code.FEW_ENDPOINTS, 1, 1, message)
-
-
-def _overlap(one: Entry, other: Entry) -> bool:
-    return (one.window or ALWAYS).overlaps(other.window or ALWAYS)
 
 
 class Rendering(NamedTuple):
@@ -270,8 +266,8 @@ def render(data: bytes, rules: UrlRules, served: bytes, at: float = 0.0) -> Rend
         api_count=len(config.api_endpoints),
         socketio_count=len(config.socketio_endpoints),
         problems=tuple(problems.kept),
-        errors=problems.errors,
-        warnings=problems.warnings,
+        errors=problems.counts[Severity.ERROR],
+        warnings=problems.counts[Severity.WARNING],
         difference=codec.difference(served, body),
         planned=planned,
         boundary=boundary,

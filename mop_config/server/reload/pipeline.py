@@ -7,7 +7,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,30 +95,25 @@ class Loaded:
 
 
 class ReloadAttempt:
-    """One read of the source: its trigger, the state before, and its duration.
+    """One attempt to serve a text: its trigger, the state before, and its start.
+
+    Args:
+        trigger: The cause of the attempt.
+        before: What the reloader remembered before.
+        quietly: Note nothing if nothing has changed since the last read.
 
     Attributes:
-        rendering: The list that was read, once it is rendered.
+        rendering: The list of now, once it is rendered.
     """
 
     def __init__(self, trigger: Trigger, before: Loaded, *, quietly: bool = False) -> None:
-        self.trigger = trigger
-        self.before = before
-        self.quietly = quietly
+        self.trigger, self.before, self.quietly = trigger, before, quietly
         self.rendering: Rendering | None = None
-        self.at = time.time()
-        self.started = time.monotonic()
+        self.at, self.started = time.time(), time.monotonic()
 
     def repeats(self, loaded: Loaded) -> bool:
         """Whether a quiet read found the same text or failure as before, so nothing is noted."""
         return self.quietly and loaded.identity == self.before.identity
-
-    def good(self, text: SourceText, made: Rendering) -> LastGood:
-        """Return the text with its list's figures, for which a release will be issued."""
-        # A boundary counts as a change at its own instant.
-        release = Release(made.etag, max(text.mtime, made.boundary))
-        counts, trigger = (made.api_count, made.socketio_count), self.trigger.value
-        return LastGood(text.data, release, *counts, text.order, made.boundary, self.at, trigger)
 
     def done(self, result: Result, etag: str, **details: Any) -> Reload:
         """End the attempt with a result, and return its record; see ``Reload`` for the details."""
@@ -157,7 +152,8 @@ class Reloader:
             may_wait: Whether a reload follows soon. Then a file that is being written is left
                 alone until its writer has closed it, if there is a list to serve.
         """
-        waits = may_wait and self.releases.last_good() and self.source.being_written()
+        saved = self.releases.follow() if may_wait and self.releases.trusted else None
+        waits = saved is not None and self.source.being_written()
         if waits or not any(self.reload(Trigger.START) for _ in range(VAIN_TRIES + 1)):
             self.give_up_waiting(Trigger.START)
 
@@ -171,7 +167,7 @@ class Reloader:
         """Report that the source keeps changing, so that it cannot be read yet."""
         message = f"{self.source} keeps changing: waiting until it rests"
         attempt = ReloadAttempt(trigger, self.loaded)
-        self._note(SourceError(Code.CHANGING, message), attempt, refused=True)
+        self._note(SourceError(Code.CHANGING, message), attempt)
 
     def reload(
         self, trigger: Trigger, *, quietly: bool = False, settled: Fingerprint | None = None
@@ -199,38 +195,30 @@ class Reloader:
                 text = source.read(signature)
                 if late and (source.being_written() or not source.is_current(text)):
                     return False
-                self._remember(attempt, text.signature, text.identity)
+                self.loaded = replace(
+                    before, signature=text.signature, identity=text.identity, tries=0
+                )
                 if self._is_settled(text, host, attempt):
                     return True
-                at = self._moment()
-                rendering = attempt.rendering = self._render(text.data, at)
-                with releases.section() as section:
-                    behind = section.is_behind(text.order, host and host.order)
-                    outdated = not late and (behind or not source.is_current(text))
-                    if outdated or releases.boundary > at:
-                        return self._count_vain(attempt)
-                    check_replaces(rendering, self.settings, text.data, section.last)
-                    good = releases.issue(section, attempt.good(text, rendering))
-            self._publish(rendering, good.release, attempt)
+
+                def outdated() -> bool:
+                    behind = releases.is_behind(text.order, host and host.order)
+                    return not late and (behind or not source.is_current(text))
+
+                new = LastGood(text.data, Release("", text.mtime), order=text.order)
+                accepted = self._accept(new, attempt, outdated)
+            if accepted is None:
+                since = before.vain_since if before.tries else attempt.started
+                self.loaded = replace(before, tries=before.tries + 1, vain_since=since)
+                return False
+            self._publish(*accepted[:2], attempt)
             if text.detached:
-                self._note(SourceError(Code.DETACHED, detached(source)), attempt, refused=False)
-        except SourceError as error:
-            return self._reject(error, attempt, signature)
+                self._note(SourceError(Code.DETACHED, detached(source)), attempt)
         except Exception as error:
-            return self._fail(error, attempt)
+            return self._refuse(error, attempt, signature)
         return True
 
     # -- the steps of a reload
-
-    def _remember(self, attempt: ReloadAttempt, signature: Fingerprint, identity: bytes) -> None:
-        self.loaded = replace(attempt.before, signature=signature, identity=identity, tries=0)
-
-    def _moment(self) -> float:
-        """Return the time at which windows are evaluated, never before a boundary already passed.
-
-        So a clock that is set back does not bring expired entries back.
-        """
-        return max(time.time(), self.releases.boundary)
 
     def _render(self, data: bytes, at: float) -> Rendering:
         with short_turns():
@@ -238,16 +226,49 @@ class Reloader:
             rendering = render(data, self.settings.rules, served, at)
         return with_planned_refusals(rendering, self.settings)
 
+    def _accept(
+        self, text: LastGood, attempt: ReloadAttempt, outdated: Callable[[], bool]
+    ) -> tuple[Rendering, Release, SourceError | None] | None:
+        """Render a text as of now, check its list, and issue the release of the list.
+
+        Windows are judged at the later of now and the last boundary that has passed, so a clock
+        that is set back does not bring expired entries back.
+
+        Args:
+            text: The text, with its release if it was found good before.
+            attempt: The attempt to serve the text.
+            outdated: Called in the critical section; whether the text must not be used any more.
+
+        Returns:
+            The list, its release, and why the guard refuses the list of now: then this is the list
+            of the last boundary. None if the text is outdated, or if the host has passed a later
+            boundary meanwhile.
+        """
+        releases, at, refusal = self.releases, max(time.time(), self.releases.boundary), None
+        made = attempt.rendering = self._render(text.data, at)
+        with releases.section():
+            if outdated() or releases.boundary > at:
+                return None
+            try:
+                check_replaces(made, self.settings, text.data, releases.last)
+            except SourceError as error:
+                if not text.release.etag:
+                    raise
+                refusal, made = error, self._render(text.data, text.boundary)
+            good = text._replace(
+                # A boundary counts as a change at its own instant.
+                release=Release(made.etag, max(text.release.modified_at, made.boundary)),
+                api=made.api_count,
+                socketio=made.socketio_count,
+                boundary=made.boundary,
+                saved_at=attempt.at,
+                trigger=attempt.trigger.value,
+            )
+            return made, releases.issue(good).release, refusal
+
     def _plan(self, rendering: Rendering) -> None:
         planned, boundary = rendering.planned[:MAX_PLANNED], rendering.next_boundary
         self.loaded = replace(self.loaded, planned=planned, next_boundary=boundary)
-
-    def _count_vain(self, attempt: ReloadAttempt) -> bool:
-        """Count a read whose text was outdated before its release was issued; return False."""
-        before = attempt.before
-        since = before.vain_since if before.tries else attempt.started
-        self.loaded = replace(before, tries=before.tries + 1, vain_since=since)
-        return False
 
     def _is_settled(self, text: SourceText, host: LastGood | None, attempt: ReloadAttempt) -> bool:
         """Whether the same text was read before, and no new release is needed.
@@ -316,55 +337,36 @@ class Reloader:
         if view.loaded and good.release.etag == view.snapshot.etag:
             self._restamp(good.release)
             return
-        if view.state is SourceState.FRESH or not self.releases.trusted:
-            return
         newer = not view.loaded or good.release.version > view.snapshot.ver
-        if newer and (snapshot := self._from_disk(good)) is not None:
-            self.store.adopt(snapshot, self.loaded.planned)
-            logger.info("etag %s, which another worker has found good", snapshot.etag)
-
-    def _from_disk(self, good: LastGood) -> Snapshot | None:
-        """Make the snapshot of a saved text, or return None if the text cannot be used."""
+        if view.state is SourceState.FRESH or not newer or not self.releases.trusted:
+            return
         try:
             attempt = ReloadAttempt(Trigger(good.trigger), self.loaded)
-            judged = self._judge_anew(good, attempt, fall_back=True)
+            judged = self._judge_anew(good, attempt)
         except Exception as error:
             logger.error("the last good list cannot be used: %s", error)
-            return None
+            return
         self.loaded = replace(self.loaded, good_at=good.saved_at)
-        return judged and self._snapshot(*judged)
+        if judged is not None:
+            self._adopt(*judged[:2], "the last good list of this host")
+
+    def _adopt(self, rendering: Rendering, release: Release, what: str) -> None:
+        snapshot = self._snapshot(rendering, release)
+        self.store.adopt(snapshot, self.loaded.planned)
+        logger.info("etag %s, %s", snapshot.etag, what)
 
     def _judge_anew(
-        self, good: LastGood, attempt: ReloadAttempt, *, fall_back: bool = False
-    ) -> tuple[Rendering, Release] | None:
-        """Render and check a saved text as of now, and issue its release.
+        self, good: LastGood, attempt: ReloadAttempt
+    ) -> tuple[Rendering, Release, SourceError | None] | None:
+        """Accept a saved text as of now, unless the host has released another text meanwhile."""
 
-        Args:
-            good: The text.
-            attempt: The attempt to use the text.
-            fall_back: Whether the list of the text's last boundary is used if the guard refuses
-                the list of now; else ``SourceError`` is raised.
+        def outdated() -> bool:
+            return self.releases.last is not None and self.releases.last.data != good.data
 
-        Returns:
-            None if the host has released another text, or has passed a later boundary, meanwhile.
-        """
-        at = self._moment()
-        rendering = self._render(good.data, at)
-        self._plan(rendering)
-        with self.releases.section() as section:
-            replaced = section.last is not None and section.last.data != good.data
-            if replaced or self.releases.boundary > at:
-                return None
-            try:
-                check_replaces(rendering, self.settings, good.data, section.last)
-            except SourceError:
-                if not fall_back:
-                    attempt.rendering = rendering
-                    raise
-                rendering = self._render(good.data, good.boundary)
-            text = SourceText(good.data, good.release.modified_at, Fingerprint(0), good.order)
-            renewed = attempt.good(text, rendering)
-            return rendering, self.releases.issue(section, renewed, good.release).release
+        judged = self._accept(good, attempt, outdated)
+        if attempt.rendering is not None:
+            self._plan(attempt.rendering)
+        return judged
 
     @property
     def seconds_to_boundary(self) -> float:
@@ -384,60 +386,59 @@ class Reloader:
         attempt = ReloadAttempt(Trigger.POLL, self.loaded)
         try:
             judged = self._judge_anew(good, attempt)
-        except SourceError as error:
-            self._note(error, attempt, refused=True)
+            if judged is None:
+                return
+            rendering, release, refusal = judged
+            if refusal is not None:
+                self._note(refusal, attempt)
+            elif self.store.view.state is SourceState.FRESH:
+                self._publish(rendering, release, attempt)
+            else:
+                self._adopt(rendering, release, "since a window has begun or ended")
         except Exception as error:
-            self._fail(error, attempt)
-        else:
-            if judged is not None and self.store.view.state is SourceState.FRESH:
-                self._publish(*judged, attempt)
-            elif judged is not None:
-                snapshot = self._snapshot(*judged)
-                self.store.adopt(snapshot, self.loaded.planned)
-                logger.info("etag %s: a window has begun or ended", snapshot.etag)
+            self._refuse(error, attempt, self.loaded.signature)
 
     # -- failures
 
-    def _reject(self, error: SourceError, attempt: ReloadAttempt, signature: Fingerprint) -> bool:
+    def _refuse(self, error: Exception, attempt: ReloadAttempt, signature: Fingerprint) -> bool:
+        """Note why a text is not served; return False if the source is read again in a moment."""
+        before = attempt.before
+        if not isinstance(error, SourceError):  # the text did not cause it: a lack of memory, say
+            reason = f"{type(error).__name__}: {error}"
+            self.loaded = replace(before, identity=reason.encode())
+            if self.loaded.identity != before.identity:
+                self._note(SourceError("", reason), attempt)
+            return not isinstance(error, OSError)
         if error.code == Code.CHANGING:
             return False
-        unreachable = error.code == Code.UNREACHABLE
         if attempt.rendering is None:  # else the identity of the text that was read is kept
-            identity = UNREACHABLE if unreachable else str(error).encode()
-            self._remember(attempt, signature, identity)
+            identity = UNREACHABLE if error.code == Code.UNREACHABLE else str(error).encode()
+            self.loaded = replace(before, signature=signature, identity=identity, tries=0)
         if not attempt.repeats(self.loaded):
-            self._note(error, attempt, refused=not unreachable)
+            self._note(error, attempt)
         return True
 
-    def _fail(self, error: Exception, attempt: ReloadAttempt) -> bool:
-        """Note a failure that the text did not cause, such as a lack of descriptors."""
-        reason = f"{type(error).__name__}: {error}"
-        self.loaded = replace(attempt.before, identity=reason.encode())
-        if self.loaded.identity != attempt.before.identity:
-            self._note(SourceError("", reason), attempt, refused=False)
-        return not isinstance(error, OSError)
-
-    def _note(self, error: SourceError, attempt: ReloadAttempt, *, refused: bool) -> None:
+    def _note(self, error: SourceError, attempt: ReloadAttempt) -> None:
         """Note why the source's text is not served: it is refused, or something has failed."""
         code = Code(error.code) if error.code else None
+        refused = code not in {None, Code.UNREACHABLE, Code.DETACHED}
+        if not self.store.view.loaded:
+            self.follow_others()
         view, rendering, changes = self.store.view, attempt.rendering, dict[str, Any]()
-        snapshot, found = view.snapshot, rendering.problems if rendering else ()
+        found = rendering.problems if rendering else ()
         result, state, what, told = Result.ERROR, SourceState.STALE, "failed", ""
-        if not view.loaded and (good := self.releases.last_good()) is not None:
-            snapshot = self._from_disk(good) or snapshot
         if refused and code is not None:
-            problem = Problem(error.line, error.column, code.severity, code, str(error), "")
+            problem = Problem.of(code, str(error), error.line, error.column)
             changes["problems"] = (problem, *found)[:MAX_KEPT]
             changes["errors"] = 1 + (rendering.errors if rendering else 0)
             changes["warnings"] = rendering.warnings if rendering else 0
             result, what, told = Result.REJECTED, "refused", first_problems(found)
-        if self.loaded.seen_good:
-            state = SourceState.REJECTED if refused else SourceState.STALE
-        elif not view.loaded and snapshot is view.snapshot:
+        if not view.loaded:
             state = SourceState.EMPTY
-        reload = attempt.done(result, snapshot.etag, error=str(error), code=code)
-        changes |= {"snapshot": snapshot, "state": state, "planned": self.loaded.planned}
-        self.store.refuse(reload, **changes)
+        elif refused and self.loaded.seen_good:
+            state = SourceState.REJECTED
+        reload = attempt.done(result, view.snapshot.etag, error=str(error), code=code)
+        self.store.refuse(reload, state=state, planned=self.loaded.planned, **changes)
         self.follow_others()
         view = self.store.view
         serving = f"still serving etag {view.snapshot.etag}" if view.loaded else "serving nothing"

@@ -6,7 +6,7 @@ source.
 
 from ...errors import SettingsError
 from ...model.address import EtcdAddress
-from ..settings import EtcdSettings, Settings
+from ..settings import Settings
 from .etcd import EtcdSource, tls_context
 from .file import FileSource
 
@@ -32,14 +32,13 @@ def check_source(settings: Settings) -> None:
         SettingsError: If a setting of etcd is invalid.
     """
     if settings.source.startswith(SCHEME):
-        _check_pairs(settings.etcd)
-        tls_context(settings.etcd)
-
-
-def _check_pairs(etcd: EtcdSettings) -> None:
-    if etcd.password is not None and etcd.user is None:
-        raise SettingsError("ENDPOINT_ETCD_USER", "", "set where ENDPOINT_ETCD_PASSWORD is")
-    if etcd.user is not None and etcd.password is None:
-        raise SettingsError("ENDPOINT_ETCD_PASSWORD", "", "set where ENDPOINT_ETCD_USER is")
-    if etcd.key is not None and etcd.cert is None:
-        raise SettingsError("ENDPOINT_ETCD_CERT", "", "set where ENDPOINT_ETCD_KEY is")
+        etcd = settings.etcd
+        for value, needed, name, other in (
+            (etcd.user, etcd.password, "USER", "PASSWORD"),
+            (etcd.password, etcd.user, "PASSWORD", "USER"),
+            (etcd.key, etcd.cert, "KEY", "CERT"),
+        ):
+            if value is not None and needed is None:
+                allowed = f"set where ENDPOINT_ETCD_{name} is"
+                raise SettingsError(f"ENDPOINT_ETCD_{other}", "", allowed)
+        tls_context(etcd)

@@ -50,15 +50,9 @@ PATIENCE = 6.0
 LEAST_PATIENCE = 2.0
 
 
-class RefusedError(SourceError):
-    """etcd responded with an error that any other member would respond with too."""
-
-
-class DownError(SourceError):
-    """This member does not respond as it should; another member may."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.UNREACHABLE, message)
+def _down(reason: object) -> SourceError:
+    """Return the error that a member does not respond as it should; another member may."""
+    return SourceError(Code.UNREACHABLE, str(reason))
 
 
 class StaleTokenError(Exception):
@@ -85,12 +79,11 @@ def tls_context(settings: EtcdSettings) -> ssl.SSLContext:
             )
             # OpenSSL would ask for the password of a key on the terminal.
             context.load_cert_chain(path, settings.key, password=lambda: "")
-    except ssl.SSLError as error:
-        raise SettingsError(
-            variable, path or "", f"{allowed} ({error.reason or 'no PEM'})"
-        ) from None
     except OSError as error:
-        raise SettingsError(variable, path or "", f"{allowed} ({error.strerror})") from None
+        reason = error.strerror
+        if isinstance(error, ssl.SSLError):
+            reason = error.reason or "no PEM"
+        raise SettingsError(variable, path or "", f"{allowed} ({reason})") from None
     return context
 
 
@@ -103,13 +96,17 @@ class Gateway:
         resolver: Looks hosts up.
         token: The token of the login; empty without a login.
 
+    Attributes:
+        messages: The messages of the watch that is open.
+
     Raises:
-        DownError: If a certificate cannot be read: it may be replaced just now.
+        SourceError: ``unreachable``, if a certificate cannot be read: it may be replaced just now.
     """
 
     def __init__(
         self, member: tuple[str, int], settings: EtcdSettings, resolver: Resolver, token: str = ""
     ) -> None:
+        self.messages: Generator[Message, None, None]
         host, port = member
         scheme = "https" if settings.tls else "http"
         self._where = Url(f"{scheme}://{host}:{port}", scheme, host, port, "")
@@ -120,7 +117,7 @@ class Gateway:
         try:
             dial = DialOptions(tls_context(settings), CONNECT_TIMEOUT)
         except SettingsError as error:
-            raise DownError(str(error)) from None
+            raise _down(error) from None
         self._client = HttpClient(dial, resolver, connect_within=CONNECT_TIMEOUT)
 
     def post(self, path: str, message: Message, limit: int, seconds: float) -> Message:
@@ -133,9 +130,9 @@ class Gateway:
             seconds: Limit of the whole request.
 
         Raises:
-            DownError: If the member does not respond as it should.
+            SourceError: ``unreachable`` if the member does not respond as it should, and
+                ``unreadable`` if any other member would respond with the same error.
             StaleTokenError: If it requires another token.
-            RefusedError: If the response is an error.
             BodyTooLargeError: If the response is longer than the limit.
         """
         request = HttpRequest(
@@ -152,7 +149,7 @@ class Gateway:
         except BodyTooLargeError:
             raise
         except HttpError as error:
-            raise DownError(str(error)) from None
+            raise _down(error) from None
         if reply.status != 200:
             raise _error(reply.status, reply.body)
         return parse(reply.body)
@@ -182,9 +179,9 @@ class Gateway:
         except HttpError as error:
             if established and error.fault is Fault.READ_TIMEOUT:
                 return
-            raise DownError(str(error)) from None
+            raise _down(error) from None
         if not self._client.aborted:
-            raise DownError("the connection has ended")
+            raise _down("the connection has ended")
 
     def close(self) -> None:
         """End the watch, from any thread."""
@@ -195,29 +192,29 @@ def _error(status: int, body: bytes) -> Exception:
     try:
         answer = parse(body)
         said = str(answer.get("message") or answer["error"])
-    except (DownError, KeyError):
-        return DownError(f"answers {status}, which is no response of etcd's gateway")
+    except (SourceError, KeyError):
+        return _down(f"answers {status}, which is no response of etcd's gateway")
     said = blanked(said)[:200]
     if any(sign in said for sign in _STALE_TOKEN):
         return StaleTokenError()
     if status >= 500 or answer.get("code") in _TRY_ANOTHER:
-        return DownError(said)
+        return _down(said)
     hint = next((hint for sign, hint in _HINTS if sign in said), "")
-    return RefusedError(Code.UNREADABLE, f"etcd says: {said}{hint}")
+    return SourceError(Code.UNREADABLE, f"etcd says: {said}{hint}")
 
 
 def parse(body: bytes) -> Message:
     """Read a JSON object.
 
     Raises:
-        DownError: If the text is no JSON object.
+        SourceError: If the text is no JSON object.
     """
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise DownError("its response is no JSON object")
+        raise _down("its response is no JSON object")
     return value
 
 
@@ -235,7 +232,7 @@ def _result(line: bytes) -> Message:
     result = answer.get("result")
     if isinstance(result, dict) and not result.get("canceled"):
         return result
-    raise DownError(f"etcd says: {blanked(str(answer))}"[:200])
+    raise _down(f"etcd says: {blanked(str(answer))}"[:200])
 
 
 class Found(NamedTuple):
@@ -248,18 +245,6 @@ class Found(NamedTuple):
 
     data: bytes
     order: Order
-
-
-class Watch(NamedTuple):
-    """A watch that is established.
-
-    Attributes:
-        member: The member, whose ``close`` ends the watch from any thread.
-        messages: The messages; each is a change of the key.
-    """
-
-    member: Gateway
-    messages: Generator[Message, None, None]
 
 
 class EtcdSource:
@@ -292,8 +277,9 @@ class EtcdSource:
     def __str__(self) -> str:
         return self.address.text
 
-    def signature(self) -> Fingerprint:
-        """Return the revision that was read last, without a request to etcd."""
+    def signature(self, before: Callable[[], None] = lambda: None) -> Fingerprint:
+        """Call ``before``; return the revision that was read last, without a request to etcd."""
+        before()
         return self._seen
 
     def being_written(self) -> bool | None:
@@ -324,7 +310,7 @@ class EtcdSource:
         """Read the key by a majority of the members; return None if it does not exist.
 
         Raises:
-            SourceError: With code ``too-large``, ``unreadable`` (a ``RefusedError``) or
+            SourceError: With code ``too-large``, ``unreadable`` or
                 ``unreachable``.
         """
         answer = self.ask("/kv/range", {"key": self.key})
@@ -355,8 +341,10 @@ class EtcdSource:
         share = max(LEAST_PATIENCE, PATIENCE / len(self.address.members))
         return self._with_member(lambda member: member.post(path, message, self._limit, share))
 
-    def watch(self, stopping: Callable[[], bool]) -> Watch:
+    def watch(self, stopping: Callable[[], bool]) -> Gateway:
         """Open a watch on the key, from now on, at the first member that responds.
+
+        Each of the member's ``messages`` is a change of the key.
 
         Args:
             stopping: Whether to give up before the next member.
@@ -366,10 +354,10 @@ class EtcdSource:
         """
         request = {"create_request": {"key": self.key, "fragment": True}}
 
-        def once(member: Gateway) -> Watch:
-            messages = member.watch(request, self._limit)
-            next(messages)  # the first message says that the watch is established
-            return Watch(member, messages)
+        def once(member: Gateway) -> Gateway:
+            member.messages = member.watch(request, self._limit)
+            next(member.messages)  # the first message says that the watch is established
+            return member
 
         return self._with_member(once, stopping)
 
@@ -387,7 +375,9 @@ class EtcdSource:
                 break
             try:
                 answer = self._with_login(members[index], once)
-            except DownError as error:
+            except SourceError as error:
+                if error.code != Code.UNREACHABLE:
+                    raise
                 host, port = members[index]
                 failures.append(f"{host}:{port}: {error}")
             except BodyTooLargeError:
@@ -406,16 +396,18 @@ class EtcdSource:
                 return once(Gateway(member, self._settings, self._resolver, self._token))
             except StaleTokenError:
                 self._token = ""
-        raise DownError("does not accept the token that it issued")
+        raise _down("does not accept the token that it issued")
 
     def _login(self, member: Gateway) -> str:
         credentials = {"name": self._settings.user, "password": self._settings.password or ""}
         try:
             answer = member.post("/auth/authenticate", credentials, OVERHEAD, READ_TIMEOUT)
-        except RefusedError as error:
+        except SourceError as error:
+            if error.code == Code.UNREACHABLE:
+                raise
             if "authentication is not enabled" in error.message:
                 return ""  # etcd requires no login then
-            raise RefusedError(
+            raise SourceError(
                 Code.UNREADABLE,
                 f"{self}: etcd refuses the login of {self._settings.user!r}"
                 " (ENDPOINT_ETCD_USER, ENDPOINT_ETCD_PASSWORD)",

@@ -5,7 +5,6 @@ is gone.
 """
 
 import codecs
-import contextlib
 import errno
 import hashlib
 import os
@@ -15,7 +14,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -40,11 +39,9 @@ T = TypeVar("T")
 
 #: Deadline of a ``stat`` or a read in seconds.
 LOOK = 3.0
-#: Seconds after which a call is tried although an earlier call still hangs, or this share of the
-#: time since the first hanging call if that is longer. A call on a dead file system may hang for
-#: ever, so that each try may cost a thread: tries must get rarer.
+#: Seconds, times the calls that hang, after which another call is tried. A call on a dead file
+#: system may hang for ever, so that each try may cost a thread: tries must get rarer.
 AGAIN = 30.0
-AGAIN_SHARE = 0.1
 
 
 class Fingerprint(NamedTuple):
@@ -145,9 +142,7 @@ class FileSource:
 
     def __init__(self, path: str, max_bytes: int, patience: float = LOOK) -> None:
         self._patience = patience
-        self._current: Future[Any] = Future()
         self._hanging: list[Future[Any]] = []
-        self._since = 0.0  # monotonic time at which the first hanging call began
         self._again = 0.0  # monotonic time from which the next call may begin
         self.path = Path(os.path.abspath(path))
         # A file name may have bytes that are not UTF-8; messages are text.
@@ -171,11 +166,6 @@ class FileSource:
 
         return self._call(look, Fingerprint(errno.ETIMEDOUT))
 
-    def release(self) -> None:
-        """Abandon the call that is being waited for, because the process stops."""
-        with contextlib.suppress(InvalidStateError):
-            self._current.set_exception(TimeoutError())
-
     def _call(self, function: Callable[[], T], late: T) -> T:
         """Call a function in a thread of its own, wait with a time-out, and return its result.
 
@@ -188,17 +178,12 @@ class FileSource:
         """
         now = time.monotonic()
         self._hanging = [call for call in self._hanging if not call.done()]
-        if not self._hanging:
-            self._since = now
-        elif now < self._again:
+        if self._hanging and now < self._again:
             return late
         call: Future[T] = Future()
-        self._current = call
-        thread = threading.Thread(
-            target=_run, args=(function, call), name="mop-config-look", daemon=True
-        )
+        arguments, name = (function, call), "mop-config-look"
         try:
-            thread.start()
+            threading.Thread(target=_run, args=arguments, name=name, daemon=True).start()
         except RuntimeError:  # the process cannot start another thread
             return function()
         try:
@@ -206,7 +191,7 @@ class FileSource:
         except TimeoutError:
             if not call.done():
                 self._hanging.append(call)
-                self._again = now + max(AGAIN, AGAIN_SHARE * (now - self._since))
+                self._again = now + AGAIN * len(self._hanging)
             return late
 
     def being_written(self) -> bool | None:
@@ -321,11 +306,10 @@ class FileSource:
 
 
 def _run(function: Callable[[], T], call: Future[T]) -> None:
-    with contextlib.suppress(InvalidStateError):  # ``release`` has ended the call
-        try:
-            call.set_result(function())
-        except BaseException as error:
-            call.set_exception(error)
+    try:
+        call.set_result(function())
+    except BaseException as error:
+        call.set_exception(error)
 
 
 def _grants_leases(path: str) -> bool:

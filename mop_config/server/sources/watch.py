@@ -1,4 +1,4 @@
-"""Debouncer decides when a file that changes is ready to be read; Watcher reports its changes.
+"""Debouncer decides when a changing file is ready to be read; two watchers report changes.
 
 At the first event of an in-place save the file is often empty or torn; at the close event it is
 complete. So after a write the debouncer waits for the close event, and after any other change for
@@ -13,7 +13,9 @@ thread.
 
 import contextlib
 import logging
+import math
 import os
+import random
 import threading
 import time
 from enum import Enum
@@ -25,6 +27,9 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
+from ...errors import SourceError
+from ...net.http import backoff
+from .etcd import EtcdSource, Gateway
 from .file import Fingerprint
 
 logger = logging.getLogger(__name__)
@@ -66,7 +71,7 @@ class Event(Enum):
     """An event that wakes the reload thread."""
 
     WRITTEN = "the file was written, and is not closed yet"
-    CLOSED = "the file was closed after writing, or replaced by a rename"
+    CLOSED = "the file was closed after writing or replaced by a rename, or the key changed"
     OTHER = "any other event that may mean a change of the source"
     SIGHUP = "SIGHUP"
     STOP = "the process stops"
@@ -93,41 +98,45 @@ class Debouncer:
     """
 
     def __init__(self, signature: Fingerprint) -> None:
+        self.read(signature)
+
+    def read(self, signature: Fingerprint) -> None:
+        """Take the end of a read, accepted or refused: no read is due any more."""
         self.seen = signature
-        self._since: float | None = None  # since when something is pending
-        self._due = 0.0
         self.writing = False
+        self._since = self._due = math.inf
 
     @property
     def pending(self) -> bool:
         """Whether a read is due, now or soon."""
-        return self._since is not None
+        return self._since < math.inf
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until the file should be read; infinity if no read is due."""
+        return max(0.0, self._due - now)
+
+    def _read_at(self, due: float, now: float) -> None:
+        self._since, self._due = min(self._since, now), due
 
     def written(self, now: float) -> None:
         """Take a write event: the file is open for writing."""
-        self._start(now)
         self.writing = True
-        self._due = now + CLOSE_WAIT
-
-    def unguarded(self, read: Fingerprint) -> bool:
-        """Whether the file has changed since the last read while no close event is awaited.
-
-        Args:
-            read: Fingerprint of the file at the last read.
-        """
-        return not self.writing and self.seen != read
+        self._read_at(now + CLOSE_WAIT, now)
 
     def closed(self, now: float) -> None:
         """Take a close event, or a rename that put a complete file in place."""
-        self._start(now)
         self.writing = False
-        self._due = now + CLOSE_GRACE
+        self._read_at(now + CLOSE_GRACE, now)
 
     def asked(self, now: float) -> None:
         """Take a request to read the file, whether it has changed or not."""
-        if self._since is None:
-            self._start(now)
-            self._due = now
+        if not self.pending:
+            self._read_at(now, now)
+
+    def again(self, now: float) -> None:
+        """Take a failed read, or a read that found another file than ``seen``: read again soon."""
+        due = self._due if self.pending else now
+        self._read_at(max(due, now + QUIET), now)
 
     def looked(self, signature: Fingerprint, now: float, *, by_event: bool, expected: bool) -> None:
         """Take the result of a ``stat`` call.
@@ -142,39 +151,25 @@ class Debouncer:
             return
         appeared = self.seen.missing and not signature.missing
         self.seen = signature
-        self._start(now)
-        if self.writing:
-            self._due = max(self._due, now + CLOSE_WAIT)
-        elif signature.blank:
-            # The file was created or truncated, so that a write will follow.
-            self._due = now + CLOSE_WAIT
+        if self.writing or signature.blank:
+            quiet = CLOSE_WAIT  # a file that was created or truncated will be written to
         elif by_event or not expected:
-            self._due = now + QUIET
+            quiet = QUIET
         else:
-            self._due = now + (APPEARED_QUIET if appeared else SILENT_QUIET)
+            quiet = APPEARED_QUIET if appeared else SILENT_QUIET
+        self._read_at(now + quiet, now)
 
-    def wait(self, now: float) -> float | None:
-        """Return the seconds until the file should be read; 0 is now, None if no read is due."""
-        return None if self._since is None else max(0.0, self._due - now)
+    def unguarded(self, read: Fingerprint) -> bool:
+        """Whether the file has changed since the last read while no close event is awaited.
+
+        Args:
+            read: Fingerprint of the file at the last read.
+        """
+        return not self.writing and self.seen != read
 
     def restless(self, now: float) -> bool:
         """Whether the file has kept changing for longer than ``PATIENCE``."""
-        return self._since is not None and now - self._since > PATIENCE and self._due > now
-
-    def read(self, signature: Fingerprint) -> None:
-        """Take the end of a read, accepted or refused: no read is due any more."""
-        self.seen = signature
-        self._since = None
-        self.writing = False
-
-    def again(self, now: float) -> None:
-        """Take a failed read, or a read that found another file than ``seen``: read again soon."""
-        self._start(now)
-        self._due = max(self._due, now + QUIET)
-
-    def _start(self, now: float) -> None:
-        if self._since is None:
-            self._since = now
+        return now - self._since > PATIENCE and self._due > now
 
 
 def _names(path: Path) -> frozenset[str]:
@@ -301,7 +296,11 @@ class Watcher(FileSystemEventHandler):
         if isinstance(event, fs.FileMovedEvent) and os.fsdecode(event.dest_path) in self._names:
             self._events.put(Event.CLOSED)
         elif os.fsdecode(event.src_path) not in self._names:
-            self._neighbour()
+            # A log file in the same folder may be written to a thousand times a second. The next
+            # regular stat finds the changes whose events are dropped here.
+            if (now := time.monotonic()) >= self._quiet_until:
+                self._quiet_until = now + NEIGHBOUR_INTERVAL
+                self._events.put(Event.OTHER)
         elif isinstance(event, fs.FileModifiedEvent):
             self._events.put(Event.WRITTEN)
         elif isinstance(event, fs.FileClosedEvent):
@@ -309,10 +308,85 @@ class Watcher(FileSystemEventHandler):
         else:
             self._events.put(Event.OTHER)
 
-    def _neighbour(self) -> None:
-        # A log file in the same folder may be written to a thousand times a second. The next
-        # regular stat finds the changes whose events are dropped here.
-        now = time.monotonic()
-        if now >= self._quiet_until:
-            self._quiet_until = now + NEIGHBOUR_INTERVAL
-            self._events.put(Event.OTHER)
+
+#: Upper bounds in seconds of the pause after the first failure, and after any failure.
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 10.0
+
+
+def pause(failures: int) -> float:
+    """Return the seconds to wait after a number of failures in a row, with jitter."""
+    return backoff(failures, FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+class EtcdWatcher:
+    """Watches a key in etcd in a thread of its own, and wakes the reload thread after each event.
+
+    The watch is opened before the key is read, so that no change in between is missed. It starts
+    at the present revision, so that a compaction or a restore of the cluster does not disturb it.
+
+    Args:
+        source: The key.
+        events: The queue of the events.
+    """
+
+    mode = "etcd"
+
+    def __init__(self, source: EtcdSource, events: Events) -> None:
+        self._source = source
+        self._events = events
+        self._failures = 0
+        self._member: Gateway | None = None  # at which a watch is established
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mop-config-etcd", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether a watch is established."""
+        return self._member is not None
+
+    def check(self, now: float) -> None:
+        """Start the thread on the first call."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the watch, and wait for its thread."""
+        self._stopping.set()
+        if (member := self._member) is not None:
+            member.close()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._follow()
+            except Exception as error:
+                self._note(error)
+                self._stopping.wait(pause(self._failures))
+
+    def _follow(self) -> None:
+        """Watch the key until the member has been silent for too long; the caller watches again."""
+        member = self._source.watch(self._stopping.is_set)
+        with contextlib.closing(member.messages) as messages:
+            if self._failures:
+                logger.info("watching etcd again")
+            self._member, self._failures = member, 0
+            self._events.put(Event.CLOSED)
+            if not self._stopping.is_set():  # else ``stop`` may not have seen the watch
+                for _ in messages:
+                    self._events.put(Event.CLOSED)
+
+    def _note(self, error: Exception) -> None:
+        self._member = None
+        self._failures += 1
+        if self._stopping.is_set():
+            return
+        # The reload thread reads the key, and so learns whether etcd responds at all.
+        if self._failures == 1:
+            self._events.put(Event.CLOSED)
+        if not isinstance(error, SourceError):
+            logger.error("watching etcd failed: %s: %s", type(error).__name__, error)
+        elif self._failures == 2:
+            logger.warning("the watch on etcd is lost: %s", error)

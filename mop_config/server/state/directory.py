@@ -4,17 +4,22 @@ The state folder may belong to root, or a whole group may write to it. So each u
 in a sub-folder with mode 0700. Every access opens that folder without following a link
 (O_NOFOLLOW), checks its owner, and opens the file relative to the descriptor. So a record of
 another user is never read, and nothing is written elsewhere, whatever is renamed meanwhile.
+
+A record begins with a checksum, so a record that is torn or foreign is never used. A change of the
+form of a record needs another name of the record, because the checksum says nothing of forms.
 """
 
 import contextlib
 import errno
+import hashlib
+import json
 import logging
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from ...files import Scratch, lock_descriptor, open_flags
 from ..sources.file import Fingerprint
@@ -34,6 +39,24 @@ _LOCK = os.O_RDWR | _FILE
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
+def dump_record(value: Any) -> bytes:
+    """Return a value as JSON behind a checksum, which ``parse_record`` verifies."""
+    data = json.dumps(value).encode()
+    return hashlib.sha256(data).hexdigest().encode() + b"\n" + data
+
+
+def parse_record(record: bytes) -> Any:
+    """Return the value of a record.
+
+    Raises:
+        ValueError: If the record is torn, or was not written by ``dump_record``.
+    """
+    checksum, _, data = record.partition(b"\n")
+    if checksum != hashlib.sha256(data).hexdigest().encode():
+        raise ValueError("the checksum is wrong")
+    return json.loads(data)
+
+
 class StateDirectory:
     """The records of one user in a state folder.
 
@@ -49,14 +72,14 @@ class StateDirectory:
         self._owner = os.geteuid() if owner is None else owner
         self.path = path
         self.shared = owner is not None
-        self._usable = True  # whether the folder could be made and written to
         self._failures: dict[str, str] = {}  # the reason why something cannot be saved or listed
         self._passed_over: set[str] = set()
 
     @property
     def trouble(self) -> str:
-        """Why a record in the folder cannot be written or read; empty without a failure."""
-        return next(iter(list(self._failures.values())), "")
+        """The message that a record cannot be written or read; empty without a failure."""
+        reason = next(iter(list(self._failures.values())), "")
+        return reason and f"the state folder {self.path} cannot be used: {reason}"
 
     # -- the folder
 
@@ -77,8 +100,8 @@ class StateDirectory:
                 self.path,
                 error.strerror or error,
             )
-            self._usable = False
-        return self._usable
+            return False
+        return True
 
     def make(self, group: int | None = None) -> None:
         """Create the folder for its owner, and check that it can be written to.
@@ -90,18 +113,14 @@ class StateDirectory:
             OSError: If the folder cannot be created or written to.
         """
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        try:
+        with contextlib.suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
-        except FileExistsError:
-            pass
-        else:
             self._hand_over(group)
         with self._opened() as folder, Scratch(".probe", folder=folder, mode=0o600):
             pass  # the scratch file is removed again
-        self._usable = True
 
     def _make_if_missing(self) -> None:
-        if not self._usable or not os.path.lexists(self.path):
+        if not os.path.lexists(self.path):
             self.make()
 
     def _hand_over(self, group: int | None) -> None:
@@ -242,8 +261,7 @@ class StateDirectory:
 
     def complain(self, what: str, error: OSError) -> None:
         """Remember that ``what`` cannot be saved, and log the first failure."""
-        # The failure of ``prepare`` to create the folder has been logged already.
-        if what not in self._failures and self._usable:
+        if what not in self._failures:
             logger.warning("%s cannot be saved: %s", what, error)
         self._failures[what] = error.strerror or str(error)
 

@@ -105,12 +105,12 @@ class LastGood(NamedTuple):
 
     data: bytes
     release: Release
-    api: int
-    socketio: int
-    order: Order | None
-    boundary: float
-    saved_at: float
-    trigger: str
+    api: int = 0
+    socketio: int = 0
+    order: Order | None = None
+    boundary: float = 0.0
+    saved_at: float = 0.0
+    trigger: str = ""
 
     def dump(self) -> bytes:
         """Return the content of the record, which ``parse`` reads."""
@@ -142,17 +142,91 @@ def _digest(head: dict[str, Any], data: bytes) -> str:
     return hashlib.sha256(json.dumps(head, sort_keys=True).encode() + b"\n" + data).hexdigest()
 
 
-class CriticalSection(NamedTuple):
-    """The critical section of a source.
+class ReleaseStore:
+    """The last good texts of one source, with their releases, in the state folder.
+
+    Args:
+        directory: The state folder.
+        key: Name of the source's records.
+        siblings: Returns whether other workers serve this source now.
 
     Attributes:
-        last: The last known release with its text, or None: the host's, or else the one that this
-            process serves, or else the newest of the history.
-        locked: Whether the lock is held.
+        trusted: Whether texts from the disk may be served. A list that root signs or publishes must
+            come from the source, not from another user's records.
+        served: The text and release that this process serves or will serve; None before the first.
+        last: The last release with its text when this process entered the critical section: the
+            host's, or else the one that this process serves, or else the newest of the history.
     """
 
-    last: LastGood | None
-    locked: bool
+    def __init__(
+        self,
+        directory: StateDirectory,
+        key: str,
+        siblings: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._directory = directory
+        self._name = f"{key}{SUFFIX}"
+        self._prefix = f"{key}.text."
+        self._lock = f"{key}.lock"
+        self._siblings = siblings
+        self.trusted = not directory.shared
+        self.served: LastGood | None = None
+        self.last: LastGood | None = None
+        self._inside = False  # whether this process is in the critical section
+        self._locked = False  # whether it holds the lock of the section
+        self._host: LastGood | None = None  # the record as it was read or written last
+        self._agreed: Fingerprint | None = None  # of the record, once it agrees with ``served``
+
+    @property
+    def boundary(self) -> float:
+        """The last window boundary (POSIX seconds) that this process knows from records, or 0."""
+        known = (self._host, self.served, self.last)
+        return max((good.boundary for good in known if good), default=0.0)
+
+    def load(self) -> LastGood | None:
+        """Read the last good text; None if there is no trustworthy record."""
+        self._host = self._directory.load(self._name, self._parse, WHAT)
+        return self._host
+
+    def _parse(self, record: bytes) -> LastGood:
+        good = parse(record)
+        # Another user could have written a version that no client accepts.
+        latest = time.time() + _AHEAD
+        newest = max(good.release.last_modified, good.release.version / 1000)
+        if not self.trusted and newest > latest:
+            raise ValueError("a date that is not believed")
+        return good
+
+    @contextlib.contextmanager
+    def section(self, *, rendering: bool = False, wait: bool = True) -> Iterator[None]:
+        """Enter the critical section of this source on this host, and update ``last``.
+
+        If the lock cannot be taken (its holder was stopped, or the folder cannot be used), the
+        section is entered without the lock, and ``follow`` reconciles the release with the host's
+        release later. The section is reentrant.
+
+        Args:
+            rendering: Whether this process reads and renders in the section.
+            wait: False enters at once if another process is in the section.
+        """
+        if self._inside:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            self._locked = False
+            try:
+                stack.enter_context(self._directory.locked(self._lock, mark=rendering, wait=wait))
+                self._locked = True
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    self._directory.complain(WHAT, error)
+            host = self._host if self._agreed == self._fingerprint() else self.load()
+            self.last = host or self.served or next(iter(self.history(1)), None)
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = False
 
     def is_behind(self, order: Order | None, confirmed: Order | None) -> bool:
         """Whether etcd may have a newer text than the one that was read, so it is read again.
@@ -169,120 +243,30 @@ class CriticalSection(NamedTuple):
             return False
         return last.cluster != order.cluster or last.revision > order.revision
 
-
-class ReleaseStore:
-    """The last good texts of one source, with their releases, in the state folder.
-
-    Args:
-        directory: The state folder.
-        key: Name of the source's records.
-        siblings: Returns whether other workers serve this source now.
-
-    Attributes:
-        trusted: Whether texts from the disk may be served. A list that root signs or publishes must
-            come from the source, not from another user's records.
-        served: The text and release that this process serves or will serve; None before the first.
-    """
-
-    def __init__(
-        self,
-        directory: StateDirectory,
-        key: str,
-        siblings: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._directory = directory
-        self._name = f"{key}{SUFFIX}"
-        self._prefix = f"{key}.text."
-        self._lock = f"{key}.lock"
-        self._siblings = siblings
-        self.trusted = not directory.shared
-        self.served: LastGood | None = None
-        self._section: CriticalSection | None = None  # while this process is in the section
-        self._host: LastGood | None = None  # the record as it was read or written last
-        self._agreed: Fingerprint | None = None  # of the record, once it agrees with ``served``
-
-    @property
-    def boundary(self) -> float:
-        """The last window boundary (POSIX seconds) that this process knows from records, or 0."""
-        known = (self._host, self.served, self._section and self._section.last)
-        return max((good.boundary for good in known if good), default=0.0)
-
-    def load(self) -> LastGood | None:
-        """Read the last good text; None if there is no trustworthy record."""
-        self._host = self._directory.load(self._name, self._parse, WHAT)
-        return self._host
-
-    def last_good(self) -> LastGood | None:
-        """Read the last good text; None if no text may be served from the disk."""
-        good = self.load()
-        return good if self.trusted else None
-
-    def _parse(self, record: bytes) -> LastGood:
-        good = parse(record)
-        # Another user could have written a version that no client accepts.
-        latest = time.time() + _AHEAD
-        newest = max(good.release.last_modified, good.release.version / 1000)
-        if not self.trusted and newest > latest:
-            raise ValueError("a date that is not believed")
-        return good
-
-    @contextlib.contextmanager
-    def section(self, *, rendering: bool = False, wait: bool = True) -> Iterator[CriticalSection]:
-        """Enter the critical section of this source on this host.
-
-        If the lock cannot be taken (its holder was stopped, or the folder cannot be used), the
-        section is entered without the lock, and ``follow`` reconciles the release with the host's
-        release later. The section is reentrant.
+    def issue(self, good: LastGood) -> LastGood:
+        """Issue the release of a list in the critical section, and record it with its text.
 
         Args:
-            rendering: Whether this process reads and renders in the section.
-            wait: False enters at once if another process is in the section.
-        """
-        if self._section is not None:
-            yield self._section
-            return
-        with contextlib.ExitStack() as stack:
-            locked = True
-            try:
-                stack.enter_context(self._directory.locked(self._lock, mark=rendering, wait=wait))
-            except OSError as error:
-                locked = False
-                if not isinstance(error, BlockingIOError):
-                    self._directory.complain(WHAT, error)
-            host = self._host if self._agreed == self._fingerprint() else self.load()
-            last = host or self.served or next(iter(self.history(1)), None)
-            self._section = CriticalSection(last, locked)
-            try:
-                yield self._section
-            finally:
-                self._section = None
-
-    def issue(self, section: CriticalSection, good: LastGood, *earlier: Release) -> LastGood:
-        """Issue the release of a list, and record it with its text for the other workers.
-
-        Args:
-            section: The critical section, which this process has entered.
             good: The text; its release has only the list's ETag and the date of the source.
-            earlier: Further releases that count as issued, such as that of a text from the disk.
 
         Returns:
             The text with its release.
         """
-        last, (etag, modified_at, *_) = section.last, good.release
+        last, (etag, modified_at, *_) = self.last, good.release
         known = [each.release for each in (last, self.served) if each is not None]
         same_list = last is not None and last.release.etag == etag
         if last is not None and same_list and good.order == last.order is not None:
             modified_at = last.release.modified_at  # another worker saw the text before
         floor = self._floor(same_list=same_list)
-        release = next_release([*known, *earlier], etag, modified_at, good.saved_at, floor)
+        release = next_release(known, etag, modified_at, good.saved_at, floor)
         good = good._replace(release=release)
         host = self._host
         if host and host._replace(saved_at=good.saved_at, trigger=good.trigger) == good:
             self.served = host
-            self._agreed = self._fingerprint() if section.locked else None
+            self._agreed = self._fingerprint() if self._locked else None
             return host
         self.served, self._agreed = good, None
-        if section.locked:
+        if self._locked:
             self.write(good)
         return good
 
@@ -305,9 +289,9 @@ class ReleaseStore:
         """
         if self._agreed == self._fingerprint():
             return self._host
-        with self.section(wait=False) as section:
+        with self.section(wait=False):
             host, served = self._host, self.served
-            if not section.locked:
+            if not self._locked:
                 pass  # the next turn tries again
             elif served and (host is None or host.release.version < served.release.version):
                 self.write(served)
@@ -334,7 +318,10 @@ class ReleaseStore:
         self._directory.recover(WHAT)
         self._host, self._agreed = good, self._fingerprint()
         if before is None or before.data != good.data:
-            self.remember(good)
+            name = f"{self._prefix}{good.release.version:016d}"
+            with contextlib.suppress(OSError):  # a full disk costs the history only
+                self._directory.write(name, gzip.compress(data, mtime=0), sync=False)
+            self._prune(MAX_TEXTS)
 
     # -- the history
 
@@ -345,13 +332,6 @@ class ReleaseStore:
             for name in self._history()
         )
         return list(itertools.islice(filter(None, found), most))
-
-    def remember(self, good: LastGood) -> None:
-        """Add a text to the history; if the disk is full, only the history loses it."""
-        name = f"{self._prefix}{good.release.version:016d}"
-        with contextlib.suppress(OSError):
-            self._directory.write(name, gzip.compress(good.dump(), mtime=0), sync=False)
-        self._prune(MAX_TEXTS)
 
     def _history(self) -> list[str]:
         names = self._directory.names()

@@ -19,7 +19,6 @@ from ..monitor.thread import HealthDocument
 from ..parsing.problems import Code, ProblemRecord
 from ..serving.store import HISTORY, Result, ServerState, SourceState
 from ..state.workers import (
-    EndpointCounts,
     HistoryEntry,
     ReloadDocument,
     ReloadRecord,
@@ -260,7 +259,7 @@ def _of_the_list(status: StatusDocument) -> Iterator[StatusFinding]:
 
 
 def _of_the_endpoints(
-    health: HealthDocument | None, counts: EndpointCounts
+    health: HealthDocument | None, counts: dict[str, int]
 ) -> Iterator[StatusFinding]:
     listed = {Kind.API.value: counts["api"], Kind.SOCKETIO.value: counts["socketio"]}
     if not health or not any(listed.values()):
@@ -294,7 +293,7 @@ def _of_the_process(status: StatusDocument) -> Iterator[StatusFinding]:
         yield StatusFinding(Level.WARN, "verdict.tokens", {"n": lines})
 
 
-def kinds_down(health: HealthDocument | None, counts: EndpointCounts) -> list[str]:
+def kinds_down(health: HealthDocument | None, counts: dict[str, int]) -> list[str]:
     """Return the kinds of which every endpoint that is checked is known to be down.
 
     Args:

@@ -17,7 +17,7 @@ from mop_config.server.monitor.schedule import (
     rules,
 )
 from mop_config.server.monitor.thread import ProbeResults
-from mop_config.server.state.directory import StateDirectory
+from mop_config.server.state.directory import StateDirectory, dump_record, parse_record
 
 from .test_probing import Bench, named
 
@@ -73,11 +73,11 @@ def test_a_foreign_or_torn_file_is_no_history(tmp_path: Path, slots: Any) -> Non
     history = ProbeResults(StateDirectory(tmp_path), "f", 300)
     assert history.history() == {}
     history.write_history({KEY: [Slot(1, 1, 1, 0.5)]})
-    good = json.loads((tmp_path / "f.day.json").read_text())
+    good = parse_record(StateDirectory(tmp_path).read("f.day.json"))
     (endpoint,) = good["endpoints"]
     bad = {**good, "endpoints": [{**endpoint, "slots": slots}]}
     for text in (json.dumps(bad), json.dumps(good)[:-5], ""):
         (tmp_path / "f.day.json").write_text(text)
         assert ProbeResults(StateDirectory(tmp_path), "f", 300).history() == {}
-    (tmp_path / "f.day.json").write_text(json.dumps(good))
+    StateDirectory(tmp_path).write("f.day.json", dump_record(good), sync=False)
     assert ProbeResults(StateDirectory(tmp_path), "f", 300).history() == {KEY: [Slot(1, 1, 1, 0.5)]}

@@ -31,7 +31,7 @@ from mop_config.server.monitor.schedule import (
     rules,
 )
 from mop_config.server.monitor.thread import ProbeResults
-from mop_config.server.state.directory import Leadership, StateDirectory
+from mop_config.server.state.directory import Leadership, StateDirectory, parse_record
 
 GOOD = ProbeResult(None, 0.25, "/health answers 200", "/health", status=200)
 BAD = ProbeResult(Fault.REFUSED, 0.01, "Connection refused")
@@ -398,7 +398,7 @@ class TestFile:
         bench.follow(named("a"))
         bench.run(5)
         ProbeResults(StateDirectory(tmp_path), "f", 30).write(bench.probing.results())
-        good = json.loads(path.read_text())
+        good = parse_record(StateDirectory(tmp_path).read(path.name))
         assert ProbeResults(StateDirectory(tmp_path), "f", 30).health(LISTED)["endpoints"]
         (entry,) = good["endpoints"]
         odd: list[Any] = [["x"], {}, "?" * 300]

@@ -665,7 +665,7 @@ def test_the_first_hundred_problems_are_kept_and_the_counts_are_exact() -> None:
     """The problems are in file order, whichever step found them."""
     text = "DomainList:\n" + "a_b\n" * 150 + "c.com\n" * 150 + "DomainList: a_b"
     found = built(text).problems
-    assert (found.errors, found.warnings) == (151, 149 + 2)
+    assert (found.counts[Severity.ERROR], found.counts[Severity.WARNING]) == (151, 149 + 2)
     assert len(found.kept) == MAX_KEPT
     assert [p.line for p in found.kept] == [1, 1, *range(2, 100)]
 
@@ -674,7 +674,7 @@ def test_errors_behind_a_hundred_warnings_are_named() -> None:
     """An operator can see which errors there are, even after many warnings."""
     warnings = "DomainList:\nc.com\nd.com\n" + "c.com\n" * 150
     found = built(warnings + "a_b\n" * 3 + "c.com\n" + "9.10.11.999\n").problems
-    assert (found.errors, found.warnings) == (4, 151)
+    assert (found.counts[Severity.ERROR], found.counts[Severity.WARNING]) == (4, 151)
     assert len(found.kept) == MAX_KEPT
     errors = [p for p in found.kept if p.severity is Severity.ERROR]
     assert [p.line for p in errors] == [154, 155, 156, 158]
@@ -783,7 +783,7 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
     """Every text gives a list, and problems in file order."""
     config, found, *_ = built(text)
     assert found.kept == sorted(found.kept)
-    assert len(found.kept) == min(MAX_KEPT, found.errors + found.warnings)
+    assert len(found.kept) == min(MAX_KEPT, found.counts.total())
     assert codec.loads(codec.dumps(config)) == config
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for problem in found.kept:

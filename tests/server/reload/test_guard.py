@@ -10,9 +10,10 @@ from mop_config.cli import run
 from mop_config.errors import SourceError
 from mop_config.model.endpoint import Kind
 from mop_config.server.parsing.problems import Code
-from mop_config.server.parsing.render import EMPTY_BODY, render, render_body
-from mop_config.server.reload.guard import Replaced, check_acceptable, planned_refusals
+from mop_config.server.parsing.render import EMPTY_BODY, render
+from mop_config.server.reload.guard import check_replaces, with_planned_refusals
 from mop_config.server.settings import Settings, UrlRules
+from mop_config.server.state.releases import LastGood, Release
 
 from ...servers import Server, running
 from ...waiting import wait_for
@@ -33,10 +34,12 @@ REMOVES_3 = "# confirm: removes 3 api"
 def verdict(before: str, after: str, settings: Settings) -> str:
     """Return the code of the refusal and the confirming lines, or ``accepted``."""
     served, rendering = before.encode(), render(after.encode(), RULES, EMPTY_BODY)
-    counts = {kind: render(served, RULES, EMPTY_BODY).count(kind) for kind in Kind}
-    replaced = Replaced(counts, served, render_body(served, RULES))
+    listed = render(served, RULES, EMPTY_BODY)
+    last = LastGood(
+        served, Release(listed.etag, 1.0), listed.count(Kind.API), listed.count(Kind.SOCKETIO)
+    )
     try:
-        check_acceptable(rendering, settings, after.encode(), replaced)
+        check_replaces(rendering, settings, after.encode(), last)
     except SourceError as error:
         _, _, lines = str(error).partition("meant: ")
         return f"{error.code} {lines}".strip()
@@ -123,9 +126,10 @@ def test_a_boundary_that_will_be_refused_is_a_warning(
 ) -> None:
     at = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     rendering = render(PLAN.encode(), RULES, EMPTY_BODY, at)
-    found = planned_refusals(rendering, settings)
+    warned = with_planned_refusals(rendering, settings)
+    found = [problem for problem in warned.problems if problem.code is Code.PLAN_REFUSED]
     assert [problem.message.split()[1][:10] for problem in found] == expected
-    assert {problem.code for problem in found} <= {Code.PLAN_REFUSED}
+    assert warned.warnings - rendering.warnings == len(expected)
 
 
 def put(file: Path, content: str) -> None:

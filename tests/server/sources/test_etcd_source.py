@@ -19,11 +19,11 @@ from mop_config.model.address import EtcdAddress
 from mop_config.server import sources
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY
-from mop_config.server.reload import etcd_trigger
 from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.serving.snapshot import Snapshot
 from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import EtcdSettings, Settings
+from mop_config.server.sources import watch
 from mop_config.server.sources.etcd import EtcdSource
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.releases import ReleaseStore
@@ -499,7 +499,7 @@ def test_a_password_in_the_clear_is_warned_of() -> None:
 def test_pauses_grow_to_a_limit_and_differ() -> None:
     """Many workers must not come back at the same moment."""
     for failures in range(1, 100):
-        longest = min(etcd_trigger.LONGEST_PAUSE, etcd_trigger.FIRST_PAUSE * 2 ** (failures - 1))
-        pauses = {etcd_trigger.pause(failures) for _ in range(20)}
+        longest = min(watch.LONGEST_PAUSE, watch.FIRST_PAUSE * 2 ** (failures - 1))
+        pauses = {watch.pause(failures) for _ in range(20)}
         assert len(pauses) > 1
         assert all(longest / 2 <= pause <= longest for pause in pauses)

@@ -111,9 +111,9 @@ def store(folder: Path) -> ReleaseStore:
 
 
 def issue(releases: ReleaseStore, etag: str, order: Order | None = None) -> Release:
-    with releases.section() as section:
+    with releases.section():
         text = LastGood(b"", Release(etag, 1000.0), 2, 2, order, 0.0, NOW, "start")
-        return releases.issue(section, text).release
+        return releases.issue(text).release
 
 
 def recorded(releases: ReleaseStore) -> Release:
@@ -177,12 +177,12 @@ def test_a_lower_revision_is_read_once_more(tmp_path: Path) -> None:
     """A lower revision is accepted as a restored backup only after one more read."""
     issue(store(tmp_path), "b", Order("1", 7))
     slow = store(tmp_path)
-    with slow.section() as section:
-        assert section.is_behind(Order("1", 6), None)
-        assert section.is_behind(Order("2", 9), None)
-        assert not section.is_behind(Order("1", 8), None)
-        assert not section.is_behind(Order("1", 6), Order("1", 7))
-        assert not section.is_behind(None, None)
+    with slow.section():
+        assert slow.is_behind(Order("1", 6), None)
+        assert slow.is_behind(Order("2", 9), None)
+        assert not slow.is_behind(Order("1", 8), None)
+        assert not slow.is_behind(Order("1", 6), Order("1", 7))
+        assert not slow.is_behind(None, None)
 
 
 # -- the good texts
@@ -207,9 +207,9 @@ def test_the_last_texts_are_kept(tmp_path: Path) -> None:
 def put(releases: ReleaseStore, text: str, modified_at: float) -> LastGood:
     """Release a text as a reload does."""
     release = Release(text, modified_at)
-    with releases.section() as section:
+    with releases.section():
         good = LastGood(text.encode(), release, 1, 1, None, 0.0, NOW, "start")
-        return releases.issue(section, good)
+        return releases.issue(good)
 
 
 def test_the_same_text_is_kept_once(tmp_path: Path) -> None:

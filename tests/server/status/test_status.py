@@ -12,7 +12,7 @@ from typing import Any, cast
 from mop_config.model.codec import rfc3339
 from mop_config.server.logs import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
-from mop_config.server.state.directory import StateDirectory
+from mop_config.server.state.directory import StateDirectory, dump_record, parse_record
 from mop_config.server.state.workers import (
     HistoryEntry,
     ReloadRecord,
@@ -167,17 +167,18 @@ class TestHostState:
         """The start time tells two processes of the same id apart."""
         host = WorkerRegistry(StateDirectory(tmp_path), "k")
         host.write(worker(1))
-        record = json.loads((tmp_path / "k.worker.1.json").read_text())
+        directory = StateDirectory(tmp_path)
+        record = parse_record(directory.read("k.worker.1.json"))
         assert record["started"] == started(1) != ""
         record["started"] = "12345678901"
-        (tmp_path / "k.worker.1.json").write_text(json.dumps(record))
+        directory.write("k.worker.1.json", dump_record(record), sync=False)
         assert host.others(os.getpid()) == []
 
     def test_foreign_and_torn_files_are_passed_over(self, tmp_path: Path) -> None:
         """Foreign and torn files are ignored."""
         host = WorkerRegistry(StateDirectory(tmp_path), "k")
         host.write(worker(1))
-        good = json.loads((tmp_path / "k.worker.1.json").read_text())
+        good = parse_record(StateDirectory(tmp_path).read("k.worker.1.json"))
         assert len(host.others(os.getpid())) == 1
         texts = [
             "",
@@ -224,15 +225,16 @@ class TestHostState:
         """A failed write says so, and a record that was removed counts as missing."""
         host, pid = WorkerRegistry(StateDirectory(tmp_path / "s"), "k"), os.getpid()
         (tmp_path / "s").write_text("no folder")
-        assert host.is_missing(pid)
         assert not host.write(worker(pid))
         (tmp_path / "s").unlink()
-        assert host.is_missing(pid)
         assert host.write(worker(pid))
-        assert not host.is_missing(pid)
         (path,) = (tmp_path / "s").iterdir()
+        written = path.stat()
+        assert host.write(worker(pid))
+        assert path.stat() == written, "nothing has changed"
         path.unlink()
-        assert host.is_missing(pid)
+        assert host.write(worker(pid))
+        assert path.exists()
 
 
 def test_of_equal_workers_the_one_with_the_most_problems_speaks() -> None:
