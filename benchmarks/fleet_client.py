@@ -228,7 +228,6 @@ class Client:
     def _attempt(self, flow: Failover, member: PoolMember) -> Generator[float, None, Attempt]:
         world, first = self._world, member
         began, until = world.now, flow.deadline
-        losers: tuple[tuple[PoolMember, Fault], ...] = ()
         dialled = not self._has_connection(member.url)
         if dialled:
             raced = {member.url}
@@ -244,24 +243,21 @@ class Client:
             race = DialRace(member, another, self._habits.policy.race_delay)
             winner = yield from self._dial(race)
             if winner is None:
-                *others, (member, fault) = race.losers
-                return Attempt(
-                    member, world.now, began, fault=fault, sent=False, losers=tuple(others)
-                )
-            member, losers = winner, tuple(race.losers)
+                *losers, (member, fault) = race.losers
+                for loser, its_fault in losers:
+                    flow.record_failure(Attempt(loser, world.now, began), its_fault)
+                return Attempt(member, world.now, began, fault=fault, sent=False)
+            member, losers = winner, race.losers
             failed = {loser.url for loser, fault in losers if fault is not Fault.STALLED}
             flow.give_back(raced - failed - {member.url})
             for loser, fault in losers:
-                self._pool.failed(loser, fault, world.now, began)
+                flow.record_failure(Attempt(loser, world.now, began), fault)
         else:
             self._tally.tried(began)
-        told = len(losers)
         asked = world.now
         outcome = yield from self._exchange(member, began, until, flow)
         outcome.first_byte = world.now - asked
         outcome.reused = outcome.member is first and not dialled
-        outcome.losers = (*losers, *outcome.losers)
-        outcome.losers_recorded = told
         return outcome
 
     def _has_connection(self, url: str) -> bool:
@@ -309,19 +305,16 @@ class Client:
             yield world.now + delay
             rival = flow.hedge(world.now)
             if rival is not None:
-                outcome = yield from self._against(rival, member, wire, began, until)
-                stalled = (member, Fault.STALLED) in outcome.losers
-                if stalled and not self._pool.overtaken(member, delay, world.now):
-                    outcome.losers = ()
+                outcome = yield from self._against(rival, member, wire, began, flow)
                 return outcome
         yield wire.end
         return self._outcome(member, wire, began)
 
     def _against(
-        self, rival: PoolMember, member: PoolMember, wire: Wire, began: float, until: float
+        self, rival: PoolMember, member: PoolMember, wire: Wire, began: float, flow: Failover
     ) -> Generator[float, None, Attempt]:
         """Wait for the first good answer of two endpoints."""
-        theirs = Wire(self._world.now, None)
+        theirs, until = Wire(self._world.now, None), flow.deadline
         rival_began = self._world.now
         self._tally.tried(rival_began)
         if not self._has_connection(rival.url):
@@ -342,14 +335,15 @@ class Client:
         yield theirs.end
         if theirs.status == 200:
             self._drop(member.url)
-            outcome = self._outcome(rival, theirs, rival_began)
-            outcome.losers = ((member, Fault.STALLED),)
-            return outcome
+            now = self._world.now
+            if self._pool.overtaken(member, flow.hedge_after, now):
+                flow.record_failure(Attempt(member, now, began), Fault.STALLED)
+            return self._outcome(rival, theirs, rival_began)
         self._drop(rival.url)
+        lost = Attempt(rival, self._world.now, rival_began)
+        flow.record_failure(lost, theirs.fault or Fault.BAD_STATUS)
         yield max(wire.end, self._world.now)
-        outcome = self._outcome(member, wire, began)
-        outcome.losers = ((rival, theirs.fault or Fault.BAD_STATUS),)
-        return outcome
+        return self._outcome(member, wire, began)
 
     def _ask(self, member: PoolMember, until: float) -> Wire:
         patience = max(0.0, min(READ_TIMEOUT, until - self._world.now))

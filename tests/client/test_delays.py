@@ -180,7 +180,8 @@ def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) ->
                 outcome = Attempt(rival, late_at + other, late_at, status=200, first_byte=other)
                 with state:
                     if state.api.overtaken(member, flow.hedge_after, late_at):
-                        outcome.losers = ((member, Fault.STALLED),)
+                        stalled = Attempt(member, late_at, late_at)
+                        flow.record_failure(stalled, Fault.STALLED)
         now = outcome.now
         with state:
             flow.record(outcome)

@@ -62,9 +62,9 @@ class Run:
             self.bench.wait(self.policy.queue_delay)
             rival = self.flow.hedge(self.bench.now) if self.shape.hedged and not hedged else None
             if rival is not None:
-                outcome = self._attempt(rival, hedged=True)
-                outcome.losers = ((member, Fault.STALLED),)
-                return outcome
+                stalled = Attempt(member, self.bench.now, began)
+                self.flow.record_failure(stalled, Fault.STALLED)
+                return self._attempt(rival, hedged=True)
         if word in _FAULTS:
             fault, sent, error = _FAULTS[word]
             return Attempt(
@@ -226,17 +226,11 @@ class TestWhatThePoolLearns:
 
     def test_the_losers_of_a_race_are_told_of(self) -> None:
         """Each loser of a race is recorded with its fault, and the winner as having served."""
-        bench = self.after(
-            lambda bench, m: Attempt(
-                bench["c"],
-                1.0,
-                0.0,
-                status=200,
-                result="r",
-                losers=((bench["a"], Fault.REFUSED), (bench["b"], Fault.STALLED)),
-            ),
-            "abc",
-        )
+        bench = Bench({"a": 0, "b": 1, "c": 2})
+        flow = flow_of(bench, Policy())
+        flow.record_failure(Attempt(bench["a"], 1.0, 0.0), Fault.REFUSED)
+        flow.record_failure(Attempt(bench["b"], 1.0, 0.0), Fault.STALLED)
+        flow.record(Attempt(bench["c"], 1.0, 0.0, status=200, result="r"))
         assert [bench.state(name) for name in "abc"] == [
             HealthState.SUSPECT,
             HealthState.SUSPECT,
@@ -244,21 +238,13 @@ class TestWhatThePoolLearns:
         ]
         assert (bench["a"].failed, bench["b"].failed, bench["c"].served) == (1, 0, 1)
 
-    def test_a_loser_that_the_pool_knows_of_is_not_told_of_twice(self) -> None:
-        """The first ``losers_recorded`` losers are not recorded again."""
-        bench = self.after(
-            lambda bench, m: Attempt(
-                bench["c"],
-                1.0,
-                0.0,
-                status=200,
-                result="r",
-                losers=((bench["a"], Fault.REFUSED), (bench["b"], Fault.REFUSED)),
-                losers_recorded=1,
-            ),
-            "abc",
-        )
-        assert (bench["a"].failed, bench["b"].failed) == (0, 1)
+    def test_a_loser_behind_another_proxy_is_not_blamed(self) -> None:
+        """Failures that the client's own proxy may have caused are only listed."""
+        bench = Bench({"a": 0, "b": 1})
+        flow = flow_of(bench, Policy())
+        flow.record_failure(Attempt(bench["a"], 1.0, 0.0, apart=True), Fault.REFUSED)
+        assert (bench.state("a"), bench["a"].failed) == (HealthState.UNKNOWN, 0)
+        assert [trial.fault for trial in flow.trials] == [Fault.REFUSED]
 
 
 OUTCOMES = st.one_of(

@@ -40,7 +40,7 @@ def _ask_for(driver: Driver, seconds: float) -> None:
 
 def _spares(driver: Driver) -> list[Any]:
     """List the open spare connections of a client."""
-    pools = list(driver.client._transport._table._pools.values())
+    pools = list(driver.client._transport._connector.pools.values())
     opened = [each for pool in pools for each in list(pool._open)]
     return [each for each in opened if each.spare_until and not each.users]
 
@@ -253,7 +253,7 @@ def test_a_spare_of_http2_is_shared(fleet: Fleet, kind: str) -> None:
     b = fleet.add("b", tls=("127.0.0.1",), http2=True)
     options: dict[str, Any] = {"verify": fleet.trust(), "http2": True, "trust_env": False}
     with Driver(kind, [a.url, b.url], WARM, **options) as driver:
-        pools = driver.client._transport._table._pools
+        pools = driver.client._transport._connector.pools
         _ask_until(driver, lambda: len(pools) == 2 and all(p._open for p in pools.values()))
         _ask_for(driver, 1.5)
         (spare,) = next(pool for pool in pools.values() if pool.url == b.url)._open

@@ -25,9 +25,6 @@ OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
 #: Least seconds between the end of a warm spare connection and the dial of the next.
 SPARE_PAUSE = 1.0
 
-#: Endpoints that were tried in parallel, each with its fault.
-Losers = tuple[tuple[PoolMember, Fault], ...]
-
 
 class Budget:
     """A retry budget (token bucket) that keeps a fleet from doubling an overloaded backend's load.
@@ -121,8 +118,6 @@ class Attempt:
         apart: Whether the attempt used another proxy than the health checks. Then the pool records
             no failure, because the proxy may be its cause.
         result: The driver's answer or exception.
-        losers: Endpoints that were tried in parallel, each with its fault.
-        losers_recorded: How many of the losers, from the first, the pool has already recorded.
         first_byte: Seconds from the request to the first byte of its answer, or None.
     """
 
@@ -137,8 +132,6 @@ class Attempt:
     queued: bool = False
     apart: bool = False
     result: Any = None
-    losers: Losers = ()
-    losers_recorded: int = 0
     first_byte: float | None = None
 
     def judge_status(
@@ -255,10 +248,6 @@ class Failover:
             return
         if self._queues:
             self.forget_queues()
-        for position, (loser, fault) in enumerate(attempt.losers):
-            if position >= attempt.losers_recorded and not attempt.apart:
-                self._pool.failed(loser, fault, now, attempt.began)
-            self.trials.append(FailedAttempt(loser.url, fault, now - attempt.began))
         if attempt.status is not None:
             self.discard, self.answer = self.answer, attempt
         if attempt.fault is None:
@@ -267,9 +256,7 @@ class Failover:
                 self._pool.answered_in(attempt.member, attempt.first_byte, self._route, now)
             self._budget.refund()
             return
-        if not attempt.apart:
-            self._record_failure(attempt, attempt.fault)
-        self.trials.append(FailedAttempt(attempt.member.url, attempt.fault, now - attempt.began))
+        self.record_failure(attempt, attempt.fault)
         if attempt.fault in OURS or not self.traits.may_go_on(attempt):
             self.error = attempt.result if self.answer is None else None
         elif now < self.deadline:
@@ -292,8 +279,12 @@ class Failover:
         self.give_back(self._queues)
         self._queues = set()
 
-    def _record_failure(self, attempt: Attempt, fault: Fault) -> None:
+    def record_failure(self, attempt: Attempt, fault: Fault) -> None:
+        """Record a failed attempt without a choice of the next one, as for a loser of a race."""
         member, now = attempt.member, attempt.now
+        self.trials.append(FailedAttempt(member.url, fault, now - attempt.began))
+        if attempt.apart:
+            return
         if attempt.busy is not None:
             self._pool.busy(member, attempt.busy, now)
         elif attempt.reused and fault in _STALE:

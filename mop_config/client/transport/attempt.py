@@ -5,7 +5,8 @@ endpoint. So cookies, authorisation and redirects still apply after a move to an
 """
 
 import time
-from collections.abc import Set
+from collections.abc import Iterable
+from math import inf
 from typing import Any, Protocol
 
 import httpcore2
@@ -64,7 +65,6 @@ class Exchange(Attempt, Deadline):
         connection: The connection of the request, or None.
         response: The answer, or None.
         content: The body of the answer if it was read as a whole, or None.
-        raced: Endpoints that were dialled in parallel.
         written: Whether a part of the request is written.
         timeouts: The request's time-outs, which httpcore reads at each step.
         pause: The time-out for each read of the body, in seconds; None for no time-out.
@@ -77,7 +77,6 @@ class Exchange(Attempt, Deadline):
     connection: Any = None
     response: Any = None
     content: bytes | None = None
-    raced: Set[str] = frozenset()
     written = False
     pause: float | None = None
     called_off = False
@@ -99,7 +98,7 @@ class Exchange(Attempt, Deadline):
         self.until = failover.deadline if rival_of is None else rival_of.until
         self.created = self.asked = core.clock()
         self.began = failover.since if rival_of is None else self.created
-        self.hedge_at = self.began + failover.hedge_after
+        self.hedge_at = self.began + failover.hedge_after if rival_of is None else inf
         self.timeouts: dict[str, Any] = {}
 
     def wrote(self) -> None:
@@ -136,58 +135,36 @@ class Exchange(Attempt, Deadline):
         self.now, self.result = self.core.clock(), error
         self.sent = connected and self.fault is not Fault.POOL_TIMEOUT
 
-    def broke_off(self, error: Exception) -> None:
-        """Record that the answer broke off in its body, which the exchange reads as a whole."""
-        self.status, self.reused = None, False
-        self.failed(error)
-
     def bound_pauses(self) -> None:
         """Bound the time-out for each read of the body, unless the caller set a read time-out."""
         if isinstance(self.timeouts["read"], Default):
             self.timeouts["read"] = min(self.timeouts["read"], self.core.policy.body_pause)
 
-    # -- dials
-
-    def next_member(self, now: float) -> PoolMember | None:
-        """Return another endpoint to dial in parallel, or None."""
-        if not self.race or now >= self.until:
-            return None
-        with self.core:
-            return self.failover.next(now)
-
-    def end_race(self, race: DialRace, winner: PoolMember | None) -> None:
+    def end_race(self, race: DialRace, dialled: Iterable[str], winner: PoolMember | None) -> None:
         """Record the end of a dial race; without a winner, the last endpoint counts as failed.
 
         Endpoints that lost without failing were never sent a request, so they can still be
-        tried. Failed losers are recorded at once, so that other requests avoid these endpoints
-        before this request has its answer.
+        tried. Losers are recorded at once, so that other requests avoid these endpoints before
+        this request has its answer.
+
+        Args:
+            race: The race.
+            dialled: The URLs of its endpoints.
+            winner: The endpoint that was ready first, or None.
         """
         losers = race.losers
-        if winner is None:
-            *losers, (self.member, self.fault) = losers
-            self.losers += tuple(losers)
-            return
-        if self.raced:
-            failed = {member.url for member, fault in losers if fault is not Fault.STALLED}
-            unused = {*self.raced, self.member.url} - failed - {winner.url}
-            with self.core:
-                self.failover.give_back(unused)
-        self.losers += tuple(losers)
-        if winner is not self.member:
-            self.member = winner
-            self.losers_recorded = len(self.losers)
-            if not self.apart:
-                with self.core as core:
-                    for loser, fault in losers:
-                        core.api.failed(loser, fault, core.clock(), self.began)
+        with self.core as core:
+            if winner is None:
+                *losers, (self.member, self.fault) = losers
+            else:
+                failed = {member.url for member, fault in losers if fault is not Fault.STALLED}
+                self.failover.give_back({*dialled} - failed - {winner.url})
+                self.member = winner
+            for loser, fault in losers:
+                lost = Attempt(loser, core.clock(), self.began, apart=self.apart)
+                self.failover.record_failure(lost, fault)
 
     # -- hedges
-
-    def call_off(self) -> None:
-        """Abort the exchange from another thread, because the other request of a hedge won."""
-        self.called_off = True
-        if self.turn is not None:
-            self.turn.set()
 
     def rival(self) -> "Exchange | None":
         """Return the exchange of the second request of a hedge, or None without an endpoint."""
@@ -200,37 +177,27 @@ class Exchange(Attempt, Deadline):
         return Exchange(self.core, self.failover, member, self)
 
     def settle(self, second: "Exchange | None", *, overtaken: bool) -> "Exchange":
-        """Choose between the two requests of a hedge; the unused request becomes a loser.
+        """Choose between the two requests of a hedge; a failure of the other one is recorded.
 
         Args:
             second: The finished second request, or None.
             overtaken: Whether this first request has no outcome, because the second won.
         """
-        if second is not None and second.fault is None and (overtaken or self.fault is not None):
-            losers = self._stalled() if overtaken else self._beaten()
-            second.losers = (*losers, *second.losers)
-            second.losers_recorded = self.losers_recorded
-            return second
-        if second is not None and second.fault is not None:
-            self.losers = (*self.losers, *second._beaten())
-        elif self.hedged_at is not None:
-            # The endpoint of a cancelled hedge did not fail, and can still be tried.
-            with self.core:
+        with self.core as core:
+            if second is not None and second.fault is not None:
+                self.failover.record_failure(second, second.fault)
+            elif second is not None and overtaken:
+                self.now, delay = core.clock(), self.failover.hedge_after
+                if not self.apart and core.api.overtaken(self.member, delay, self.now):
+                    self.failover.record_failure(self, Fault.STALLED)
+                return second
+            elif second is not None and self.fault is not None:
+                self.failover.record_failure(self, self.fault)
+                return second
+            elif self.hedged_at is not None:
+                # The endpoint of a cancelled hedge did not fail, and can still be tried.
                 self.failover.give_back({self.hedged_at})
         return self
-
-    def _stalled(self) -> tuple[tuple[PoolMember, Fault], ...]:
-        if self.apart:
-            return self.losers
-        with self.core as core:
-            counts = core.api.overtaken(self.member, self.failover.hedge_after, core.clock())
-        return (*self.losers, (self.member, Fault.STALLED)) if counts else self.losers
-
-    def _beaten(self) -> tuple[tuple[PoolMember, Fault], ...]:
-        if self.busy is not None and not self.apart:
-            with self.core as core:
-                core.api.busy(self.member, self.busy, self.now)
-        return (*self.losers, (self.member, self.fault or Fault.BAD_STATUS))
 
 
 def traits_of(request: httpx2.Request) -> RetryTraits:

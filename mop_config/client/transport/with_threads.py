@@ -42,69 +42,52 @@ def dial_limit() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-class Aside:
-    """A function that runs in a thread beside the requests."""
+def start_beside(run: Callable[..., None], *args: Any) -> threading.Thread:
+    """Run a function in a thread beside the requests."""
+    thread = threading.Thread(target=run, args=args, name="mop-config-spare", daemon=True)
+    thread.start()
+    return thread
 
-    def __init__(self, run: Callable[..., None], *args: Any) -> None:
-        self._thread = threading.Thread(target=run, args=args, name="mop-config-spare", daemon=True)
-        self._thread.start()
 
-    @property
-    def is_done(self) -> bool:
-        """Whether the function has returned."""
-        return not self._thread.is_alive()
-
-    def end(self) -> None:
-        """Wait until the function has returned; it notices within 0.1 s that the client closes."""
-        self._thread.join()
+def end_beside(thread: threading.Thread) -> None:
+    """Wait until a thread has ended; its dial notices within 0.1 s that the client closes."""
+    thread.join()
 
 
 def hedged(exchange: Exchange, send: Callable[[Exchange], None]) -> Exchange:
     """Send a request, and a hedge to another endpoint if the answer is late.
 
-    The first good answer wins, and the other request is cancelled.
+    The first request runs in the caller's thread, and the hedge in a thread of its own. The first
+    good answer wins, and the other request is called off.
 
     Args:
         exchange: The first request; at its ``hedge_at`` the answer is late.
         send: Sends the request and records the outcome, good or bad.
     """
-    hedge = exchange.hedge = Hedge(exchange, send, exchange.hedge_at)
+    hedge = exchange.hedge = Hedge(exchange, send)
+    better: Exchange | None = None
     try:
         send(exchange)
-        return hedge.settle() if exchange.hedged_at is not None else exchange
+        better = exchange if exchange.hedged_at is None else hedge.settle()
+        return better
     finally:
-        if exchange.hedged_at is not None:
-            hedge.abandon()
+        hedge.close_unused(better)
 
 
 class Hedge:
-    """One request of a hedge; the second request runs in a thread of its own.
-
-    Each thread waits in ``wait`` for its own answer or for the end of the other request, and holds
-    one end of a socket pair (bell): the first thread's end becomes readable when the second request
-    has an outcome, and the second thread's end when the first end is closed.
+    """The waits of one request, which start a hedge, and which the other request can end.
 
     Args:
         exchange: The request.
         send: Sends a request and records the outcome, good or bad.
-        late_at: Monotonic seconds at which a second request starts; infinity for none.
-        bell: The end of the socket pair, or None before there is a second request.
     """
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        send: Callable[[Exchange], None],
-        late_at: float,
-        bell: socket.socket | None = None,
-    ) -> None:
+    def __init__(self, exchange: Exchange, send: Callable[[Exchange], None]) -> None:
         self._exchange = exchange
         self._send = send
-        self._late_at = late_at
-        self._rival: Exchange | None = None
-        self._bell = bell
+        self._socket: socket.socket | None = None
+        self._second: Hedge | None = None
         self._outcome: Future[Exchange] | None = None
-        self._overtaken = False
 
     def wait(self, sock: socket.socket, seconds: float) -> None:
         """Wait until the request's socket is readable; start the second request if that is late.
@@ -113,87 +96,81 @@ class Hedge:
             TimeoutError: After ``seconds``.
             Overtaken: If the other request has a good answer.
         """
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            late = self._late_at - time.monotonic()
-            poll = select.poll()
-            poll.register(sock, select.POLLIN)
-            if self._bell is not None:
-                poll.register(self._bell, select.POLLIN)
-            ready = dict(poll.poll(min(left, max(0.0, late), 1e6) * 1000 + 1))
-            if sock.fileno() in ready:
-                return
-            if self._outcome is not None and self._outcome.done():
-                self._overtaken = self._outcome.result().fault is None
-                if self._overtaken:
-                    raise Overtaken("another endpoint has answered first")
-                self._close_bell()
-            elif self._late_at <= time.monotonic():
+        exchange, until = self._exchange, time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        self._socket = sock
+        try:
+            while not exchange.called_off:
+                left = min(until, exchange.hedge_at) - time.monotonic()
+                if poll.poll(max(0.0, left) * 1000 + 1):
+                    break
+                if time.monotonic() >= until:
+                    raise TimeoutError("timed out")
                 self._start()
-            elif self._outcome is None and self._bell is not None and time.monotonic() < until:
-                raise Overtaken("the first endpoint has answered")
-        raise TimeoutError("timed out")
+        finally:
+            self._socket = None
+        if exchange.called_off:
+            raise Overtaken("the other request of the hedge has its answer")
 
     def _start(self) -> None:
-        self._late_at = float("inf")
-        rival = self._exchange.rival()
-        if rival is None:
+        self._exchange.hedge_at = float("inf")
+        second = self._exchange.rival()
+        if second is None:
             return
+        second.hedge = Hedge(second, self._send)
+        outcome: Future[Exchange] = Future()
         try:
-            self._bell, other = socket.socketpair()
-            rival.hedge = Hedge(rival, self._send, float("inf"), other)
-            outcome: Future[Exchange] = Future()
-            thread = threading.Thread(
-                # Run in the request's context, which holds the current trace span.
-                target=contextvars.copy_context().run,
-                args=(self._run, rival, outcome, other),
-                name="mop-config-hedge",
-                daemon=True,
-            )
-            thread.start()
-        except (OSError, RuntimeError, MemoryError) as error:
-            # Without descriptors or threads for a hedge, the first request continues alone.
-            logger.info("no hedge at %s: %s", rival.member.url, error)
-            if rival.hedge is not None:
-                other.close()
-            self._close_bell()
+            # Run in the request's context, which holds the current trace span.
+            run, args = contextvars.copy_context().run, (self._run, second, outcome)
+            threading.Thread(target=run, args=args, name="mop-config-hedge", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:
+            # Without a thread for the hedge, the first request continues alone.
+            logger.info("no hedge at %s: %s", second.member.url, error)
         else:
-            self._rival, self._outcome = rival, outcome
+            self._second, self._outcome = second.hedge, outcome
 
-    def _run(self, rival: Exchange, outcome: "Future[Exchange]", bell: socket.socket) -> None:
-        self._send(rival)
+    def _run(self, second: Exchange, outcome: "Future[Exchange]") -> None:
+        self._send(second)
         try:
-            outcome.set_result(rival)
-        except InvalidStateError:  # abandoned
-            _close(rival)
-        bell.close()
+            outcome.set_result(second)
+        except InvalidStateError:  # the first request is over
+            close(second)
+        else:
+            if second.fault is None and self._exchange.fault is None:
+                self.call_off()
+
+    def call_off(self) -> None:
+        """End the request from another thread, because the other request has won."""
+        self._exchange.called_off = True
+        if self._exchange.turn is not None:
+            self._exchange.turn.set()
+        sock = self._socket
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def settle(self) -> Exchange:
         """Return the better of the two requests, now that the first is over."""
-        mine, outcome = self._exchange, self._outcome
-        if outcome is not None and mine.fault is not None and not self._overtaken:
-            wait([outcome], mine.least(None))
-        theirs = outcome.result() if outcome is not None and outcome.done() else None
-        better = mine.settle(theirs, overtaken=self._overtaken)
-        if theirs is not None:
-            self._outcome = None
-            _close(mine if better is theirs else theirs)
-        return better
+        first, outcome = self._exchange, self._outcome
+        if outcome is not None and first.fault is not None and not first.called_off:
+            wait([outcome], first.least(None))
+        second = outcome.result() if outcome is not None and outcome.done() else None
+        return first.settle(second, overtaken=first.called_off)
 
-    def abandon(self) -> None:
-        """Cancel the second request, or close its answer, unless the answer is used."""
-        if self._rival is not None:
-            self._rival.call_off()
-        self._close_bell()
-        if self._outcome is not None and not self._outcome.cancel():
-            _close(self._outcome.result())
-
-    def _close_bell(self) -> None:
-        if self._bell is not None:
-            self._bell.close()
-            self._bell = None
+    def close_unused(self, better: Exchange | None) -> None:
+        """Close the answers that are not used; call off the second request if it still runs."""
+        if self._outcome is None or self._second is None:
+            return
+        if self._outcome.cancel():
+            self._second.call_off()
+            return
+        for each in (self._exchange, self._outcome.result()):
+            if each is not better:
+                close(each)
 
 
-def _close(exchange: Exchange) -> None:
+def close(exchange: Exchange) -> None:
+    """Close the answer of an exchange, if there is an answer."""
     if exchange.response is not None:
         exchange.response.close()

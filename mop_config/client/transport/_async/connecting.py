@@ -22,8 +22,8 @@ from ...pool.session import ClientState
 from ..attempt import Exchange, least
 from ..options import TransportOptions
 from ..outcome import DialError
-from ..with_asyncio import AsyncAside, dial_limit
-from .connections import AsyncConnectionTable, AsyncEndpointConnection
+from ..with_asyncio import dial_limit, end_beside, start_beside
+from .connections import AsyncEndpointConnection, AsyncEndpointPool
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ class AsyncConnector:
         checked: The options of the manager's health checks.
 
     Attributes:
-        table: The connections of the client.
+        pools: The connections to each endpoint. So requests that hang at one endpoint take no
+            connection from another.
         sweep_at: When the next sweep is due, in monotonic seconds.
         is_closed: Whether the client is closed.
     """
@@ -52,12 +53,21 @@ class AsyncConnector:
     ) -> None:
         self._state = core
         self._options = options
-        self.table = AsyncConnectionTable(core, options, checked)
+        self._checked = checked
         self._dials = dial_limit()
         self._spare = AsyncSpare(core, options, self) if core.policy.warm_spare else None
         self._sweeping = threading.Lock()
+        self.pools: dict[bytes, AsyncEndpointPool] = {}
         self.sweep_at = 0.0
         self.is_closed = False
+
+    def pool_of(self, member: PoolMember) -> AsyncEndpointPool:
+        """Return the connections to an endpoint."""
+        pool = self.pools.get(member.target.key)
+        if pool is None:
+            made = AsyncEndpointPool(member, self._options, self._checked)
+            pool = self.pools.setdefault(member.target.key, made)
+        return pool
 
     async def sweep(self, now: float) -> None:
         """Close expired connections and those of removed endpoints; keep the warm spare.
@@ -71,7 +81,11 @@ class AsyncConnector:
             return
         try:
             self.sweep_at = now + SWEEP_INTERVAL
-            await self.table.tidy()
+            for key, pool in list(self.pools.items()):
+                pool.retired = self._state.api.get(pool.url) is None
+                await pool.tidy()
+                if pool.retired and pool.is_empty:
+                    self.pools.pop(key, None)
             if self._spare is not None:
                 await self._spare.keep(now)
         finally:
@@ -82,7 +96,16 @@ class AsyncConnector:
         self.is_closed = True
         if self._spare is not None:
             await self._spare.close()
-        await self.table.close()
+        for pool in list(self.pools.values()):
+            await pool.close()
+
+    def take_open(self, exchange: Exchange) -> AsyncEndpointPool:
+        """Set the connection of an exchange if one is open; return the pool of its endpoint."""
+        pool = self.pool_of(exchange.member)
+        exchange.apart = pool.apart
+        exchange.connection = pool.take_now(or_place=False)
+        exchange.reused = exchange.connection is not None
+        return pool
 
     async def connect(self, exchange: Exchange, wanted: dict[str, float | None]) -> None:
         """Set the connection of an exchange.
@@ -98,11 +121,8 @@ class AsyncConnector:
         """
         core = self._state
         while exchange.connection is None:
-            pool = self.table.to(exchange.member)
-            exchange.apart = pool.apart
-            exchange.connection = await pool.take_open()
+            pool = self.take_open(exchange)
             if exchange.connection is not None:
-                exchange.reused = True
                 return
             seconds = least(wanted.get("pool"), exchange.least(None))
             leave_at = exchange.created + core.policy.queue_delay
@@ -162,11 +182,14 @@ class AsyncConnector:
         """
 
         def another(now: float) -> PoolMember | None:
-            member = exchange.next_member(now)
+            if not exchange.race or now >= exchange.until:
+                return None
+            with self._state:
+                member = exchange.failover.next(now)
             if member is None:
                 return None
-            pool = self.table.to(member)
-            place = pool.take_now() if pool.proxy is None else None
+            pool = self.pool_of(member)
+            place = pool.take_now(or_place=True) if pool.proxy is None else None
             if place is None:
                 with self._state:
                     exchange.failover.give_back({member.url})
@@ -174,7 +197,6 @@ class AsyncConnector:
             places[member.url] = place
             if place.http is not None:
                 race.connected.add(member.url)
-            exchange.raced = {*exchange.raced, member.url}
             return member
 
         race = DialRace(exchange.member, another, self._state.policy.race_delay)
@@ -184,14 +206,14 @@ class AsyncConnector:
         except DialError as error:
             if race.called_off():
                 raise httpcore2.ConnectError("the dial was called off") from error
-            exchange.end_race(race, None)
+            exchange.end_race(race, places, None)
             # For a lack of resources, the system's message.
             ours = error.__cause__ if exchange.fault is Fault.OURS else None
             raise httpcore2.ConnectError(str(ours or exchange.fault)) from error
         except (OSError, RuntimeError, MemoryError) as error:
             exchange.fault = Fault.OURS  # no endpoint was dialled yet
             raise httpcore2.ConnectError(str(error)) from error
-        exchange.end_race(race, winner)
+        exchange.end_race(race, places, winner)
         return stream
 
     async def dial(self, race: DialRace, options: DialOptions) -> tuple[PoolMember, Any]:
@@ -227,19 +249,19 @@ class AsyncSpare:
         self._options = options
         self._connector = connector
         self._connection: AsyncEndpointConnection | None = None
-        self._aside: AsyncAside | None = None
+        self._dial: Any = None
         self._schedule = SpareSchedule(core.api)
 
     async def keep(self, now: float) -> None:
         """Open a spare in the background if none is open."""
-        if self._aside is not None and not self._aside.is_done:
-            return
+        spare = self._connection
+        if spare is not None and spare.http is None and spare.pool.holds(spare):
+            return  # being dialled
         with self._state:
             member = self._schedule.next_member(now)
-        spare = self._connection
         if spare is not None:
-            if spare.pool.has_spare(spare):
-                if member is None or self._connector.table.to(member) is spare.pool:
+            if spare.spare_until and spare.pool.holds(spare):
+                if member is None or self._connector.pool_of(member) is spare.pool:
                     return
                 spare.spare_until = now  # another endpoint is next: the next sweep closes this
                 return
@@ -248,13 +270,13 @@ class AsyncSpare:
             self._connection = None
         if member is None or not self._schedule.may_dial(now):
             return
-        pool = self._connector.table.to(member)
-        place = pool.reserve() if pool.proxy is None and pool.is_empty else None
+        pool = self._connector.pool_of(member)
+        place = pool.take_now(or_place=True) if pool.proxy is None and pool.is_empty else None
         if place is None:
             return
         self._connection = place
         try:
-            self._aside = AsyncAside(self._open, member, place)
+            self._dial = start_beside(self._open, member, place)
         except (RuntimeError, MemoryError) as error:
             logger.info("no spare connection to %s: %s", member.url, error)
             await pool.release(place)
@@ -276,8 +298,8 @@ class AsyncSpare:
 
     async def close(self) -> None:
         """End a dial in the background."""
-        if self._aside is not None:
-            await self._aside.end()
+        if self._dial is not None:
+            await end_beside(self._dial)
 
 
 async def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[PoolMember, Any]:

@@ -15,8 +15,7 @@ from typing import Any
 import httpcore2
 
 from ....net.streams import WANT_READ
-from ...pool.member import PoolMember, Target
-from ...pool.session import ClientState
+from ...pool.member import PoolMember
 from ..attempt import Exchange
 from ..options import TransportOptions
 from ..with_asyncio import SHARES_HTTP2, AsyncTurn
@@ -88,29 +87,24 @@ class AsyncEndpointPool:
     changes under the lock; connections are closed after the lock is released.
 
     Args:
-        url: The URL of the endpoint.
-        target: The address of the endpoint.
-        proxy: The proxy, or None.
+        member: The endpoint.
         options: Options of the connections.
-        apart: Whether the manager's health checks use another proxy.
+        checked: The options of the manager's health checks.
 
     Attributes:
+        url: The URL of the endpoint.
+        proxy: The proxy, or None.
+        apart: Whether the manager's health checks use another proxy.
         retired: Whether the endpoint was removed; then connections close after their exchanges.
     """
 
     def __init__(
-        self,
-        url: str,
-        target: Target,
-        proxy: httpcore2.Proxy | None,
-        options: TransportOptions,
-        *,
-        apart: bool,
+        self, member: PoolMember, options: TransportOptions, checked: TransportOptions
     ) -> None:
-        limits = options.limits
-        self.url = url
-        self.proxy = proxy
-        self.apart = apart
+        target, limits = member.target, options.limits
+        self.url = member.url
+        self.proxy = options.proxy_to(target)
+        self.apart = options.takes_another_way(checked, target)
         self.retired = False
         self._target = target
         self._options = options
@@ -127,13 +121,16 @@ class AsyncEndpointPool:
         self._may_share = SHARES_HTTP2 and options.http2 and (encrypted or not options.http1)
         self._stale: list[AsyncEndpointConnection] = []
 
-    async def take_open(self) -> AsyncEndpointConnection | None:
-        """Take an open connection without waiting; return None if no connection is free."""
+    def take_now(self, *, or_place: bool) -> AsyncEndpointConnection | None:
+        """Take an open connection without waiting, or else a place; None if neither is free.
+
+        Args:
+            or_place: Whether the caller can use a place.
+        """
         with self._lock:
-            connection = None if self._queue else self._take_open()
-        if self._stale:
-            await self._close_stale()
-        return connection
+            if self._queue:
+                return None
+            return self._take_open() or (self._new_place() if or_place else None)
 
     async def take(self, exchange: Exchange, seconds: float) -> AsyncEndpointConnection:
         """Take a connection, or a place in which the caller opens a connection.
@@ -152,34 +149,21 @@ class AsyncEndpointPool:
         if self._stale:
             await self._close_stale()
         exchange.turn = turn
+        waited = False
         try:
             if turn.connection is None and not exchange.called_off:
                 await turn.wait_for(seconds)
-        except BaseException:
-            self._leave(turn)
-            if turn.connection is not None:
+            waited = True
+        finally:
+            with self._lock:
+                if turn in self._queue:
+                    self._queue.remove(turn)
+            if turn.connection is not None and not waited:
                 await self.release(turn.connection)
-            raise
-        self._leave(turn)
         taken: AsyncEndpointConnection | None = turn.connection
         if taken is None:
             raise httpcore2.PoolTimeout("no connection was free in time")
         return taken
-
-    def _leave(self, turn: AsyncTurn) -> None:
-        with self._lock:
-            if turn in self._queue:
-                self._queue.remove(turn)
-
-    def reserve(self) -> AsyncEndpointConnection | None:
-        """Take a place without waiting; return None if no place is free."""
-        with self._lock:
-            return None if self._queue else self._new_place()
-
-    def take_now(self) -> AsyncEndpointConnection | None:
-        """Take an open connection or a place without waiting; return None if neither is free."""
-        with self._lock:
-            return None if self._queue else self._take_open() or self._new_place()
 
     def opened(self, connection: AsyncEndpointConnection, stream: Any) -> None:
         """Turn a place into a connection over a connected stream."""
@@ -222,17 +206,6 @@ class AsyncEndpointPool:
         if self._stale:
             await self._close_stale()
 
-    def exclude(self, connection: AsyncEndpointConnection) -> None:
-        """Send no more requests over an HTTP/2 connection; running requests continue."""
-        with self._lock:
-            connection.worn = True
-            if self._shared is connection:
-                self._shared = None
-
-    def has_spare(self, connection: AsyncEndpointConnection) -> bool:
-        """Whether a spare connection is open and unused."""
-        return bool(connection.spare_until) and connection in self._open
-
     async def tidy(self) -> None:
         """Close expired idle connections; close all idle connections of a removed endpoint."""
         with self._lock:
@@ -244,6 +217,10 @@ class AsyncEndpointPool:
             if shared is not None and shared.users == 0 and not self._is_usable(shared):
                 self._close_later(shared)
         await self._close_stale()
+
+    def holds(self, connection: AsyncEndpointConnection) -> bool:
+        """Whether a connection is open, or a place is in use."""
+        return connection in self._open
 
     @property
     def is_empty(self) -> bool:
@@ -286,9 +263,9 @@ class AsyncEndpointPool:
         return None
 
     def _is_usable(self, shared: AsyncEndpointConnection) -> bool:
-        if self.retired or self._shared is not shared or not shared.http.is_available():
+        if self._shared is not shared or self.retired or shared.worn:
             return False
-        return shared.users > 0 or not shared.has_expired()
+        return shared.http.is_available() and (shared.users > 0 or not shared.has_expired())
 
     def _new_place(self) -> AsyncEndpointConnection | None:
         """Take a place if the limit allows another connection."""
@@ -324,47 +301,3 @@ class AsyncEndpointPool:
                 connection = self._stale.pop() if self._stale else None
             if connection is not None and not connection.http.is_closed():
                 await connection.http.aclose()
-
-
-class AsyncConnectionTable:
-    """The connections of one client, in a pool for each endpoint.
-
-    So requests that hang at one endpoint take no connection from another.
-
-    Args:
-        core: The manager's pools.
-        options: Options of the connections.
-        checked: The options of the manager's health checks.
-    """
-
-    def __init__(
-        self, core: ClientState, options: TransportOptions, checked: TransportOptions
-    ) -> None:
-        self._state = core
-        self._options = options
-        self._checked = checked
-        self._pools: dict[bytes, AsyncEndpointPool] = {}
-
-    def to(self, member: PoolMember) -> AsyncEndpointPool:
-        """Return the pool of connections to an endpoint."""
-        target = member.target
-        pool = self._pools.get(target.key)
-        if pool is None:
-            proxy = self._options.proxy_to(target)
-            apart = self._options.takes_another_way(self._checked, target)
-            made = AsyncEndpointPool(member.url, target, proxy, self._options, apart=apart)
-            pool = self._pools.setdefault(target.key, made)
-        return pool
-
-    async def tidy(self) -> None:
-        """Close expired connections of all endpoints, and all connections of removed endpoints."""
-        for key, pool in list(self._pools.items()):
-            pool.retired = self._state.api.get(pool.url) is None
-            await pool.tidy()
-            if pool.retired and pool.is_empty:
-                self._pools.pop(key, None)
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for pool in list(self._pools.values()):
-            await pool.close()

@@ -97,7 +97,6 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     def _open(self) -> None:
         self._pid = os.getpid()
         self._connector = AsyncConnector(self._state, self._options, self._checked)
-        self._table = self._connector.table
         self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # for other hosts, by proxy
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -145,10 +144,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         if self._inner is not None:
             await send_through(self._inner, exchange, request)
             return exchange
-        pool = self._table.to(member)
-        exchange.apart = pool.apart
-        exchange.connection = await pool.take_open()
-        exchange.reused = exchange.connection is not None
+        pool = self._connector.take_open(exchange)
         if failover.hedge_after == math.inf:
             await self._send(request, exchange)
         else:
@@ -226,7 +222,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             if isinstance(error, httpcore2.ConnectionNotAvailable):
                 exchange.connection = None
             if isinstance(error, Exception) and is_of_http2(error):
-                connection.pool.exclude(connection)
+                connection.worn = True
             await connection.pool.release(connection)
             raise
         # The deadline applies to the head only; the body has the caller's own time-outs.
@@ -240,7 +236,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         try:
             exchange.content = await exchange.response.aread()
         except Exception as error:
-            exchange.broke_off(error)
+            exchange.status, exchange.reused = None, False
+            exchange.failed(error)
         finally:
             await exchange.response.aclose()
 

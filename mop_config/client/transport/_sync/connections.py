@@ -16,8 +16,7 @@ from typing import Any
 import httpcore2
 
 from ....net.streams import WANT_READ
-from ...pool.member import PoolMember, Target
-from ...pool.session import ClientState
+from ...pool.member import PoolMember
 from ..attempt import Exchange
 from ..options import TransportOptions
 from ..with_threads import SHARES_HTTP2, Turn
@@ -89,29 +88,24 @@ class EndpointPool:
     changes under the lock; connections are closed after the lock is released.
 
     Args:
-        url: The URL of the endpoint.
-        target: The address of the endpoint.
-        proxy: The proxy, or None.
+        member: The endpoint.
         options: Options of the connections.
-        apart: Whether the manager's health checks use another proxy.
+        checked: The options of the manager's health checks.
 
     Attributes:
+        url: The URL of the endpoint.
+        proxy: The proxy, or None.
+        apart: Whether the manager's health checks use another proxy.
         retired: Whether the endpoint was removed; then connections close after their exchanges.
     """
 
     def __init__(
-        self,
-        url: str,
-        target: Target,
-        proxy: httpcore2.Proxy | None,
-        options: TransportOptions,
-        *,
-        apart: bool,
+        self, member: PoolMember, options: TransportOptions, checked: TransportOptions
     ) -> None:
-        limits = options.limits
-        self.url = url
-        self.proxy = proxy
-        self.apart = apart
+        target, limits = member.target, options.limits
+        self.url = member.url
+        self.proxy = options.proxy_to(target)
+        self.apart = options.takes_another_way(checked, target)
         self.retired = False
         self._target = target
         self._options = options
@@ -128,13 +122,16 @@ class EndpointPool:
         self._may_share = SHARES_HTTP2 and options.http2 and (encrypted or not options.http1)
         self._stale: list[EndpointConnection] = []
 
-    def take_open(self) -> EndpointConnection | None:
-        """Take an open connection without waiting; return None if no connection is free."""
+    def take_now(self, *, or_place: bool) -> EndpointConnection | None:
+        """Take an open connection without waiting, or else a place; None if neither is free.
+
+        Args:
+            or_place: Whether the caller can use a place.
+        """
         with self._lock:
-            connection = None if self._queue else self._take_open()
-        if self._stale:
-            self._close_stale()
-        return connection
+            if self._queue:
+                return None
+            return self._take_open() or (self._new_place() if or_place else None)
 
     def take(self, exchange: Exchange, seconds: float) -> EndpointConnection:
         """Take a connection, or a place in which the caller opens a connection.
@@ -153,34 +150,21 @@ class EndpointPool:
         if self._stale:
             self._close_stale()
         exchange.turn = turn
+        waited = False
         try:
             if turn.connection is None and not exchange.called_off:
                 turn.wait_for(seconds)
-        except BaseException:
-            self._leave(turn)
-            if turn.connection is not None:
+            waited = True
+        finally:
+            with self._lock:
+                if turn in self._queue:
+                    self._queue.remove(turn)
+            if turn.connection is not None and not waited:
                 self.release(turn.connection)
-            raise
-        self._leave(turn)
         taken: EndpointConnection | None = turn.connection
         if taken is None:
             raise httpcore2.PoolTimeout("no connection was free in time")
         return taken
-
-    def _leave(self, turn: Turn) -> None:
-        with self._lock:
-            if turn in self._queue:
-                self._queue.remove(turn)
-
-    def reserve(self) -> EndpointConnection | None:
-        """Take a place without waiting; return None if no place is free."""
-        with self._lock:
-            return None if self._queue else self._new_place()
-
-    def take_now(self) -> EndpointConnection | None:
-        """Take an open connection or a place without waiting; return None if neither is free."""
-        with self._lock:
-            return None if self._queue else self._take_open() or self._new_place()
 
     def opened(self, connection: EndpointConnection, stream: Any) -> None:
         """Turn a place into a connection over a connected stream."""
@@ -223,17 +207,6 @@ class EndpointPool:
         if self._stale:
             self._close_stale()
 
-    def exclude(self, connection: EndpointConnection) -> None:
-        """Send no more requests over an HTTP/2 connection; running requests continue."""
-        with self._lock:
-            connection.worn = True
-            if self._shared is connection:
-                self._shared = None
-
-    def has_spare(self, connection: EndpointConnection) -> bool:
-        """Whether a spare connection is open and unused."""
-        return bool(connection.spare_until) and connection in self._open
-
     def tidy(self) -> None:
         """Close expired idle connections; close all idle connections of a removed endpoint."""
         with self._lock:
@@ -245,6 +218,10 @@ class EndpointPool:
             if shared is not None and shared.users == 0 and not self._is_usable(shared):
                 self._close_later(shared)
         self._close_stale()
+
+    def holds(self, connection: EndpointConnection) -> bool:
+        """Whether a connection is open, or a place is in use."""
+        return connection in self._open
 
     @property
     def is_empty(self) -> bool:
@@ -287,9 +264,9 @@ class EndpointPool:
         return None
 
     def _is_usable(self, shared: EndpointConnection) -> bool:
-        if self.retired or self._shared is not shared or not shared.http.is_available():
+        if self._shared is not shared or self.retired or shared.worn:
             return False
-        return shared.users > 0 or not shared.has_expired()
+        return shared.http.is_available() and (shared.users > 0 or not shared.has_expired())
 
     def _new_place(self) -> EndpointConnection | None:
         """Take a place if the limit allows another connection."""
@@ -325,47 +302,3 @@ class EndpointPool:
                 connection = self._stale.pop() if self._stale else None
             if connection is not None and not connection.http.is_closed():
                 connection.http.close()
-
-
-class ConnectionTable:
-    """The connections of one client, in a pool for each endpoint.
-
-    So requests that hang at one endpoint take no connection from another.
-
-    Args:
-        core: The manager's pools.
-        options: Options of the connections.
-        checked: The options of the manager's health checks.
-    """
-
-    def __init__(
-        self, core: ClientState, options: TransportOptions, checked: TransportOptions
-    ) -> None:
-        self._state = core
-        self._options = options
-        self._checked = checked
-        self._pools: dict[bytes, EndpointPool] = {}
-
-    def to(self, member: PoolMember) -> EndpointPool:
-        """Return the pool of connections to an endpoint."""
-        target = member.target
-        pool = self._pools.get(target.key)
-        if pool is None:
-            proxy = self._options.proxy_to(target)
-            apart = self._options.takes_another_way(self._checked, target)
-            made = EndpointPool(member.url, target, proxy, self._options, apart=apart)
-            pool = self._pools.setdefault(target.key, made)
-        return pool
-
-    def tidy(self) -> None:
-        """Close expired connections of all endpoints, and all connections of removed endpoints."""
-        for key, pool in list(self._pools.items()):
-            pool.retired = self._state.api.get(pool.url) is None
-            pool.tidy()
-            if pool.retired and pool.is_empty:
-                self._pools.pop(key, None)
-
-    def close(self) -> None:
-        """Close all connections."""
-        for pool in list(self._pools.values()):
-            pool.close()

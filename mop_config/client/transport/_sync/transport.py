@@ -98,7 +98,6 @@ class FailoverTransport(httpx2.BaseTransport):
     def _open(self) -> None:
         self._pid = os.getpid()
         self._connector = Connector(self._state, self._options, self._checked)
-        self._table = self._connector.table
         self._plain: dict[str, httpx2.HTTPTransport] = {}  # for other hosts, by proxy
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -144,10 +143,7 @@ class FailoverTransport(httpx2.BaseTransport):
         if self._inner is not None:
             send_through(self._inner, exchange, request)
             return exchange
-        pool = self._table.to(member)
-        exchange.apart = pool.apart
-        exchange.connection = pool.take_open()
-        exchange.reused = exchange.connection is not None
+        pool = self._connector.take_open(exchange)
         if failover.hedge_after == math.inf:
             self._send(request, exchange)
         else:
@@ -225,7 +221,7 @@ class FailoverTransport(httpx2.BaseTransport):
             if isinstance(error, httpcore2.ConnectionNotAvailable):
                 exchange.connection = None
             if isinstance(error, Exception) and is_of_http2(error):
-                connection.pool.exclude(connection)
+                connection.worn = True
             connection.pool.release(connection)
             raise
         # The deadline applies to the head only; the body has the caller's own time-outs.
@@ -239,7 +235,8 @@ class FailoverTransport(httpx2.BaseTransport):
         try:
             exchange.content = exchange.response.read()
         except Exception as error:
-            exchange.broke_off(error)
+            exchange.status, exchange.reused = None, False
+            exchange.failed(error)
         finally:
             exchange.response.close()
 
