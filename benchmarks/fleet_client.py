@@ -285,7 +285,7 @@ class Client:
                 return None
             wait = race.wait(world.now)
             next_end = min(wire.end for wire, _ in dials)
-            yield next_end if wait is None else min(next_end, world.now + wait)
+            yield min(next_end, world.now + wait)
             for ended in [each for each in dials if each[0].end <= world.now]:
                 dials.remove(ended)
                 wire, member = ended

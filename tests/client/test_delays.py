@@ -225,9 +225,9 @@ def test_the_budget_bounds_hedges_and_attempts_together(steps: list[str]) -> Non
     budget, hedges, attempts = Budget(Policy()), 0, 0
     for step in steps:
         if step == "hedge":
-            hedges += budget.spend_on_hedge()
+            hedges += budget.spend(20)
         elif step == "attempt":
-            attempts += budget.spend()
+            attempts += budget.spend(5)
         else:
             budget.refund()
     assert 0 <= budget.tokens <= 500

@@ -55,13 +55,13 @@ class TestBudget:
     def test_five_tokens_an_attempt_and_one_back_for_a_success(self) -> None:
         """An attempt costs five tokens, and a success returns one token."""
         budget = Budget(POLICY)
-        assert [budget.spend() for _ in range(101)] == [True] * 100 + [False]
+        assert [budget.spend(5) for _ in range(101)] == [True] * 100 + [False]
         for _ in range(4):
             budget.refund()
-        assert not budget.spend()
+        assert not budget.spend(5)
         budget.refund()
-        assert budget.spend()
-        assert not budget.spend()
+        assert budget.spend(5)
+        assert not budget.spend(5)
 
     @given(st.lists(st.booleans(), max_size=400))
     def test_it_is_never_overdrawn_nor_overfull(self, successes: list[bool]) -> None:
@@ -72,7 +72,7 @@ class TestBudget:
             if good:
                 budget.refund()
             else:
-                paid += budget.spend()
+                paid += budget.spend(5)
         assert 0 <= budget.tokens <= 50
         assert 5 * paid <= 50 + sum(successes)
 

@@ -222,15 +222,15 @@ def test_a_spare_of_http2_that_the_server_ends_is_replaced(kind: str, manner: st
 def test_many_threads_open_one_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     """While one thread opens the spare, the sweeps of other threads leave the spare alone."""
     monkeypatch.setattr(sync_connecting, "SWEEP_INTERVAL", 0.0)
-    keep, go_on = sync_connecting.Spare.keep, threading.Event()
+    keep, go_on = sync_connecting.Connector._keep_spare, threading.Event()
     entered: list[float] = []
 
-    def held(spare: sync_connecting.Spare, now: float) -> None:
+    def held(connector: sync_connecting.Connector, now: float) -> None:
         entered.append(now)
         assert go_on.wait(20)
-        keep(spare, now)
+        keep(connector, now)
 
-    monkeypatch.setattr(sync_connecting.Spare, "keep", held)
+    monkeypatch.setattr(sync_connecting.Connector, "_keep_spare", held)
     with (
         scripted({"a": OK, "b": OK}) as ([a, b], _),
         Driver("sync", [a.url, b.url], WARM, trust_env=False) as driver,
@@ -243,7 +243,7 @@ def test_many_threads_open_one_spare(monkeypatch: pytest.MonkeyPatch) -> None:
         go_on.set()
         first.join()
         _ask_until(driver, lambda: bool(_spares(driver)))
-        assert _spares(driver) == [driver.client._transport._connector._spare._connection]
+        assert _spares(driver) == [driver.client._transport._connector._spare]
         wait_for(lambda: b.connections == 1, what="b accepts the spare")
 
 
@@ -256,7 +256,7 @@ def test_a_spare_of_http2_is_shared(fleet: Fleet, kind: str) -> None:
         pools = driver.client._transport._connector.pools
         _ask_until(driver, lambda: len(pools) == 2 and all(p._open for p in pools.values()))
         _ask_for(driver, 1.5)
-        (spare,) = next(pool for pool in pools.values() if pool.url == b.url)._open
+        (spare,) = next(pool for pool in pools.values() if pool.member.url == b.url)._open
         a.kill()
         assert driver.get("/get").extensions["endpoint"] == b.url
         assert spare.spare_until == 0.0

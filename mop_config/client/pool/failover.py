@@ -37,15 +37,8 @@ class Budget:
         self._policy = policy
         self.tokens = policy.budget
 
-    def spend(self) -> bool:
-        """Pay for one more attempt; return False if too few tokens are left."""
-        return self._spend(self._policy.attempt_cost)
-
-    def spend_on_hedge(self) -> bool:
-        """Pay for a hedge; return False if too few tokens are left."""
-        return self._spend(self._policy.hedge_cost)
-
-    def _spend(self, cost: float) -> bool:
+    def spend(self, cost: float) -> bool:
+        """Pay for an attempt or a hedge; return False if too few tokens are left."""
         if self.tokens < cost:
             return False
         self.tokens -= cost
@@ -75,16 +68,12 @@ class RetryTraits(NamedTuple):
         """Judge a request by its method, its body and its ``Idempotency-Key``."""
         return cls(method in IDEMPOTENT or keyed, replayable, method in HEDGED and replayable)
 
-    @property
-    def may_move(self) -> bool:
-        """Whether the request may move to another endpoint after a server may have seen it."""
-        return self.idempotent and self.replayable
-
     def may_go_on(self, attempt: "Attempt") -> bool:
         """Whether the request may move to another endpoint after this attempt."""
         if attempt.status is not None and not self.replayable:
             return False  # the server that answered has consumed the body
-        return self.may_move or not attempt.sent or attempt.status in NOT_REACHED
+        may_repeat = self.idempotent and self.replayable
+        return may_repeat or not attempt.sent or attempt.status in NOT_REACHED
 
 
 class FailedAttempt(NamedTuple):
@@ -205,10 +194,15 @@ class Failover:
 
     def next(self, now: float) -> PoolMember | None:
         """Return the next endpoint and pay for the attempt; None without an endpoint or budget."""
-        rest = self._pool.alternatives(now, self.tried, last_resort=True)
-        if not rest or not (self._free or self._budget.spend()):
+        cost = 0.0 if self._free else self._pool.policy.attempt_cost
+        member = self._take(now, cost, last_resort=True)
+        self._free = self._free and member is None
+        return member
+
+    def _take(self, now: float, cost: float, *, last_resort: bool = False) -> PoolMember | None:
+        rest = self._pool.alternatives(now, self.tried, last_resort=last_resort)
+        if not rest or not self._budget.spend(cost):
             return None
-        self._free = False
         self.tried.append(rest[0].url)
         return rest[0]
 
@@ -224,11 +218,7 @@ class Failover:
 
     def hedge(self, now: float) -> PoolMember | None:
         """Return an endpoint for a hedge and pay for the hedge; None without endpoint or budget."""
-        rest = self._pool.alternatives(now, self.tried)
-        if not rest or not self._budget.spend_on_hedge():
-            return None
-        self.tried.append(rest[0].url)
-        return rest[0]
+        return self._take(now, self._pool.policy.hedge_cost)
 
     def give_back(self, urls: Container[str]) -> None:
         """Make endpoints that were sent no request available again."""
@@ -265,14 +255,12 @@ class Failover:
 
     def _leave_queue(self, member: PoolMember, now: float) -> None:
         """Move to an endpoint that may have a free connection; no byte has been sent yet."""
-        rest = self._pool.alternatives(now, self.tried)
-        if rest and self._budget.spend():
-            self._queues.add(member.url)
-            self.tried.append(rest[0].url)
-            self._go_to(rest[0], now)
-        else:
+        other = self._take(now, self._pool.policy.attempt_cost)
+        if other is None:
             self.patient = True
-            self._go_to(member, now)
+        else:
+            self._queues.add(member.url)
+        self._go_to(other or member, now)
 
     def forget_queues(self) -> None:
         """Make the endpoints where the request only waited available again: they got no request."""
@@ -297,7 +285,7 @@ class Failover:
         member, stale = attempt.member, attempt.reused and attempt.fault in _STALE
         if stale and member.url not in self._retried:
             self._retried.add(member.url)
-            if self._budget.spend():
+            if self._budget.spend(self._pool.policy.attempt_cost):
                 return member
         return self.next(attempt.now)
 
@@ -336,11 +324,6 @@ class DialRace:
         self.connected: set[str] = set()
         self.called_off: Callable[[], bool] = lambda: False
 
-    @property
-    def running(self) -> int:
-        """The number of running dials."""
-        return len(self._started)
-
     def start(self, now: float) -> PoolMember | None:
         """Return the endpoint to dial now, or None."""
         if now < self._next_at:
@@ -355,9 +338,9 @@ class DialRace:
         self._next_at = now + delay
         return member
 
-    def wait(self, now: float) -> float | None:
-        """Return the seconds until another dial begins; None if no further dial will begin."""
-        return None if self._next_at == float("inf") else max(0.0, self._next_at - now)
+    def wait(self, now: float) -> float:
+        """Return the seconds until another dial begins; infinity if no further dial will begin."""
+        return max(0.0, self._next_at - now)
 
     def failed(self, member: PoolMember, fault: Fault) -> None:
         """Record a failed dial; the next dial begins at once."""

@@ -1,7 +1,7 @@
 """``PoolMember``: an endpoint of a pool, with its address, measurements and public state. Pure."""
 
 import re
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -332,19 +332,13 @@ class SlowRoutes:
     """
 
     def __init__(self) -> None:
-        self.shares: OrderedDict[str, float] = OrderedDict()
+        self.shares: dict[str, float] = {}
 
     def record(self, route: str, *, late: bool) -> None:
         """Record whether an answer came later than the hedge delay of its endpoint."""
-        share = self.shares.get(route)
-        if share is None:
-            if not late:
-                return
-            share = 0.0
+        share = self.shares.pop(route, 0.0)
         share += WEIGHT * (late - share)
-        self.shares[route] = share
-        self.shares.move_to_end(route)
-        if share < WEIGHT / 10:
-            del self.shares[route]
-        elif len(self.shares) > ROUTES:
-            self.shares.popitem(last=False)
+        if share >= WEIGHT / 10:
+            self.shares[route] = share  # the newest route is last
+        if len(self.shares) > ROUTES:
+            del self.shares[next(iter(self.shares))]

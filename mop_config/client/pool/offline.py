@@ -54,10 +54,6 @@ class OfflineDetector:
         if self.held:
             self._blame_all(now, older_than=now - self._window)
 
-    def holds(self, host: str) -> bool:
-        """Whether a failure of this host is held back."""
-        return host in self.held
-
     @property
     def next_expiry(self) -> float:
         """Monotonic seconds of the next expiry of a held failure; infinity for none."""

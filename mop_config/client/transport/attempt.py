@@ -125,9 +125,8 @@ class Exchange(Attempt, Deadline):
         else:
             self.status = status
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception, *, connected: bool) -> None:
         """Record an exception, before the answer or in its body."""
-        connected = self.connection is not None
         if is_of_http2(error):
             connected, self.reused, self.fault = may_have_been_sent(error), True, Fault.PROTOCOL
         elif self.fault is None:

@@ -116,6 +116,11 @@ async def _drop(task: "asyncio.Task[Exchange]") -> None:
 
 
 async def close(exchange: Exchange) -> None:
-    """Close the answer of an exchange, if there is an answer."""
+    """Close the answer of an exchange, if there is an answer, and release its connection."""
     if exchange.response is not None:
-        await exchange.response.aclose()
+        connection, exchange.connection = exchange.connection, None
+        try:
+            await exchange.response.aclose()
+        finally:
+            if connection is not None:
+                await connection.pool.release(connection)

@@ -171,6 +171,11 @@ class Hedge:
 
 
 def close(exchange: Exchange) -> None:
-    """Close the answer of an exchange, if there is an answer."""
+    """Close the answer of an exchange, if there is an answer, and release its connection."""
     if exchange.response is not None:
-        exchange.response.close()
+        connection, exchange.connection = exchange.connection, None
+        try:
+            exchange.response.close()
+        finally:
+            if connection is not None:
+                connection.pool.release(connection)

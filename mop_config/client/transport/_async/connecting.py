@@ -55,7 +55,9 @@ class AsyncConnector:
         self._options = options
         self._checked = checked
         self._dials = dial_limit()
-        self._spare = AsyncSpare(core, options, self) if core.policy.warm_spare else None
+        self._schedule = SpareSchedule(core.api)
+        self._spare: AsyncEndpointConnection | None = None
+        self._spare_dial: Any = None
         self._sweeping = threading.Lock()
         self.pools: dict[bytes, AsyncEndpointPool] = {}
         self.sweep_at = 0.0
@@ -82,20 +84,20 @@ class AsyncConnector:
         try:
             self.sweep_at = now + SWEEP_INTERVAL
             for key, pool in list(self.pools.items()):
-                pool.retired = self._state.api.get(pool.url) is None
+                pool.retired = self._state.api.get(pool.member.url) is None
                 await pool.tidy()
                 if pool.retired and pool.is_empty:
                     self.pools.pop(key, None)
-            if self._spare is not None:
-                await self._spare.keep(now)
+            if self._state.policy.warm_spare:
+                await self._keep_spare(now)
         finally:
             self._sweeping.release()
 
     async def close(self) -> None:
         """Close all connections, and end the dials."""
         self.is_closed = True
-        if self._spare is not None:
-            await self._spare.close()
+        if self._spare_dial is not None:
+            await end_beside(self._spare_dial)
         for pool in list(self.pools.values()):
             await pool.close()
 
@@ -202,7 +204,7 @@ class AsyncConnector:
         race = DialRace(exchange.member, another, self._state.policy.race_delay)
         race.called_off = lambda: exchange.called_off or self.is_closed
         try:
-            winner, stream = await self.dial(race, self._dial_options(exchange, timeout))
+            winner, stream = await self._dial(race, self._dial_options(exchange, timeout))
         except DialError as error:
             if race.called_off():
                 raise httpcore2.ConnectError("the dial was called off") from error
@@ -216,11 +218,6 @@ class AsyncConnector:
         exchange.end_race(race, places, winner)
         return stream
 
-    async def dial(self, race: DialRace, options: DialOptions) -> tuple[PoolMember, Any]:
-        """Run a dial race; see ``dialing.dial``."""
-        async with self._dials:
-            return await dial(race, options, self._state.resolver)
-
     def _dial_options(self, exchange: Exchange, timeout: float) -> DialOptions:
         """Return the options of a dial.
 
@@ -232,62 +229,42 @@ class AsyncConnector:
             until = min(until, time.monotonic() + timeout)
         return self._options.for_dial(timeout, until)
 
+    async def _dial(self, race: DialRace, options: DialOptions) -> tuple[PoolMember, Any]:
+        async with self._dials:
+            return await dial(race, options, self._state.resolver)
 
-class AsyncSpare:
-    """Keeps one idle connection to the next endpoint of a client that is in use.
-
-    Args:
-        core: The manager's pools.
-        options: Options of the connections.
-        connector: The client's connector.
-    """
-
-    def __init__(
-        self, core: ClientState, options: TransportOptions, connector: "AsyncConnector"
-    ) -> None:
-        self._state = core
-        self._options = options
-        self._connector = connector
-        self._connection: AsyncEndpointConnection | None = None
-        self._dial: Any = None
-        self._schedule = SpareSchedule(core.api)
-
-    async def keep(self, now: float) -> None:
-        """Open a spare in the background if none is open."""
-        spare = self._connection
-        if spare is not None and spare.http is None and spare.pool.holds(spare):
-            return  # being dialled
+    async def _keep_spare(self, now: float) -> None:
+        """Dial a spare connection to the next endpoint in the background, if there is none."""
         with self._state:
             member = self._schedule.next_member(now)
+        pool = None if member is None else self.pool_of(member)
+        spare = self._spare
         if spare is not None:
-            if spare.spare_until and spare.pool.holds(spare):
-                if member is None or self._connector.pool_of(member) is spare.pool:
-                    return
-                spare.spare_until = now  # another endpoint is next: the next sweep closes this
+            if spare.pool.holds(spare) and (spare.http is None or spare.spare_until):
+                if pool is not None and pool is not spare.pool:
+                    spare.spare_until = now  # another endpoint is next: the next sweep closes this
                 return
             began = now if spare.http is None else spare.spare_until - SPARE_LIFE
             self._schedule.ended(now, now - began)  # ``spare_until`` is 0 after the first use
-            self._connection = None
-        if member is None or not self._schedule.may_dial(now):
+            self._spare = None
+        if pool is None or not self._schedule.may_dial(now):
             return
-        pool = self._connector.pool_of(member)
-        place = pool.take_now(or_place=True) if pool.proxy is None and pool.is_empty else None
+        place = self._spare = pool.reserve()
         if place is None:
             return
-        self._connection = place
         try:
-            self._dial = start_beside(self._open, member, place)
+            self._spare_dial = start_beside(self._open_spare, place)
         except (RuntimeError, MemoryError) as error:
-            logger.info("no spare connection to %s: %s", member.url, error)
+            logger.info("no spare connection to %s: %s", pool.member.url, error)
             await pool.release(place)
 
-    async def _open(self, member: PoolMember, place: AsyncEndpointConnection) -> None:
+    async def _open_spare(self, place: AsyncEndpointConnection) -> None:
+        member, timeout = place.pool.member, self._state.policy.connect_timeout
         race = DialRace(member, lambda _: None, self._state.policy.race_delay)
-        race.called_off = lambda: self._connector.is_closed
-        timeout = self._state.policy.connect_timeout
-        options = self._options.for_dial(timeout, time.monotonic() + timeout)
+        race.called_off = lambda: self.is_closed
         try:
-            _, stream = await self._connector.dial(race, options)
+            options = self._options.for_dial(timeout, time.monotonic() + timeout)
+            _, stream = await self._dial(race, options)
             place.spare_until = time.monotonic() + SPARE_LIFE
             place.pool.opened(place, stream)
         except (OSError, RuntimeError, MemoryError) as error:
@@ -295,11 +272,6 @@ class AsyncSpare:
             logger.info("no spare connection to %s: %s", member.url, error)
         finally:
             await place.pool.release(place)
-
-    async def close(self) -> None:
-        """End a dial in the background."""
-        if self._dial is not None:
-            await end_beside(self._dial)
 
 
 async def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[PoolMember, Any]:
@@ -326,9 +298,8 @@ async def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tupl
                 raise DialError("no endpoint could be reached") from failure
             if race.called_off():
                 raise DialError("the client was closed") from failure
-            wait = race.wait(now)
             # A race may be called off at any time, so look at it now and then.
-            await AsyncStream.wait_for(ring, GLANCE if wait is None else min(wait, GLANCE))
+            await AsyncStream.wait_for(ring, min(race.wait(now), GLANCE))
             for host in ring.finished():
                 member = members.pop(host)
                 if host.error is None:

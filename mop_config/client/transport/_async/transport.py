@@ -36,10 +36,9 @@ from ..attempt import (
 )
 from ..options import TransportOptions
 from ..outcome import Response, closed, fault_of_attempt, is_of_http2, named, translate, why
-from ..with_asyncio import hedged
+from ..with_asyncio import close, hedged
 from .connecting import AsyncConnector
-from .connections import AsyncEndpointConnection
-from .inner import ask_traced, send_through
+from .inner import ask_traced, is_traced, send_through
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +125,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 elif is_read_whole(request, traits, exchange.response):
                     await self._read_whole(exchange)
             if self._connector.is_closed and exchange.fault is not None:
-                if exchange.status is not None:
-                    await exchange.response.aclose()
+                await close(exchange)
                 raise closed(request)
             with core:
                 failover.record(exchange)
@@ -165,33 +163,32 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     async def _send(self, request: httpx2.Request, exchange: Exchange) -> None:
         """Connect if necessary, send the request once, and record the outcome."""
-        response: httpcore2.Response | None = None
         wanted = request.extensions.get("timeout") or {}
         try:
-            while response is None:
+            while exchange.response is None:
                 if exchange.connection is None:
                     await self._connector.connect(exchange, wanted)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
-                    if _is_traced():
+                    if is_traced():
                         ask = partial(self._ask, exchange=exchange, wanted=wanted)
-                        response = await ask_traced(request, exchange, ask)
+                        exchange.response = await ask_traced(request, exchange, ask)
                     else:
-                        response = await self._ask(request, exchange, wanted)
+                        exchange.response = await self._ask(request, exchange, wanted)
         except Exception as error:
             await self._failed(request, exchange, error)
         else:
-            exchange.answered(response)
+            exchange.answered(exchange.response)
 
     async def _failed(self, request: httpx2.Request, exchange: Exchange, error: Exception) -> None:
         """Record an exception; an exchange that got no connection gets a span of its own."""
-        if exchange.connection is None and not exchange.queued and _is_traced():
+        if exchange.connection is None and not exchange.queued and is_traced():
 
             async def fail(_: httpx2.Request) -> httpcore2.Response:
                 raise error
 
             with contextlib.suppress(Exception):
                 await ask_traced(request, exchange, fail)
-        exchange.failed(error)
+        exchange.failed(error, connected=exchange.connection is not None)
 
     async def _ask(
         self, request: httpx2.Request, exchange: Exchange, wanted: dict[str, float | None]
@@ -201,7 +198,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         Raises:
             httpcore2.ConnectionNotAvailable: If the connection no longer takes requests.
         """
-        connection: AsyncEndpointConnection = exchange.connection
+        connection = exchange.connection
         read = exchange.pause = wanted.get("read", Default(exchange.failover.total))
         write = wanted.get("write")
         limit = Limit(FOREVER)  # the deadline alone
@@ -227,7 +224,6 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             raise
         # The deadline applies to the head only; the body has the caller's own time-outs.
         exchange.timeouts["read"], exchange.timeouts["write"] = exchange.pause, write
-        response.stream = _AsyncLeasedBody(response.stream, connection)
         return response
 
     async def _read_whole(self, exchange: Exchange) -> None:
@@ -237,9 +233,9 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             exchange.content = await exchange.response.aread()
         except Exception as error:
             exchange.status, exchange.reused = None, False
-            exchange.failed(error)
+            exchange.failed(error, connected=True)
         finally:
-            await exchange.response.aclose()
+            await close(exchange)
 
     async def _conclude(self, failover: Failover, request: httpx2.Request) -> httpx2.Response:
         if failover.discard is not None:
@@ -284,11 +280,6 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await transport.aclose()
 
 
-def _is_traced() -> bool:
-    """Whether OpenTelemetry's instrumentation wraps httpx2's transport."""
-    return hasattr(httpx2.AsyncHTTPTransport.handle_async_request, "__wrapped__")
-
-
 async def _discard(exchange: Exchange) -> None:
     """Close an unused answer; read a short rest of the body first, to keep the connection."""
     deadline = Deadline(exchange.core.clock() + DRAIN)
@@ -296,28 +287,7 @@ async def _discard(exchange: Exchange) -> None:
     with contextlib.suppress(Exception):
         if exchange.content is None and is_short(exchange.response):
             await exchange.response.aread()
-    await exchange.response.aclose()
-
-
-class _AsyncLeasedBody:
-    """The body of an answer; closing the body releases the connection."""
-
-    def __init__(self, stream: Any, connection: AsyncEndpointConnection) -> None:
-        self._stream = stream
-        self._connection: AsyncEndpointConnection | None = connection
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        parts: AsyncIterator[bytes] = self._stream.__aiter__()
-        return parts
-
-    async def aclose(self) -> None:
-        """Close the body."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                await self._stream.aclose()
-            finally:
-                await connection.pool.release(connection)
+    await close(exchange)
 
 
 class _AsyncBody(httpx2.AsyncByteStream):
@@ -347,4 +317,4 @@ class _AsyncBody(httpx2.AsyncByteStream):
             raise named(translate(error, self._request), url) from error
 
     async def aclose(self) -> None:
-        await self._exchange.response.aclose()
+        await close(self._exchange)

@@ -56,7 +56,9 @@ class Connector:
         self._options = options
         self._checked = checked
         self._dials = dial_limit()
-        self._spare = Spare(core, options, self) if core.policy.warm_spare else None
+        self._schedule = SpareSchedule(core.api)
+        self._spare: EndpointConnection | None = None
+        self._spare_dial: Any = None
         self._sweeping = threading.Lock()
         self.pools: dict[bytes, EndpointPool] = {}
         self.sweep_at = 0.0
@@ -83,20 +85,20 @@ class Connector:
         try:
             self.sweep_at = now + SWEEP_INTERVAL
             for key, pool in list(self.pools.items()):
-                pool.retired = self._state.api.get(pool.url) is None
+                pool.retired = self._state.api.get(pool.member.url) is None
                 pool.tidy()
                 if pool.retired and pool.is_empty:
                     self.pools.pop(key, None)
-            if self._spare is not None:
-                self._spare.keep(now)
+            if self._state.policy.warm_spare:
+                self._keep_spare(now)
         finally:
             self._sweeping.release()
 
     def close(self) -> None:
         """Close all connections, and end the dials."""
         self.is_closed = True
-        if self._spare is not None:
-            self._spare.close()
+        if self._spare_dial is not None:
+            end_beside(self._spare_dial)
         for pool in list(self.pools.values()):
             pool.close()
 
@@ -201,7 +203,7 @@ class Connector:
         race = DialRace(exchange.member, another, self._state.policy.race_delay)
         race.called_off = lambda: exchange.called_off or self.is_closed
         try:
-            winner, stream = self.dial(race, self._dial_options(exchange, timeout))
+            winner, stream = self._dial(race, self._dial_options(exchange, timeout))
         except DialError as error:
             if race.called_off():
                 raise httpcore2.ConnectError("the dial was called off") from error
@@ -215,11 +217,6 @@ class Connector:
         exchange.end_race(race, places, winner)
         return stream
 
-    def dial(self, race: DialRace, options: DialOptions) -> tuple[PoolMember, Any]:
-        """Run a dial race; see ``dialing.dial``."""
-        with self._dials:
-            return dial(race, options, self._state.resolver)
-
     def _dial_options(self, exchange: Exchange, timeout: float) -> DialOptions:
         """Return the options of a dial.
 
@@ -231,62 +228,42 @@ class Connector:
             until = min(until, time.monotonic() + timeout)
         return self._options.for_dial(timeout, until)
 
+    def _dial(self, race: DialRace, options: DialOptions) -> tuple[PoolMember, Any]:
+        with self._dials:
+            return dial(race, options, self._state.resolver)
 
-class Spare:
-    """Keeps one idle connection to the next endpoint of a client that is in use.
-
-    Args:
-        core: The manager's pools.
-        options: Options of the connections.
-        connector: The client's connector.
-    """
-
-    def __init__(
-        self, core: ClientState, options: TransportOptions, connector: "Connector"
-    ) -> None:
-        self._state = core
-        self._options = options
-        self._connector = connector
-        self._connection: EndpointConnection | None = None
-        self._dial: Any = None
-        self._schedule = SpareSchedule(core.api)
-
-    def keep(self, now: float) -> None:
-        """Open a spare in the background if none is open."""
-        spare = self._connection
-        if spare is not None and spare.http is None and spare.pool.holds(spare):
-            return  # being dialled
+    def _keep_spare(self, now: float) -> None:
+        """Dial a spare connection to the next endpoint in the background, if there is none."""
         with self._state:
             member = self._schedule.next_member(now)
+        pool = None if member is None else self.pool_of(member)
+        spare = self._spare
         if spare is not None:
-            if spare.spare_until and spare.pool.holds(spare):
-                if member is None or self._connector.pool_of(member) is spare.pool:
-                    return
-                spare.spare_until = now  # another endpoint is next: the next sweep closes this
+            if spare.pool.holds(spare) and (spare.http is None or spare.spare_until):
+                if pool is not None and pool is not spare.pool:
+                    spare.spare_until = now  # another endpoint is next: the next sweep closes this
                 return
             began = now if spare.http is None else spare.spare_until - SPARE_LIFE
             self._schedule.ended(now, now - began)  # ``spare_until`` is 0 after the first use
-            self._connection = None
-        if member is None or not self._schedule.may_dial(now):
+            self._spare = None
+        if pool is None or not self._schedule.may_dial(now):
             return
-        pool = self._connector.pool_of(member)
-        place = pool.take_now(or_place=True) if pool.proxy is None and pool.is_empty else None
+        place = self._spare = pool.reserve()
         if place is None:
             return
-        self._connection = place
         try:
-            self._dial = start_beside(self._open, member, place)
+            self._spare_dial = start_beside(self._open_spare, place)
         except (RuntimeError, MemoryError) as error:
-            logger.info("no spare connection to %s: %s", member.url, error)
+            logger.info("no spare connection to %s: %s", pool.member.url, error)
             pool.release(place)
 
-    def _open(self, member: PoolMember, place: EndpointConnection) -> None:
+    def _open_spare(self, place: EndpointConnection) -> None:
+        member, timeout = place.pool.member, self._state.policy.connect_timeout
         race = DialRace(member, lambda _: None, self._state.policy.race_delay)
-        race.called_off = lambda: self._connector.is_closed
-        timeout = self._state.policy.connect_timeout
-        options = self._options.for_dial(timeout, time.monotonic() + timeout)
+        race.called_off = lambda: self.is_closed
         try:
-            _, stream = self._connector.dial(race, options)
+            options = self._options.for_dial(timeout, time.monotonic() + timeout)
+            _, stream = self._dial(race, options)
             place.spare_until = time.monotonic() + SPARE_LIFE
             place.pool.opened(place, stream)
         except (OSError, RuntimeError, MemoryError) as error:
@@ -294,11 +271,6 @@ class Spare:
             logger.info("no spare connection to %s: %s", member.url, error)
         finally:
             place.pool.release(place)
-
-    def close(self) -> None:
-        """End a dial in the background."""
-        if self._dial is not None:
-            end_beside(self._dial)
 
 
 def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[PoolMember, Any]:
@@ -325,9 +297,8 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
                 raise DialError("no endpoint could be reached") from failure
             if race.called_off():
                 raise DialError("the client was closed") from failure
-            wait = race.wait(now)
             # A race may be called off at any time, so look at it now and then.
-            Stream.wait_for(ring, GLANCE if wait is None else min(wait, GLANCE))
+            Stream.wait_for(ring, min(race.wait(now), GLANCE))
             for host in ring.finished():
                 member = members.pop(host)
                 if host.error is None:

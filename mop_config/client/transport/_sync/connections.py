@@ -15,7 +15,6 @@ from typing import Any
 
 import httpcore2
 
-from ....net.streams import WANT_READ
 from ...pool.member import PoolMember
 from ..attempt import Exchange
 from ..options import TransportOptions
@@ -52,26 +51,16 @@ class EndpointConnection:
     def has_expired(self) -> bool:
         """Whether an idle connection can carry no further request.
 
-        An idle HTTP/1.1 connection has no bytes to read until its end, but a new TLS connection has
-        session tickets, which this method reads. Over HTTP/2 the server may send frames, such as
-        its settings, at any time.
+        The readability that httpcore checks does not show the end of a spare, which httpcore does
+        not count as idle, or of HTTP/2, whose server may send frames at any time. A new TLS
+        connection is readable, too, because of its session tickets.
         """
         if self.spare_until and time.monotonic() >= self.spare_until:
             return True
-        if not isinstance(self.http, httpcore2.HTTP11Connection):
-            return bool(self.http.has_expired()) or self._has_ended()
-        if not self.spare_until:
-            return bool(self.http.has_expired())
-        try:
-            self.stream.get_extra_info("socket").recv(1)
-        except WANT_READ:
-            return False
-        except (OSError, ValueError):
+        if self.http.has_expired():
             return True
-        return True  # closed, or an answer without a request, such as 408
-
-    def _has_ended(self) -> bool:
-        """Whether the server has closed or reset the connection."""
+        if not self.spare_until and isinstance(self.http, httpcore2.HTTP11Connection):
+            return False
         poll = select.poll()
         try:
             poll.register(self.stream.get_extra_info("socket"), ENDED)
@@ -93,7 +82,7 @@ class EndpointPool:
         checked: The options of the manager's health checks.
 
     Attributes:
-        url: The URL of the endpoint.
+        member: The endpoint.
         proxy: The proxy, or None.
         apart: Whether the manager's health checks use another proxy.
         retired: Whether the endpoint was removed; then connections close after their exchanges.
@@ -103,7 +92,7 @@ class EndpointPool:
         self, member: PoolMember, options: TransportOptions, checked: TransportOptions
     ) -> None:
         target, limits = member.target, options.limits
-        self.url = member.url
+        self.member = member
         self.proxy = options.proxy_to(target)
         self.apart = options.takes_another_way(checked, target)
         self.retired = False
@@ -227,6 +216,11 @@ class EndpointPool:
     def is_empty(self) -> bool:
         """Whether no connection is open or being opened."""
         return not (self._open or self._queue)
+
+    def reserve(self) -> EndpointConnection | None:
+        """Take a place for a spare connection; None with a proxy or another connection."""
+        with self._lock:
+            return self._new_place() if self.proxy is None and self.is_empty else None
 
     def close(self) -> None:
         """Close all connections; requests that use or a connection end with an error."""

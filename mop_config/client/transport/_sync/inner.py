@@ -23,13 +23,11 @@ def send_through(
     timeouts |= {"connect": min(connect, left), "read": least(exchange.pause, left)}
     exchange.timeouts = timeouts
     addressed = at_endpoint(request, exchange.member.target, timeouts)
-    exchange.connection = transport
     try:
         response = transport.handle_request(addressed)
     except Exception as error:
-        if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
-            exchange.connection = None
-        exchange.failed(error)
+        unsent = isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout))
+        exchange.failed(error, connected=not unsent)
         return
     exchange.timeouts["read"] = exchange.pause
     exchange.answered(
@@ -42,11 +40,16 @@ def send_through(
     )
 
 
-#: Function that sends a request and returns the answer.
-Ask = Callable[[httpx2.Request], httpcore2.Response]
+def is_traced() -> bool:
+    """Return whether OpenTelemetry's instrumentation wraps httpx2's transport."""
+    return hasattr(httpx2.HTTPTransport.handle_request, "__wrapped__")
 
 
-def ask_traced(request: httpx2.Request, exchange: Exchange, ask: Ask) -> httpcore2.Response:
+def ask_traced(
+    request: httpx2.Request,
+    exchange: Exchange,
+    ask: Callable[[httpx2.Request], httpcore2.Response],
+) -> httpcore2.Response:
     """Send one attempt within a span of OpenTelemetry's instrumentation.
 
     The instrumentation wraps a method of httpx2's transport. A call of that method with our own
@@ -57,12 +60,11 @@ def ask_traced(request: httpx2.Request, exchange: Exchange, ask: Ask) -> httpcor
         exchange: The attempt.
         ask: Function that sends the request, and returns the answer or raises.
     """
-    answer: httpcore2.Response | None = None
-    failure: Exception | None = None
+    outcome: httpcore2.Response | Exception | None = None
 
     def send(addressed: httpcore2.Request) -> httpcore2.Response:
         """Send the request with the headers that the instrumentation has added."""
-        nonlocal answer, failure
+        nonlocal outcome
         traced = httpx2.Request(
             request.method,
             request.url,
@@ -71,11 +73,11 @@ def ask_traced(request: httpx2.Request, exchange: Exchange, ask: Ask) -> httpcor
             extensions=request.extensions,
         )
         try:
-            answer = ask(traced)
+            outcome = ask(traced)
         except Exception as error:
-            failure = error
+            outcome = error
             raise
-        return answer
+        return outcome
 
     transport_class: Any = httpx2.HTTPTransport
     transport = transport_class.__new__(transport_class)  # without a connection pool of its own
@@ -84,8 +86,9 @@ def ask_traced(request: httpx2.Request, exchange: Exchange, ask: Ask) -> httpcor
     try:
         transport_class.handle_request(transport, addressed)
     except Exception:
-        if failure is not None:
-            raise failure from failure.__cause__
-        raise
-    assert answer is not None  # noqa: S101 - the method returns the answer of ``send``
-    return answer
+        if outcome is None:
+            raise
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert outcome is not None  # noqa: S101 - the method returns the answer of ``send``
+    return outcome

@@ -37,10 +37,9 @@ from ..attempt import (
 )
 from ..options import TransportOptions
 from ..outcome import Response, closed, fault_of_attempt, is_of_http2, named, translate, why
-from ..with_threads import hedged
+from ..with_threads import close, hedged
 from .connecting import Connector
-from .connections import EndpointConnection
-from .inner import ask_traced, send_through
+from .inner import ask_traced, is_traced, send_through
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +126,7 @@ class FailoverTransport(httpx2.BaseTransport):
                 elif is_read_whole(request, traits, exchange.response):
                     self._read_whole(exchange)
             if self._connector.is_closed and exchange.fault is not None:
-                if exchange.status is not None:
-                    exchange.response.close()
+                close(exchange)
                 raise closed(request)
             with core:
                 failover.record(exchange)
@@ -164,33 +162,32 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def _send(self, request: httpx2.Request, exchange: Exchange) -> None:
         """Connect if necessary, send the request once, and record the outcome."""
-        response: httpcore2.Response | None = None
         wanted = request.extensions.get("timeout") or {}
         try:
-            while response is None:
+            while exchange.response is None:
                 if exchange.connection is None:
                     self._connector.connect(exchange, wanted)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
-                    if _is_traced():
+                    if is_traced():
                         ask = partial(self._ask, exchange=exchange, wanted=wanted)
-                        response = ask_traced(request, exchange, ask)
+                        exchange.response = ask_traced(request, exchange, ask)
                     else:
-                        response = self._ask(request, exchange, wanted)
+                        exchange.response = self._ask(request, exchange, wanted)
         except Exception as error:
             self._failed(request, exchange, error)
         else:
-            exchange.answered(response)
+            exchange.answered(exchange.response)
 
     def _failed(self, request: httpx2.Request, exchange: Exchange, error: Exception) -> None:
         """Record an exception; an exchange that got no connection gets a span of its own."""
-        if exchange.connection is None and not exchange.queued and _is_traced():
+        if exchange.connection is None and not exchange.queued and is_traced():
 
             def fail(_: httpx2.Request) -> httpcore2.Response:
                 raise error
 
             with contextlib.suppress(Exception):
                 ask_traced(request, exchange, fail)
-        exchange.failed(error)
+        exchange.failed(error, connected=exchange.connection is not None)
 
     def _ask(
         self, request: httpx2.Request, exchange: Exchange, wanted: dict[str, float | None]
@@ -200,7 +197,7 @@ class FailoverTransport(httpx2.BaseTransport):
         Raises:
             httpcore2.ConnectionNotAvailable: If the connection no longer takes requests.
         """
-        connection: EndpointConnection = exchange.connection
+        connection = exchange.connection
         read = exchange.pause = wanted.get("read", Default(exchange.failover.total))
         write = wanted.get("write")
         limit = Limit(FOREVER)  # the deadline alone
@@ -226,7 +223,6 @@ class FailoverTransport(httpx2.BaseTransport):
             raise
         # The deadline applies to the head only; the body has the caller's own time-outs.
         exchange.timeouts["read"], exchange.timeouts["write"] = exchange.pause, write
-        response.stream = _LeasedBody(response.stream, connection)
         return response
 
     def _read_whole(self, exchange: Exchange) -> None:
@@ -236,9 +232,9 @@ class FailoverTransport(httpx2.BaseTransport):
             exchange.content = exchange.response.read()
         except Exception as error:
             exchange.status, exchange.reused = None, False
-            exchange.failed(error)
+            exchange.failed(error, connected=True)
         finally:
-            exchange.response.close()
+            close(exchange)
 
     def _conclude(self, failover: Failover, request: httpx2.Request) -> httpx2.Response:
         if failover.discard is not None:
@@ -283,11 +279,6 @@ class FailoverTransport(httpx2.BaseTransport):
             transport.close()
 
 
-def _is_traced() -> bool:
-    """Whether OpenTelemetry's instrumentation wraps httpx2's transport."""
-    return hasattr(httpx2.HTTPTransport.handle_request, "__wrapped__")
-
-
 def _discard(exchange: Exchange) -> None:
     """Close an unused answer; read a short rest of the body first, to keep the connection."""
     deadline = Deadline(exchange.core.clock() + DRAIN)
@@ -295,28 +286,7 @@ def _discard(exchange: Exchange) -> None:
     with contextlib.suppress(Exception):
         if exchange.content is None and is_short(exchange.response):
             exchange.response.read()
-    exchange.response.close()
-
-
-class _LeasedBody:
-    """The body of an answer; closing the body releases the connection."""
-
-    def __init__(self, stream: Any, connection: EndpointConnection) -> None:
-        self._stream = stream
-        self._connection: EndpointConnection | None = connection
-
-    def __iter__(self) -> Iterator[bytes]:
-        parts: Iterator[bytes] = self._stream.__iter__()
-        return parts
-
-    def close(self) -> None:
-        """Close the body."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                self._stream.close()
-            finally:
-                connection.pool.release(connection)
+    close(exchange)
 
 
 class _Body(httpx2.SyncByteStream):
@@ -346,4 +316,4 @@ class _Body(httpx2.SyncByteStream):
             raise named(translate(error, self._request), url) from error
 
     def close(self) -> None:
-        self._exchange.response.close()
+        close(self._exchange)
