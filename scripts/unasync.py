@@ -23,7 +23,6 @@ PAIRS = {
     "mop_config/client/transport/_async/connections.py": (
         "mop_config/client/transport/_sync/connections.py"
     ),
-    "mop_config/client/transport/_async/inner.py": "mop_config/client/transport/_sync/inner.py",
     "mop_config/client/transport/_async/transport.py": (
         "mop_config/client/transport/_sync/transport.py"
     ),

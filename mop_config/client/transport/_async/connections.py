@@ -110,16 +110,17 @@ class AsyncEndpointPool:
         self._may_share = SHARES_HTTP2 and options.http2 and (encrypted or not options.http1)
         self._stale: list[AsyncEndpointConnection] = []
 
-    def take_now(self, *, or_place: bool) -> AsyncEndpointConnection | None:
-        """Take an open connection without waiting, or else a place; None if neither is free.
-
-        Args:
-            or_place: Whether the caller can use a place.
-        """
+    def take_open(self, exchange: Exchange) -> None:
+        """Set the connection of an exchange if an open connection is free."""
         with self._lock:
-            if self._queue:
-                return None
-            return self._take_open() or (self._new_place() if or_place else None)
+            exchange.connection = None if self._queue else self._take_open()
+        exchange.reused = exchange.connection is not None
+        exchange.apart = self.apart
+
+    def take_now(self) -> AsyncEndpointConnection | None:
+        """Take an open connection or a place without waiting; return None if neither is free."""
+        with self._lock:
+            return None if self._queue else self._take_open() or self._new_place()
 
     async def take(self, exchange: Exchange, seconds: float) -> AsyncEndpointConnection:
         """Take a connection, or a place in which the caller opens a connection.

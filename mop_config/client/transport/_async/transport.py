@@ -8,14 +8,15 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Unpack
 
 import httpcore2
 import httpx2
 
-from ....net.connect import FOREVER, Deadline, Limit
+from ....net.connect import FOREVER, Limit
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
 from ...pool.member import PoolMember, route_of
@@ -27,9 +28,10 @@ from ..attempt import (
     Exchange,
     HasState,
     Overtaken,
+    at_endpoint,
     from_endpoint,
     is_read_whole,
-    is_short,
+    least,
     to_endpoint,
     total_of,
     traits_of,
@@ -38,12 +40,8 @@ from ..options import TransportOptions
 from ..outcome import Response, closed, fault_of_attempt, is_of_http2, named, translate, why
 from ..with_asyncio import close, hedged
 from .connecting import AsyncConnector
-from .inner import ask_traced, is_traced, send_through
 
 logger = logging.getLogger(__name__)
-
-#: Seconds for reading the rest of an unused answer, so that its connection can be kept.
-DRAIN = 0.05
 
 
 class AsyncClient(httpx2.AsyncClient):
@@ -129,6 +127,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 raise closed(request)
             with core:
                 failover.record(exchange)
+            if failover.discard is not None:
+                await close(failover.discard)
         if core.clock() >= self._connector.sweep_at and self._inner is None:
             await self._connector.sweep(core.clock())
         return await self._conclude(failover, request)
@@ -136,13 +136,13 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     async def _attempt(
         self, failover: Failover, member: PoolMember, request: httpx2.Request
     ) -> Exchange:
-        if failover.discard is not None:
-            await _discard(failover.discard)
         exchange = Exchange(self._state, failover, member)
         if self._inner is not None:
-            await send_through(self._inner, exchange, request)
+            await _send_through(self._inner, exchange, request)
             return exchange
-        pool = self._connector.take_open(exchange)
+        pools = self._connector.pools  # without a call for an open connection
+        pool = pools.get(member.target.key) or self._connector.pool_of(member)
+        pool.take_open(exchange)
         if failover.hedge_after == math.inf:
             await self._send(request, exchange)
         else:
@@ -169,9 +169,9 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 if exchange.connection is None:
                     await self._connector.connect(exchange, wanted)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
-                    if is_traced():
+                    if _is_traced():
                         ask = partial(self._ask, exchange=exchange, wanted=wanted)
-                        exchange.response = await ask_traced(request, exchange, ask)
+                        exchange.response = await _ask_traced(request, exchange, ask)
                     else:
                         exchange.response = await self._ask(request, exchange, wanted)
         except Exception as error:
@@ -181,13 +181,13 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     async def _failed(self, request: httpx2.Request, exchange: Exchange, error: Exception) -> None:
         """Record an exception; an exchange that got no connection gets a span of its own."""
-        if exchange.connection is None and not exchange.queued and is_traced():
+        if exchange.connection is None and not exchange.queued and _is_traced():
 
             async def fail(_: httpx2.Request) -> httpcore2.Response:
                 raise error
 
             with contextlib.suppress(Exception):
-                await ask_traced(request, exchange, fail)
+                await _ask_traced(request, exchange, fail)
         exchange.failed(error, connected=exchange.connection is not None)
 
     async def _ask(
@@ -238,8 +238,6 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await close(exchange)
 
     async def _conclude(self, failover: Failover, request: httpx2.Request) -> httpx2.Response:
-        if failover.discard is not None:
-            await _discard(failover.discard)
         if failover.answer is None:
             raise why(failover, request)
         exchange: Exchange = failover.answer
@@ -280,14 +278,87 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await transport.aclose()
 
 
-async def _discard(exchange: Exchange) -> None:
-    """Close an unused answer; read a short rest of the body first, to keep the connection."""
-    deadline = Deadline(exchange.core.clock() + DRAIN)
-    exchange.timeouts["read"] = Limit.of(DRAIN, deadline)
-    with contextlib.suppress(Exception):
-        if exchange.content is None and is_short(exchange.response):
-            await exchange.response.aread()
-    await close(exchange)
+async def _send_through(
+    transport: httpx2.AsyncBaseTransport, exchange: Exchange, request: httpx2.Request
+) -> None:
+    """Send one attempt through a transport of the application, with the endpoint's real URL."""
+    left = exchange.least(None)
+    wanted = request.extensions.get("timeout") or {}
+    exchange.pause = wanted.get("read", Default(left))
+    connect = least(wanted.get("connect"), exchange.core.policy.connect_timeout)
+    timeouts = {name: least(wanted.get(name), left) for name in ("pool", "write")}
+    timeouts |= {"connect": min(connect, left), "read": least(exchange.pause, left)}
+    exchange.timeouts = timeouts
+    addressed = at_endpoint(request, exchange.member.target, timeouts)
+    try:
+        response = await transport.handle_async_request(addressed)
+    except Exception as error:
+        unsent = isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout))
+        exchange.failed(error, connected=not unsent)
+        return
+    exchange.timeouts["read"] = exchange.pause
+    exchange.answered(
+        httpcore2.Response(
+            response.status_code,
+            headers=response.headers.raw,
+            content=response.stream,
+            extensions=response.extensions,
+        )
+    )
+
+
+def _is_traced() -> bool:
+    """Return whether OpenTelemetry's instrumentation wraps httpx2's transport."""
+    return hasattr(httpx2.AsyncHTTPTransport.handle_async_request, "__wrapped__")
+
+
+async def _ask_traced(
+    request: httpx2.Request,
+    exchange: Exchange,
+    ask: Callable[[httpx2.Request], Awaitable[httpcore2.Response]],
+) -> httpcore2.Response:
+    """Send one attempt within a span of OpenTelemetry's instrumentation.
+
+    The instrumentation wraps a method of httpx2's transport. A call of that method with our own
+    connection pool creates the span, with the endpoint's real address, and the ``traceparent``.
+
+    Args:
+        request: The request for the pool.
+        exchange: The attempt.
+        ask: Function that sends the request, and returns the answer or raises.
+    """
+    outcome: httpcore2.Response | Exception | None = None
+
+    async def send(addressed: httpcore2.Request) -> httpcore2.Response:
+        """Send the request with the headers that the instrumentation has added."""
+        nonlocal outcome
+        traced = httpx2.Request(
+            request.method,
+            request.url,
+            headers=addressed.headers,
+            stream=request.stream,
+            extensions=request.extensions,
+        )
+        try:
+            outcome = await ask(traced)
+        except Exception as error:
+            outcome = error
+            raise
+        return outcome
+
+    transport_class: Any = httpx2.AsyncHTTPTransport
+    transport = transport_class.__new__(transport_class)  # without a connection pool of its own
+    transport._pool = SimpleNamespace(handle_async_request=send)
+    addressed = at_endpoint(request, exchange.member.target, {})
+    try:
+        await transport_class.handle_async_request(transport, addressed)
+    except Exception:
+        if outcome is None:
+            raise
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert outcome is not None  # noqa: S101 - the method returns the answer of ``send``
+    return outcome
 
 
 class _AsyncBody(httpx2.AsyncByteStream):

@@ -102,14 +102,6 @@ class Connector:
         for pool in list(self.pools.values()):
             pool.close()
 
-    def take_open(self, exchange: Exchange) -> EndpointPool:
-        """Set the connection of an exchange if one is open; return the pool of its endpoint."""
-        pool = self.pool_of(exchange.member)
-        exchange.apart = pool.apart
-        exchange.connection = pool.take_now(or_place=False)
-        exchange.reused = exchange.connection is not None
-        return pool
-
     def connect(self, exchange: Exchange, wanted: dict[str, float | None]) -> None:
         """Set the connection of an exchange.
 
@@ -124,7 +116,8 @@ class Connector:
         """
         core = self._state
         while exchange.connection is None:
-            pool = self.take_open(exchange)
+            pool = self.pool_of(exchange.member)
+            pool.take_open(exchange)
             if exchange.connection is not None:
                 return
             seconds = least(wanted.get("pool"), exchange.least(None))
@@ -190,7 +183,7 @@ class Connector:
             if member is None:
                 return None
             pool = self.pool_of(member)
-            place = pool.take_now(or_place=True) if pool.proxy is None else None
+            place = pool.take_now() if pool.proxy is None else None
             if place is None:
                 with self._state:
                     exchange.failover.give_back({member.url})
