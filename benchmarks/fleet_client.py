@@ -14,12 +14,13 @@ from mop_config.client.pool.failover import (
     DialRace,
     Failover,
     RetryTraits,
-    SpareSchedule,
+    spare_member,
 )
 from mop_config.client.pool.member import PoolMember
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
+from mop_config.client.transport._sync.connecting import SPARE_PAUSE
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import Fault
 
@@ -71,7 +72,7 @@ class Client:
         "_served",
         "_sites",
         "_spare",
-        "_spares",
+        "_spare_after",
         "_tally",
         "_world",
     )
@@ -96,7 +97,7 @@ class Client:
         self._budget = Budget(habits.policy)
         self._kept: dict[str, int] = {}  # URL of a kept connection -> its site's epoch
         self._spare = ""  # URL of the spare connection, or of its dial
-        self._spares = SpareSchedule(self._pool)
+        self._spare_after = 0.0
         self._armed = _NEVER
         self._asked_first = -1.0
         self._served = False
@@ -191,8 +192,8 @@ class Client:
         """Dial the next endpoint in the background if no spare connection is open."""
         now = self._world.now
         if self._habits.policy.warm_spare and not self._spare:
-            member = self._spares.next_member(now)
-            if member is not None and self._spares.may_dial(now) and member.url not in self._kept:
+            member = spare_member(self._pool, now)
+            if member is not None and now >= self._spare_after and member.url not in self._kept:
                 self._spare = member.url
                 self._world.begin(self._dial_spare(self._sites[member.url]), now)
 
@@ -201,20 +202,18 @@ class Client:
         url = self._spare
         wire = site.dial(self._habits.policy.connect_timeout)
         yield wire.end
-        opened = self._world.now
         if wire.fault is None and url not in self._kept:
             self._keep(url)
-            yield opened + KEEP_ALIVE
+            yield self._world.now + KEEP_ALIVE
         if self._spare == url:
             self._drop(url)
             self._spare = ""
-            self._spares.ended(self._world.now, self._world.now - opened)
+            self._spare_after = self._world.now + SPARE_PAUSE
 
     def _use(self, url: str) -> None:
         """Record that a request goes over a connection, which is no spare from then on."""
         if url == self._spare and url in self._kept:
             self._spare = ""
-            self._spares.ended(self._world.now, _NEVER)
 
     def _keep(self, url: str) -> None:
         if url not in self._kept:
@@ -336,7 +335,7 @@ class Client:
         if theirs.status == 200:
             self._drop(member.url)
             now = self._world.now
-            if self._pool.overtaken(member, flow.hedge_after, now):
+            if flow.is_stalled(member, now):
                 flow.record_failure(Attempt(member, now, began), Fault.STALLED)
             return self._outcome(rival, theirs, rival_began)
         self._drop(rival.url)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mop_config.client import Policy
-from mop_config.client.pool.failover import Attempt, Budget, Failover, RetryTraits
+from mop_config.client.pool.failover import ANSWERS, ENOUGH, Attempt, Budget, Failover, RetryTraits
 from mop_config.client.pool.member import (
     LATE_SHARE,
     RACE_LEAST,
@@ -23,9 +23,8 @@ from mop_config.client.pool.member import (
     route_of,
 )
 from mop_config.client.pool.policy import HEDGE_LEAST, HEDGE_MOST
-from mop_config.client.pool.pool import ANSWERS, ENOUGH
 from mop_config.client.pool.session import ClientState
-from mop_config.model.endpoint import Endpoint, Kind
+from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import Fault
 
 from .driver import Driver
@@ -47,10 +46,13 @@ class Answers:
 
     def add(self, seconds: float, now: float) -> None:
         route = f"GET /{next(self._routes)}"  # so that no route becomes slow by itself
-        self._bench.pool.answered_in(self._bench["a"], seconds, route, now)
+        self._flow(route, now)._measure(self._bench["a"], seconds, now)
 
     def hedge_delay(self, now: float) -> float:
-        return self._bench.pool.hedge_delay(self._bench["a"], "GET /", now)
+        return self._flow("GET /", now).hedge_after
+
+    def _flow(self, route: str, now: float) -> Failover:
+        return Failover(GET, self._bench.pool, Budget(Policy()), now, None, route)
 
 
 class TestAnswers:
@@ -179,7 +181,7 @@ def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) ->
             if late_at + other < outcome.now:
                 outcome = Attempt(rival, late_at + other, late_at, status=200, first_byte=other)
                 with state:
-                    if state.api.overtaken(member, flow.hedge_after, late_at):
+                    if flow.is_stalled(member, late_at):
                         stalled = Attempt(member, late_at, late_at)
                         flow.record_failure(stalled, Fault.STALLED)
         now = outcome.now
@@ -188,7 +190,7 @@ def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) ->
             for due in state.api.take_due(now):
                 state.api.probed(due, None, 0.02, now, 1e9 + now)
         now += 0.01
-    return Steady(hedges, requests, state.switches[Kind.API])
+    return Steady(hedges, requests, state.api.switches)
 
 
 def _log_normal(chance: random.Random) -> float:

@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from mop_config.client import AsyncEndpointManager, EndpointManager, NoEndpointAvailable, Policy
+from mop_config.client.pool.failover import Failover, RetryTraits
 from mop_config.client.pool.member import RACE_MOST, race_delay
 from mop_config.client.testing import ScriptedFleet, turn_clock
 from mop_config.net.faults import Fault
@@ -166,9 +167,14 @@ def test_what_was_measured_lately_is_forgotten_in_time(fleet: ScriptedFleet) -> 
             client.get("/")
         state = manager._state
         (member,) = state.api.members()
-        assert state.api.hedge_delay(member, "GET /", state.clock()) < 1
+        traits = RetryTraits.of("GET", replayable=True, keyed=False)
+
+        def hedge_delay() -> float:
+            return Failover(traits, state.api, state.budget, state.clock()).hedge_after
+
+        assert hedge_delay() < 1
         turn_clock(manager, 301)
-        assert state.api.hedge_delay(member, "GET /", state.clock()) == 1
+        assert hedge_delay() == 1
         assert len(member.dials) == 1
         assert race_delay(member.dials, state.clock()) == RACE_MOST
 

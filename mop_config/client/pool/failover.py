@@ -5,25 +5,24 @@ an asynchronous driver does the I/O in between. ``DialRace`` decides likewise ab
 one attempt.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf
+from math import ceil, inf
 from typing import Any, Literal, NamedTuple
 
-from ...health.state import HealthState
 from ...net.faults import Fault
-from .member import PoolMember, race_delay
-from .policy import HEDGED, IDEMPOTENT, NOT_REACHED, Policy
+from .member import LATE_SHARE, RECENT, PoolMember, race_delay
+from .policy import HEDGE_LEAST, HEDGE_MOST, HEDGED, IDEMPOTENT, NOT_REACHED, Policy
 from .pool import Pool
 
 #: On a reused connection these faults may only mean that the server closed an idle connection.
 _STALE = frozenset({Fault.RESET, Fault.PROTOCOL})
 #: Faults of this process: no endpoint caused these faults, and another endpoint would not help.
 OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
-
-#: Least seconds between the end of a warm spare connection and the dial of the next.
-SPARE_PAUSE = 1.0
+#: Number of an endpoint's last answers that count, and number from which the hedge delay uses them.
+ANSWERS, ENOUGH = 100, 20
 
 
 class Budget:
@@ -220,6 +219,19 @@ class Failover:
         """Return an endpoint for a hedge and pay for the hedge; None without endpoint or budget."""
         return self._take(now, self._pool.policy.hedge_cost)
 
+    def is_stalled(self, member: PoolMember, now: float) -> bool:
+        """Record that a hedge overtook an endpoint; return whether that counts as a stall.
+
+        After a short delay a hedge sometimes overtakes even a healthy endpoint. So the first time
+        only requests a health check, and the second time in a row counts as a stall.
+        """
+        member.stalls += 1
+        is_measured = self._pool.policy.hedge_delay == "auto" and self.hedge_after < HEDGE_MOST
+        if is_measured and member.stalls == 1:
+            self._pool.request_probe(member, now)
+            return False
+        return True
+
     def give_back(self, urls: Container[str]) -> None:
         """Make endpoints that were sent no request available again."""
         self.tried = [url for url in self.tried if url not in urls]
@@ -228,7 +240,38 @@ class Failover:
     def _go_to(self, member: PoolMember | None, now: float) -> None:
         self.member = member
         if member is not None and self.traits.hedged:
-            self.hedge_after = self._pool.hedge_delay(member, self._route, now)
+            self.hedge_after = self._hedge_delay(member, now)
+
+    def _hedge_delay(self, member: PoolMember, now: float) -> float:
+        """Return the seconds to wait for an endpoint's answer before a hedge starts.
+
+        The delay is infinite for a route that is slow by itself: a hedge would not help.
+        """
+        delay = self._pool.policy.hedge_delay
+        if delay != "auto":
+            return delay
+        answers, times = member.answers, member.answer_times
+        while answers and answers[0][0] < now - RECENT:
+            del times[bisect_left(times, answers.popleft()[1])]
+        member.hedge_delay = HEDGE_MOST
+        if len(times) >= ENOUGH:
+            high = times[ceil(0.95 * len(times)) - 1]
+            member.hedge_delay = min(HEDGE_MOST, max(HEDGE_LEAST, 3 * high))
+        is_slow = self._pool.slow_routes.shares.get(self._route, 0.0) > LATE_SHARE
+        return inf if is_slow else member.hedge_delay
+
+    def _measure(self, member: PoolMember, seconds: float, now: float) -> None:
+        """Record the time to first byte of an answer, for the hedge delay."""
+        late, routes = seconds > member.hedge_delay, self._pool.slow_routes
+        share = routes.shares.get(self._route, 0.0)
+        if share <= LATE_SHARE:
+            answers, times = member.answers, member.answer_times
+            if len(answers) == ANSWERS:
+                del times[bisect_left(times, answers.popleft()[1])]
+            answers.append((now, seconds))
+            insort(times, seconds)
+        if share or late:
+            routes.record(self._route, late=late)
 
     def record(self, attempt: Attempt) -> None:
         """Record an attempt, and choose the endpoint of the next attempt."""
@@ -243,7 +286,7 @@ class Failover:
         if attempt.fault is None:
             self._pool.served(attempt.member, now, attempt.status or 200)
             if self.traits.hedged and attempt.first_byte is not None:
-                self._pool.answered_in(attempt.member, attempt.first_byte, self._route, now)
+                self._measure(attempt.member, attempt.first_byte, now)
             self._budget.refund()
             return
         self.record_failure(attempt, attempt.fault)
@@ -361,41 +404,13 @@ class DialRace:
         ]
 
 
-class SpareSchedule:
-    """Decides which endpoint gets a warm spare connection, and when.
+def spare_member(pool: Pool, now: float) -> PoolMember | None:
+    """Return the endpoint that gets a warm spare connection: the next one in line, or None.
 
-    Args:
-        pool: The endpoints.
+    There is none before the current endpoint has answered, and while the next one has failed.
     """
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._pause = SPARE_PAUSE
-        self._not_before = -inf
-
-    def next_member(self, now: float) -> PoolMember | None:
-        """Return the next endpoint after the current endpoint has answered; None if it failed."""
-        current = self._pool.select(now)
-        if current is None or not current.served:
-            return None
-        rest = self._pool.alternatives(now, [current.url])
-        if not rest or rest[0].health.state not in {HealthState.UNKNOWN, HealthState.HEALTHY}:
-            return None
-        return rest[0]
-
-    def may_dial(self, now: float) -> bool:
-        """Whether the pause after the last spare is over."""
-        return now >= self._not_before
-
-    def ended(self, now: float, lasted: float) -> None:
-        """Record the end of a spare.
-
-        The pause doubles after a spare that lasted for a shorter time than the longest pause.
-
-        Args:
-            now: Monotonic seconds.
-            lasted: Seconds for which the spare was open; infinity if a request used the spare.
-        """
-        longest = self._pool.policy.max_backoff
-        self._pause = min(2 * self._pause, longest) if lasted < longest else SPARE_PAUSE
-        self._not_before = now + self._pause
+    current = pool.select(now)
+    if current is None or not current.served:
+        return None
+    rest = pool.alternatives(now, [current.url])
+    return rest[0] if rest and rest[0].is_fine else None

@@ -2,23 +2,22 @@
 
 import re
 from collections import Counter, deque
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ...health.state import Evidence, Health, HealthState, Transition
+from ...health.state import Health, HealthState
 from ...model.address import DEFAULT_PORTS, parse_url
 from ...model.endpoint import Endpoint
 from ...net.connect import Place
 from ...net.faults import Fault
-from .policy import HEDGE_MOST, ODD_IN_A_ROW, ODD_STATUS, Policy
+from .policy import HEDGE_MOST, ODD_IN_A_ROW, ODD_STATUS
 
-#: The outcomes of answers, and the states of endpoints without a failure.
-_GOOD = frozenset({Evidence.GOOD_PROBE, Evidence.GOOD_REQUEST})
-_FINE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
+#: The states of endpoints without a failure.
+FINE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
 #: Seconds for which a measured time counts.
 RECENT = 300.0
 #: Largest number of dials of an endpoint that count.
@@ -168,7 +167,7 @@ class PoolMember:
     @property
     def is_fine(self) -> bool:
         """Whether the endpoint has no failure."""
-        return self.health.state in _FINE
+        return self.health.state in FINE
 
     def is_odd(self, status: int) -> bool:
         """Count odd answers in a row; return whether their number justifies a health check."""
@@ -178,82 +177,10 @@ class PoolMember:
             self.odd_answers += 1
         return self.odd_answers == ODD_IN_A_ROW
 
-    def rank(self, now: float, pinned: str | None, held: Container[str], margin: float) -> Rank:
-        """Return the rank of the endpoint.
-
-        Response times within one margin count as equal, so that clients spread by chance over
-        these endpoints. Endpoints without a measurement rank right behind the fastest.
-
-        Args:
-            now: Monotonic seconds.
-            pinned: The URL of the pinned endpoint, or None.
-            held: The hosts whose failures the offline detector holds back.
-            margin: Seconds; 0 to compare the response times themselves.
-        """
-        if not self.health.usable:
-            trouble = 3
-        elif self.busy_until > now:
-            trouble = 2
-        elif self.health.state is HealthState.SUSPECT or self.target.host in held:
-            trouble = 1
-        else:
-            trouble = 0
-        measured, speed = self.health.response_time, 1.0
-        if measured is not None:
-            speed = measured // margin if margin else measured
-        return Rank(trouble, self.url != pinned, self.endpoint.priority, speed, self.tie_breaker)
-
     @property
     def better_priority(self) -> str:
         """The reason for a switch to the endpoint because of its priority."""
         return "preferred" if self.recovered_at is None else "failback"
-
-    def reason_over(
-        self, current: "PoolMember", rank: Rank, own: Rank, policy: Policy
-    ) -> str | None:
-        """Return the reason for a switch to this endpoint, or None to stay.
-
-        Args:
-            current: The current endpoint.
-            rank: The rank of this endpoint.
-            own: The rank of the current endpoint.
-            policy: The limits of a switch for speed alone.
-        """
-        if rank.trouble == own.trouble == 3:
-            return "panic"
-        if rank.trouble < own.trouble:
-            return "busy" if own.trouble == 2 else "failed"
-        if rank[:3] > own[:3]:
-            return None
-        if rank.pinned < own.pinned:
-            return "pinned"
-        if rank.priority < own.priority:
-            return self.better_priority
-        fast, slow = self.health.response_time, current.health.response_time
-        if fast is None or slow is None:
-            return None
-        least = max(policy.latency_margin, policy.latency_gain * slow)
-        return "latency" if slow - fast >= least else None
-
-    def record(
-        self, evidence: Evidence, now: float, chance: float, began: float | None
-    ) -> Transition:
-        """Record the outcome of a request or check; see ``Health.record``.
-
-        Args:
-            evidence: The outcome.
-            now: Monotonic seconds.
-            chance: A random number from 0 to 1.
-            began: When the attempt began that failed, in monotonic seconds; None for a success.
-        """
-        if self.failing_since is None:
-            self.failing_since = began
-        change = self.health.record(evidence, now, chance)
-        if evidence in _GOOD:
-            self.failing_since = None
-        if change.after is HealthState.HEALTHY and change.before not in _FINE:
-            self.recovered_at = now
-        return change
 
     def state(self, *, is_current: bool) -> "EndpointState":
         """Return the public state of the endpoint."""

@@ -4,22 +4,19 @@ A pool has no clock, lock or thread: the caller passes the time, holds a lock ar
 and sends the queued events after the lock is released.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
-from math import ceil, inf
+from math import inf
 from typing import Any
 
 from ...health.state import Evidence, Health, HealthState, Transition
 from ...model.endpoint import Endpoint
 from ...net.faults import COUNTED, NETWORK, Fault
-from .member import LATE_SHARE, RECENT, EventKind, PoolEvent, PoolMember, Rank, SlowRoutes
+from .member import FINE, EventKind, PoolEvent, PoolMember, Rank, SlowRoutes
 from .offline import OfflineDetector
-from .policy import HEDGE_LEAST, HEDGE_MOST, Policy
+from .policy import Policy
 
 #: Number of the best endpoints of a kind that are checked regularly, besides endpoints in use.
 WATCHED = 50
-#: Number of an endpoint's last answers that count, and number from which the hedge delay uses them.
-ANSWERS, ENOUGH = 100, 20
 #: Faults that come from a remote host, and so prove that the machine has a network.
 _FROM_AFAR = frozenset({Fault.REFUSED, Fault.RESET, Fault.TLS, Fault.PROTOCOL, Fault.BAD_STATUS})
 
@@ -42,6 +39,9 @@ class Pool:
         current: The current endpoint as of the last review, or None.
         events: The events that are queued until ``take_events``.
         urgent: Whether an endpoint should be probed without delay.
+        slow_routes: The routes that are slow by themselves, where a hedge would not help.
+        switches: Number of switches of the current endpoint.
+        seconds_without_service: Total seconds without service in these switches.
         attached_clients: Number of Socket.io clients, which call ``moved`` when their connection
             has moved.
     """
@@ -56,6 +56,8 @@ class Pool:
         self.events: list[PoolEvent] = []
         self.urgent = False
         self.attached_clients = 0
+        self.switches = 0
+        self.seconds_without_service = 0.0
         self._network = network
         self._random = random
         self._members: dict[str, PoolMember] = {}
@@ -63,7 +65,7 @@ class Pool:
         self._removed: PoolMember | None = None  # the last current endpoint, if it was removed
         self._review_at = inf  # monotonic seconds of the next review of the choice
         self._all_down = False
-        self._slow_routes = SlowRoutes()
+        self.slow_routes = SlowRoutes()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -103,16 +105,16 @@ class Pool:
 
     def remove(self, url: str, now: float) -> bool:
         """Remove an endpoint; return False if the URL is unknown."""
-        there = self._drop(url, now)
+        is_known = url in self._members
+        self._drop(url, now)
         self._emit_if_all_down()
-        return there
+        return is_known
 
-    def _drop(self, url: str, now: float) -> bool:
+    def _drop(self, url: str, now: float) -> None:
         member = self._members.pop(url, None)
         if member is not None and self.current is member:
             self.current, self._removed = None, member
         self._review_at = now
-        return member is not None
 
     def replace(self, endpoints: Iterable[Endpoint], now: float) -> None:
         """Replace the list; endpoints that stay keep their health and statistics."""
@@ -163,6 +165,8 @@ class Pool:
 
     def moved(self, from_url: str, to_url: str, reason: str, seconds: float) -> None:
         """Queue the event of an open connection that has moved to another endpoint."""
+        self.switches += 1
+        self.seconds_without_service += seconds
         about = {"from_url": from_url, "to_url": to_url, "reason": reason}
         self._emit(EventKind.SWITCHED, **about, seconds_without_service=seconds)
 
@@ -197,7 +201,24 @@ class Pool:
         return [m for m in self._members.values() if m.health.usable] or [*self._members.values()]
 
     def _rank(self, member: PoolMember, now: float) -> Rank:
-        return member.rank(now, self.pinned, self._network.held, self.policy.latency_margin)
+        """Return the rank of an endpoint.
+
+        Response times within the latency margin count as equal, so that clients spread by chance
+        over these endpoints. Endpoints without a measurement rank right behind the fastest.
+        """
+        if not member.health.usable:
+            trouble = 3
+        elif member.busy_until > now:
+            trouble = 2
+        elif member.health.state is HealthState.SUSPECT or member.target.host in self._network.held:
+            trouble = 1
+        else:
+            trouble = 0
+        measured, speed, margin = member.health.response_time, 1.0, self.policy.latency_margin
+        if measured is not None:
+            speed = measured // margin if margin else measured
+        pinned = member.url != self.pinned
+        return Rank(trouble, pinned, member.endpoint.priority, speed, member.tie_breaker)
 
     def _review(self, now: float) -> None:
         self._network.expire(now)
@@ -230,7 +251,21 @@ class Pool:
     def _reason(self, best: PoolMember, current: PoolMember, now: float) -> str | None:
         """Return the reason for a switch to the best endpoint, or None to stay."""
         rank, own = self._rank(best, now), self._rank(current, now)
-        return best.reason_over(current, rank, own, self.policy)
+        if rank.trouble == own.trouble == 3:
+            return "panic"
+        if rank.trouble < own.trouble:
+            return "busy" if own.trouble == 2 else "failed"
+        if rank[:3] > own[:3]:
+            return None
+        if rank.pinned < own.pinned:
+            return "pinned"
+        if rank.priority < own.priority:
+            return best.better_priority
+        fast, slow = best.health.response_time, current.health.response_time
+        if fast is None or slow is None:
+            return None
+        least = max(self.policy.latency_margin, self.policy.latency_gain * slow)
+        return "latency" if slow - fast >= least else None
 
     def _switch(self, member: PoolMember, reason: str, now: float) -> None:
         before, self._removed = self.current or self._removed, None
@@ -249,8 +284,6 @@ class Pool:
 
         The limit keeps a client from probing a whole list of 10,000 endpoints.
         """
-        if len(self._members) <= WATCHED:
-            return list(self._members.values())
         best = self.members()[:WATCHED]
         chosen = {self.current, self.get(self.pinned or "")}
         used = [m for m in self._members.values() if m.served or m.failed or m in chosen]
@@ -304,48 +337,6 @@ class Pool:
             member.health.last_good = now  # fast path: no other state changes
         else:
             self._record(member, Evidence.GOOD_REQUEST, now)
-
-    def hedge_delay(self, member: PoolMember, route: str, now: float) -> float:
-        """Return the seconds to wait for an endpoint's answer before a hedge starts.
-
-        The delay is infinite for a route that is slow by itself: a hedge would not help.
-        """
-        delay = self.policy.hedge_delay
-        if delay != "auto":
-            return delay
-        answers, times = member.answers, member.answer_times
-        while answers and answers[0][0] < now - RECENT:
-            del times[bisect_left(times, answers.popleft()[1])]
-        member.hedge_delay = HEDGE_MOST
-        if len(times) >= ENOUGH:
-            high = times[ceil(0.95 * len(times)) - 1]
-            member.hedge_delay = min(HEDGE_MOST, max(HEDGE_LEAST, 3 * high))
-        is_slow = self._slow_routes.shares.get(route, 0.0) > LATE_SHARE
-        return inf if is_slow else member.hedge_delay
-
-    def answered_in(self, member: PoolMember, seconds: float, route: str, now: float) -> None:
-        """Record the time to first byte of an answer, for the hedge delay."""
-        late, share = seconds > member.hedge_delay, self._slow_routes.shares.get(route, 0.0)
-        if share <= LATE_SHARE:
-            answers, times = member.answers, member.answer_times
-            if len(answers) == ANSWERS:
-                del times[bisect_left(times, answers.popleft()[1])]
-            answers.append((now, seconds))
-            insort(times, seconds)
-        if share or late:
-            self._slow_routes.record(route, late=late)
-
-    def overtaken(self, member: PoolMember, delay: float, now: float) -> bool:
-        """Record that a hedge overtook an endpoint; return whether that counts as a stall.
-
-        After a short delay a hedge sometimes overtakes even a healthy endpoint. So the first time
-        only requests a health check, and the second time in a row counts as a stall.
-        """
-        member.stalls += 1
-        if member.stalls > 1 or delay >= HEDGE_MOST or self.policy.hedge_delay != "auto":
-            return True
-        self.request_probe(member, now)
-        return False
 
     def failed(self, member: PoolMember, fault: Fault, now: float, began: float) -> None:
         """Record that a request failed.
@@ -430,20 +421,21 @@ class Pool:
         """Record evidence; ``began`` is when the attempt began that failed, or None."""
         if began is None:  # a success
             self._network.record_answer(now)
-        change = member.record(evidence, now, self._random(), began)
+        if member.failing_since is None:
+            member.failing_since = began
+        change = member.health.record(evidence, now, self._random())
+        if began is None:
+            member.failing_since = None
+        if change.after is HealthState.HEALTHY and change.before not in FINE:
+            member.recovered_at = now
         self.urgent = self.urgent or member.health.next_probe <= now
         if self._members.get(member.url) is not member:
             return  # removed from the list during the attempt
         self._emit_transition(member, change)
         if change.before is not change.after or evidence is Evidence.GOOD_PROBE:
             current = self.current
-            if current is None or member is current or self._may_replace(member, current, now):
+            if current is None or member is current or self._reason(member, current, now):
                 self._review_at = now
-
-    def _may_replace(self, member: PoolMember, current: PoolMember, now: float) -> bool:
-        """Whether a review of the choice may choose this endpoint."""
-        better = self._reason(member, current, now) is not None
-        return better and not self._must_dwell(member, current, now)
 
     def _emit_transition(self, member: PoolMember, change: Transition) -> None:
         if change.after is HealthState.SUSPECT and change.before is not HealthState.SUSPECT:

@@ -14,7 +14,7 @@ from typing import Any, Self
 from ...model.endpoint import Kind
 from ...net.resolver import Resolver
 from .failover import Budget
-from .member import EventKind, PoolEvent
+from .member import PoolEvent
 from .offline import OfflineDetector
 from .policy import Policy
 from .pool import Pool
@@ -33,8 +33,6 @@ class ClientState:
         wall_clock: Returns POSIX seconds.
         random: Returns numbers from 0 to 1.
         resolver: Resolves hosts for requests, checks and updates.
-        switches: Number of switches of the current endpoint, by kind.
-        seconds_without_service: Total seconds without service in these switches, by kind.
     """
 
     def __init__(
@@ -54,8 +52,6 @@ class ClientState:
         self.resolver = resolver or Resolver()
         self.on_urgent: Callable[[], None] | None = None  # called for an urgent probe
         self.on_fork: Callable[[], None] | None = None
-        self.switches = {Kind.API: 0, Kind.SOCKETIO: 0}
-        self.seconds_without_service = {Kind.API: 0.0, Kind.SOCKETIO: 0.0}
         self._announce = announce
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -84,11 +80,6 @@ class ClientState:
         urgent = api.urgent or socketio.urgent
         api.urgent = socketio.urgent = False
         events = api.take_events() + socketio.take_events()
-        for event in events:
-            if event.kind is EventKind.SWITCHED:
-                kind = event.about["kind"]
-                self.switches[kind] += 1
-                self.seconds_without_service[kind] += event.about["seconds_without_service"]
         self._lock.release()
         if urgent and self.on_urgent is not None:
             self.on_urgent()
@@ -106,9 +97,9 @@ class ClientState:
                 "offline": self.network.offline,
                 "budget_tokens": self.budget.tokens,
                 **{
-                    kind.value: {
-                        "switches": self.switches[kind],
-                        "seconds_without_service": self.seconds_without_service[kind],
+                    pool.kind: {
+                        "switches": pool.switches,
+                        "seconds_without_service": pool.seconds_without_service,
                         "endpoints": {
                             member.url: {
                                 "served": member.served,
@@ -116,9 +107,9 @@ class ClientState:
                                 "state": member.health.state.value,
                                 "response_time": member.health.response_time,
                             }
-                            for member in self.pool(kind).members()
+                            for member in pool.members()
                         },
                     }
-                    for kind in Kind
+                    for pool in (self.api, self.socketio)
                 },
             }

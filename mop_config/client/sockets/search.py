@@ -12,7 +12,6 @@ from typing import Any
 import httpx2
 from socketio.exceptions import ConnectionRefusedError as LoginRefused
 
-from ...model.endpoint import Kind
 from ...net.connect import DialOptions, Place
 from ...net.faults import Fault, lacks_resources
 from ..manager import BaseManager
@@ -97,7 +96,7 @@ class SocketEndpoints:
             if origin is not None and origin != member.url:
                 state.socketio.moved(origin, member.url, reason, seconds)
             elif origin is not None:
-                state.seconds_without_service[Kind.SOCKETIO] += seconds
+                state.socketio.seconds_without_service += seconds
 
     def retry_delay(self, rounds: int) -> float:
         """Return the seconds before another search; the first search begins at once."""

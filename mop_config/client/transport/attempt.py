@@ -186,8 +186,8 @@ class Exchange(Attempt, Deadline):
             if second is not None and second.fault is not None:
                 self.failover.record_failure(second, second.fault)
             elif second is not None and overtaken:
-                self.now, delay = core.clock(), self.failover.hedge_after
-                if not self.apart and core.api.overtaken(self.member, delay, self.now):
+                self.now = core.clock()
+                if not self.apart and self.failover.is_stalled(self.member, self.now):
                     self.failover.record_failure(self, Fault.STALLED)
                 return second
             elif second is not None and self.fault is not None:

@@ -8,8 +8,7 @@ import importlib.util
 import math
 import ssl
 import urllib.request
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 import httpcore2
 import httpx2
@@ -31,16 +30,7 @@ class TransportOptions:
     """The validated options of connections.
 
     Args:
-        verify: A context, the path of a file with certificate authorities, or True for
-            the authorities of the system.
-        cert: Client certificate, in httpx2's form.
-        http1: Whether HTTP/1.1 is allowed.
-        http2: Whether HTTP/2 is allowed; needs the package ``h2``.
-        limits: Limits of the connection pool.
-        proxy: A URL or ``httpx2.Proxy``.
-        trust_env: Whether to use the environment's proxies and authorities.
-        local_address: Address to connect from.
-        socket_options: Arguments of ``setsockopt``.
+        given: The options; see ``TransportKeywords``.
 
     Raises:
         ValueError: If certificates would not be verified.
@@ -53,20 +43,15 @@ class TransportOptions:
         knows_proxies: Whether any request may go through a proxy.
     """
 
-    def __init__(
-        self,
-        *,
-        verify: ssl.SSLContext | str | bool = True,
-        cert: Any = None,
-        http1: bool = True,
-        http2: bool = False,
-        limits: httpx2.Limits = _DEFAULT_LIMITS,
-        proxy: Any = None,
-        trust_env: bool = True,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> None:
-        if http2 and importlib.util.find_spec("h2") is None:
+    def __init__(self, **given: Unpack[TransportKeywords]) -> None:
+        self._given = given
+        self.http1, self.http2 = given.get("http1", True), given.get("http2", False)
+        self.limits = given.get("limits", _DEFAULT_LIMITS)
+        self.local_address = given.get("local_address")
+        self.socket_options = tuple(given.get("socket_options") or ())
+        verify, cert = given.get("verify", True), given.get("cert")
+        trust_env, proxy = given.get("trust_env", True), given.get("proxy")
+        if self.http2 and importlib.util.find_spec("h2") is None:
             raise ImportError("HTTP/2 needs the package h2: pip install 'httpx2[http2]'")
         tls = httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
         if tls.verify_mode is ssl.CERT_NONE or not tls.check_hostname:
@@ -75,15 +60,13 @@ class TransportOptions:
                 " pass verify=ssl.create_default_context(cafile=…), for an endpoint that goes"
                 " by its IP give it a server_name"
             )
-        protocols = (*(["h2"] if http2 else []), *(["http/1.1"] if http1 else []))
-        self.tls = offering(tls, protocols)
-        self.http1, self.http2, self.limits = http1, http2, limits
+        protocols = {"h2": self.http2, "http/1.1": self.http1}
+        self.tls = offering(tls, [name for name, is_offered in protocols.items() if is_offered])
         self.proxy: httpx2.Proxy | None = (
             httpx2.Proxy(url=proxy) if isinstance(proxy, (str, httpx2.URL)) else proxy
         )
         self.environment = urllib.request.getproxies() if trust_env and proxy is None else {}
         self.knows_proxies = self.proxy is not None or bool(self.environment)
-        self.local_address, self.socket_options = local_address, tuple(socket_options or ())
 
     def proxy_for(self, scheme: str, host: str) -> httpx2.Proxy | None:
         """Return the proxy for requests to a host, or None.
@@ -109,24 +92,18 @@ class TransportOptions:
 
     def for_httpx(self, proxy: httpx2.Proxy | None) -> dict[str, Any]:
         """Return the arguments of httpx2's own transports."""
-        return {
-            "verify": self.tls,
-            "http1": self.http1,
-            "http2": self.http2,
-            "limits": self.limits,
-            "proxy": proxy,
-            "local_address": self.local_address if proxy is None else None,
-            "socket_options": self.socket_options or None,
-        }
+        own = {"verify": self.tls, "cert": None, "proxy": proxy}
+        address = {} if proxy is None else {"local_address": None}
+        return {**self._given, **own, **address}
 
-    def for_dial(self, timeout: float | None, until: float = math.inf) -> DialOptions:
+    def for_dial(self, timeout: float, until: float = math.inf) -> DialOptions:
         """Return the options of a dial.
 
         Args:
-            timeout: Seconds for the dial of one address; None counts as 0.
+            timeout: Seconds for the dial of one address.
             until: Deadline of the dial in monotonic seconds.
         """
-        return DialOptions(self.tls, timeout or 0.0, self.local_address, self.socket_options, until)
+        return DialOptions(self.tls, timeout, self.local_address, self.socket_options, until)
 
     def proxy_to(self, target: Target) -> httpcore2.Proxy | None:
         """Return the proxy for requests to an endpoint as httpcore's ``Proxy``, or None."""

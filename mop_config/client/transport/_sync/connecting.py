@@ -17,7 +17,7 @@ from ....net.connect import GLANCE, Deadline, DialOptions, HostDial, Ring
 from ....net.faults import Fault, fault_of
 from ....net.resolver import Resolver
 from ....net.streams import Stream
-from ...pool.failover import DialRace, SpareSchedule
+from ...pool.failover import DialRace, spare_member
 from ...pool.member import PoolMember
 from ...pool.session import ClientState
 from ..attempt import Exchange, least
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 #: Longest life of an unused spare in seconds; a NAT forgets idle connections after some minutes.
 SPARE_LIFE = 240.0
+#: Seconds between the end of a spare that no request has used and the dial of the next, so that
+#: a server that ends idle connections early is not dialled all the time.
+SPARE_PAUSE = 10.0
 #: Seconds between two sweeps that close expired connections of all endpoints.
 SWEEP_INTERVAL = 1.0
 
@@ -56,8 +59,8 @@ class Connector:
         self._options = options
         self._checked = checked
         self._dials = dial_limit()
-        self._schedule = SpareSchedule(core.api)
         self._spare: EndpointConnection | None = None
+        self._spare_after = 0.0
         self._spare_dial: Any = None
         self._sweeping = threading.Lock()
         self.pools: dict[bytes, EndpointPool] = {}
@@ -228,7 +231,7 @@ class Connector:
     def _keep_spare(self, now: float) -> None:
         """Dial a spare connection to the next endpoint in the background, if there is none."""
         with self._state:
-            member = self._schedule.next_member(now)
+            member = spare_member(self._state.api, now)
         pool = None if member is None else self.pool_of(member)
         spare = self._spare
         if spare is not None:
@@ -236,10 +239,10 @@ class Connector:
                 if pool is not None and pool is not spare.pool:
                     spare.spare_until = now  # another endpoint is next: the next sweep closes this
                 return
-            began = now if spare.http is None else spare.spare_until - SPARE_LIFE
-            self._schedule.ended(now, now - began)  # ``spare_until`` is 0 after the first use
             self._spare = None
-        if pool is None or not self._schedule.may_dial(now):
+            if spare.spare_until or spare.http is None:  # no request has used it
+                self._spare_after = now + SPARE_PAUSE
+        if pool is None or now < self._spare_after:
             return
         place = self._spare = pool.reserve()
         if place is None:
