@@ -30,17 +30,8 @@ Probe = Literal["all", "current", "none"]
 PROBES: tuple[Probe, ...] = ("all", "current", "none")
 #: The largest number, and longest time in seconds; the system's calls overflow at 24 days.
 MAX_SECONDS = 1_000_000
-#: Fields in seconds that must be greater than 0.
-_POSITIVE = frozenset(
-    {
-        "health_interval",
-        "health_timeout",
-        "first_backoff",
-        "max_backoff",
-        "connect_timeout",
-        "total_timeout",
-    }
-)
+#: Ends of the names of the fields that must be greater than 0.
+_POSITIVE = ("_interval", "_timeout", "_backoff")
 #: Delays that may be ``auto``: derived from recent measurements.
 _MEASURED = frozenset({"race_delay", "hedge_delay"})
 
@@ -124,7 +115,7 @@ class Policy(HealthRules):
                     raise ValueError(f"{each.name} must be {allowed}, not {value!r}")
             else:
                 or_auto = " or 'auto'" if each.name in _MEASURED else ""
-                _check_number(each.name, value, or_auto, positive=each.name in _POSITIVE)
+                _check_number(each.name, value, or_auto, positive=each.name.endswith(_POSITIVE))
         if self.probe not in PROBES:
             raise ValueError(f"probe must be one of {', '.join(PROBES)}, not {self.probe!r}")
         object.__setattr__(self, "bad_status", _statuses(self.bad_status))

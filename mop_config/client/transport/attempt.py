@@ -54,10 +54,10 @@ class Exchange(Attempt, Deadline):
     Args:
         core: The manager's pools.
         failover: The request.
-        rival_of: The first exchange of a hedge, if this exchange is the second; else None.
+        member: The endpoint.
+        wanted: The caller's time-outs in seconds, by name; None for no time-out.
 
     Attributes:
-        patient: Whether the request waits in a queue until its deadline.
         race: Whether the exchange may race dials; False for the second request of a hedge.
         hedge_at: Monotonic seconds at which a hedge starts if no first byte has arrived.
         asked: When the request was sent, in monotonic seconds.
@@ -74,6 +74,7 @@ class Exchange(Attempt, Deadline):
     """
 
     # Defaults on the class, since most exchanges change no attribute.
+    race = True
     connection: Any = None
     response: Any = None
     content: bytes | None = None
@@ -88,17 +89,16 @@ class Exchange(Attempt, Deadline):
         core: ClientState,
         failover: Failover,
         member: PoolMember,
-        rival_of: "Exchange | None" = None,
+        wanted: dict[str, float | None],
     ) -> None:
         self.core = core
         self.failover = failover
         self.member = member
-        self.race = rival_of is None
-        self.patient = failover.patient or rival_of is not None
-        self.until = failover.deadline if rival_of is None else rival_of.until
+        self.wanted = wanted
+        self.until = failover.deadline
+        self.began = failover.since
         self.created = self.asked = core.clock()
-        self.began = failover.since if rival_of is None else self.created
-        self.hedge_at = self.began + failover.hedge_after if rival_of is None else inf
+        self.hedge_at = self.began + failover.hedge_after
         self.timeouts: dict[str, Any] = {}
 
     def wrote(self) -> None:
@@ -119,8 +119,7 @@ class Exchange(Attempt, Deadline):
         self.first_byte = self.now - self.asked
         status, policy = response.status, self.core.policy
         if status in BUSY_STATUS or status in policy.bad_status:
-            after = next((v for k, v in response.headers if k.lower() == b"retry-after"), None)
-            text = None if after is None else after.decode("latin-1")
+            text = httpx2.Headers(response.headers).get("retry-after")
             self.judge_status(policy, status, text, self.core.wall_clock())
         else:
             self.status = status
@@ -173,7 +172,10 @@ class Exchange(Attempt, Deadline):
         if member is None:
             return None
         self.hedged_at = member.url
-        return Exchange(self.core, self.failover, member, self)
+        second = Exchange(self.core, self.failover, member, self.wanted)
+        second.race, second.hedge_at = False, inf
+        second.until, second.began = self.until, second.created
+        return second
 
     def settle(self, second: "Exchange | None", *, overtaken: bool) -> "Exchange":
         """Choose between the two requests of a hedge; a failure of the other one is recorded.

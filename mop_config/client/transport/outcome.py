@@ -108,35 +108,30 @@ def closed(request: httpx2.Request) -> httpx2.TransportError:
     return httpx2.TransportError("the client was closed during this request", request=request)
 
 
-def translate(error: Exception, request: httpx2.Request) -> Exception:
-    """Return httpx2's exception of the same name as an httpcore2 exception."""
-    if isinstance(error, httpx2.HTTPError):
-        return error
-    for ours in type(error).__mro__:
-        kind = getattr(httpx2, ours.__name__, None)
-        if isinstance(kind, type) and issubclass(kind, httpx2.TransportError):
-            translated = kind(str(error), request=request)
-            translated.__cause__ = error
-            return translated
-    return error
+def translate(error: Exception, request: httpx2.Request, endpoint: str) -> Exception:
+    """Return httpx2's exception of the same name as an httpcore2 exception.
+
+    A note names the endpoint, because the exception's URL has the pool's host.
+    """
+    translated = error
+    if not isinstance(error, httpx2.HTTPError):
+        for ours in type(error).__mro__:
+            kind = getattr(httpx2, ours.__name__, None)
+            if isinstance(kind, type) and issubclass(kind, httpx2.TransportError):
+                translated = kind(str(error), request=request)
+                translated.__cause__ = error
+                break
+    if isinstance(translated, httpx2.HTTPError):
+        translated.add_note(f"at {endpoint}")
+    return translated
 
 
 def why(failover: Failover, request: httpx2.Request) -> Exception:
     """Return the exception that a failed request raises."""
+    method, path = request.method, request.url.path  # without the query, which may hold secrets
     if failover.error is not None:
         endpoint = failover.trials[-1].url
-        logger.info("%s %s failed at %s: %r", *_method_and_path(request), endpoint, failover.error)
-        return named(translate(failover.error, request), endpoint)
-    logger.info("%s %s failed at every endpoint", *_method_and_path(request))
+        logger.info("%s %s failed at %s: %r", method, path, endpoint, failover.error)
+        return translate(failover.error, request, endpoint)
+    logger.info("%s %s failed at every endpoint", method, path)
     return NoEndpointAvailable(failover.trials, request)
-
-
-def named(error: Exception, endpoint: str) -> Exception:
-    """Add the endpoint to an httpx2 exception, whose URL has the pool's host."""
-    if isinstance(error, httpx2.HTTPError):
-        error.add_note(f"at {endpoint}")
-    return error
-
-
-def _method_and_path(request: httpx2.Request) -> tuple[str, str]:
-    return request.method, request.url.path  # without the query, which may hold secrets

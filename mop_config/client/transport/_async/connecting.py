@@ -104,12 +104,11 @@ class AsyncConnector:
         for pool in list(self.pools.values()):
             await pool.close()
 
-    async def connect(self, exchange: Exchange, wanted: dict[str, float | None]) -> None:
+    async def connect(self, exchange: Exchange) -> None:
         """Set the connection of an exchange.
 
         Args:
             exchange: The exchange; its endpoint changes if another endpoint is ready first.
-            wanted: The caller's time-outs in seconds, by name; None for no time-out.
 
         Raises:
             httpcore2.PoolTimeout: If no connection was free in time.
@@ -122,21 +121,19 @@ class AsyncConnector:
             pool.take_open(exchange)
             if exchange.connection is not None:
                 return
-            seconds = least(wanted.get("pool"), exchange.least(None))
+            seconds = least(exchange.wanted.get("pool"), exchange.least(None))
             leave_at = exchange.created + core.policy.queue_delay
             until_leave = max(0.0, leave_at - core.clock())
-            exchange.queued = not exchange.patient and until_leave < seconds
+            is_patient = exchange.failover.patient or not exchange.race
+            exchange.queued = not is_patient and until_leave < seconds
             taken = await pool.take(exchange, until_leave if exchange.queued else seconds)
             exchange.queued = False
             if taken.http is None:
-                timeout = least(wanted.get("connect"), core.policy.connect_timeout)
-                await self._open(exchange, taken, timeout)
+                await self._open(exchange, taken)
             else:
                 exchange.connection, exchange.reused = taken, True
 
-    async def _open(
-        self, exchange: Exchange, place: AsyncEndpointConnection, timeout: float
-    ) -> None:
+    async def _open(self, exchange: Exchange, place: AsyncEndpointConnection) -> None:
         """Open a connection in the place that the exchange has taken."""
         places = {exchange.member.url: place}
         try:
@@ -149,14 +146,14 @@ class AsyncConnector:
                     exchange.member = better
                     return
             if place.pool.proxy is None:
-                stream = await self._race(exchange, places, timeout)
+                stream = await self._race(exchange, places)
             else:
                 deadline = Deadline(exchange.until)
                 deadline.hedge = exchange.hedge
                 stream = await connect_by_proxy(
                     place.pool.proxy,
                     exchange.member.target,
-                    self._dial_options(exchange, timeout),
+                    self._dial_options(exchange),
                     self._state.resolver,
                     deadline,
                 )
@@ -171,9 +168,7 @@ class AsyncConnector:
             for unused in places.values():
                 await unused.pool.release(unused)
 
-    async def _race(
-        self, exchange: Exchange, places: dict[str, AsyncEndpointConnection], timeout: float
-    ) -> Any:
+    async def _race(self, exchange: Exchange, places: dict[str, AsyncEndpointConnection]) -> Any:
         """Race a dial to the exchange's endpoint with dials to endpoints with a free place.
 
         Return the winner's stream, or None if the winner has an open connection in its place.
@@ -200,7 +195,7 @@ class AsyncConnector:
         race = DialRace(exchange.member, another, self._state.policy.race_delay)
         race.called_off = lambda: exchange.called_off or self.is_closed
         try:
-            winner, stream = await self._dial(race, self._dial_options(exchange, timeout))
+            winner, stream = await self._dial(race, self._dial_options(exchange))
         except DialError as error:
             if race.called_off():
                 raise httpcore2.ConnectError("the dial was called off") from error
@@ -214,14 +209,15 @@ class AsyncConnector:
         exchange.end_race(race, places, winner)
         return stream
 
-    def _dial_options(self, exchange: Exchange, timeout: float) -> DialOptions:
+    def _dial_options(self, exchange: Exchange) -> DialOptions:
         """Return the options of a dial.
 
         A late look-up may use all of the request's time, unless the request's own connect
         time-out is shorter than the policy's.
         """
-        until = exchange.until
-        if timeout < self._state.policy.connect_timeout:
+        usual, until = self._state.policy.connect_timeout, exchange.until
+        timeout = least(exchange.wanted.get("connect"), usual)
+        if timeout < usual:
             until = min(until, time.monotonic() + timeout)
         return self._options.for_dial(timeout, until)
 

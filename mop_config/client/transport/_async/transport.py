@@ -37,7 +37,7 @@ from ..attempt import (
     traits_of,
 )
 from ..options import TransportOptions
-from ..outcome import Response, closed, fault_of_attempt, is_of_http2, named, translate, why
+from ..outcome import Response, closed, fault_of_attempt, is_of_http2, translate, why
 from ..with_asyncio import close, hedged
 from .connecting import AsyncConnector
 
@@ -136,7 +136,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     async def _attempt(
         self, failover: Failover, member: PoolMember, request: httpx2.Request
     ) -> Exchange:
-        exchange = Exchange(self._state, failover, member)
+        wanted = request.extensions.get("timeout") or {}
+        exchange = Exchange(self._state, failover, member, wanted)
         if self._inner is not None:
             await _send_through(self._inner, exchange, request)
             return exchange
@@ -150,7 +151,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 # Connect first: a dial has its own race, so only late answers (and proxies) are
                 # hedged.
                 try:
-                    await self._connector.connect(exchange, request.extensions.get("timeout") or {})
+                    await self._connector.connect(exchange)
                 except Exception as error:
                     await self._failed(request, exchange, error)
                     return exchange
@@ -163,17 +164,16 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     async def _send(self, request: httpx2.Request, exchange: Exchange) -> None:
         """Connect if necessary, send the request once, and record the outcome."""
-        wanted = request.extensions.get("timeout") or {}
         try:
             while exchange.response is None:
                 if exchange.connection is None:
-                    await self._connector.connect(exchange, wanted)
+                    await self._connector.connect(exchange)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
                     if _is_traced():
-                        ask = partial(self._ask, exchange=exchange, wanted=wanted)
+                        ask = partial(self._ask, exchange=exchange)
                         exchange.response = await _ask_traced(request, exchange, ask)
                     else:
-                        exchange.response = await self._ask(request, exchange, wanted)
+                        exchange.response = await self._ask(request, exchange)
         except Exception as error:
             await self._failed(request, exchange, error)
         else:
@@ -190,15 +190,13 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 await _ask_traced(request, exchange, fail)
         exchange.failed(error, connected=exchange.connection is not None)
 
-    async def _ask(
-        self, request: httpx2.Request, exchange: Exchange, wanted: dict[str, float | None]
-    ) -> httpcore2.Response:
+    async def _ask(self, request: httpx2.Request, exchange: Exchange) -> httpcore2.Response:
         """Send the request over the exchange's connection, and read the head of the answer.
 
         Raises:
             httpcore2.ConnectionNotAvailable: If the connection no longer takes requests.
         """
-        connection = exchange.connection
+        connection, wanted = exchange.connection, exchange.wanted
         read = exchange.pause = wanted.get("read", Default(exchange.failover.total))
         write = wanted.get("write")
         limit = Limit(FOREVER)  # the deadline alone
@@ -248,15 +246,12 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             logger.debug(
                 "%s %s: %d from %s", request.method, request.url.path, response.status, member.url
             )
-        body: httpx2.ByteStream | _AsyncBody
-        if exchange.content is None:
-            body = _AsyncBody(self, exchange, request)
-        else:
-            body = httpx2.ByteStream(exchange.content)
+        whole = exchange.content
+        stream = _AsyncBody(self, exchange, request) if whole is None else httpx2.ByteStream(whole)
         return Response(
             response.status,
             headers=from_endpoint(response.headers, member.target),
-            stream=body,
+            stream=stream,
             extensions=response.extensions,
         )
 
@@ -283,11 +278,10 @@ async def _send_through(
 ) -> None:
     """Send one attempt through a transport of the application, with the endpoint's real URL."""
     left = exchange.least(None)
-    wanted = request.extensions.get("timeout") or {}
-    exchange.pause = wanted.get("read", Default(left))
-    connect = least(wanted.get("connect"), exchange.core.policy.connect_timeout)
-    timeouts = {name: least(wanted.get(name), left) for name in ("pool", "write")}
-    timeouts |= {"connect": min(connect, left), "read": least(exchange.pause, left)}
+    exchange.pause = exchange.wanted.get("read", Default(left))
+    names = ("connect", "pool", "read", "write")
+    timeouts: dict[str, Any] = {name: least(exchange.wanted.get(name), left) for name in names}
+    timeouts["connect"] = min(timeouts["connect"], exchange.core.policy.connect_timeout)
     exchange.timeouts = timeouts
     addressed = at_endpoint(request, exchange.member.target, timeouts)
     try:
@@ -384,8 +378,7 @@ class _AsyncBody(httpx2.AsyncByteStream):
                 fault = fault_of_attempt(error, connecting=False)
                 with core:
                     core.api.failed(exchange.member, fault, core.clock(), began)
-            url = exchange.member.url
-            raise named(translate(error, self._request), url) from error
+            raise translate(error, self._request, exchange.member.url) from error
 
     async def aclose(self) -> None:
         await close(self._exchange)
