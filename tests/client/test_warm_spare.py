@@ -24,6 +24,12 @@ WARM = Policy(warm_spare=True, hedge_delay=20.0)
 OK = ("200",)
 
 
+@pytest.fixture(autouse=True)
+def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (async_connecting, sync_connecting):
+        monkeypatch.setattr(module, "SPARE_PAUSE", 1.0)
+
+
 def _ask_until(driver: Driver, holds: Callable[[], bool]) -> None:
     """Send requests until a condition holds."""
     deadline = time.monotonic() + 20

@@ -421,11 +421,10 @@ class Pool:
         """Record evidence; ``began`` is when the attempt began that failed, or None."""
         if began is None:  # a success
             self._network.record_answer(now)
-        if member.failing_since is None:
+            member.failing_since = None
+        elif member.failing_since is None:
             member.failing_since = began
         change = member.health.record(evidence, now, self._random())
-        if began is None:
-            member.failing_since = None
         if change.after is HealthState.HEALTHY and change.before not in FINE:
             member.recovered_at = now
         self.urgent = self.urgent or member.health.next_probe <= now

@@ -29,8 +29,7 @@ logger = logging.getLogger(__name__)
 
 #: Longest life of an unused spare in seconds; a NAT forgets idle connections after some minutes.
 SPARE_LIFE = 240.0
-#: Seconds between the end of a spare that no request has used and the dial of the next, so that
-#: a server that ends idle connections early is not dialled all the time.
+#: Seconds without a new spare after a server has refused or ended a spare.
 SPARE_PAUSE = 10.0
 #: Seconds between two sweeps that close expired connections of all endpoints.
 SWEEP_INTERVAL = 1.0
@@ -237,7 +236,7 @@ class AsyncConnector:
                     spare.spare_until = now  # another endpoint is next: the next sweep closes this
                 return
             self._spare = None
-            if spare.spare_until or spare.http is None:  # no request has used it
+            if spare.http is None or now < spare.spare_until:  # not opened, or ended by the server
                 self._spare_after = now + SPARE_PAUSE
         if pool is None or now < self._spare_after:
             return

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Unpack
@@ -355,30 +356,28 @@ async def _ask_traced(
     return outcome
 
 
+@dataclass(eq=False)
 class _AsyncBody(httpx2.AsyncByteStream):
     """The body of an answer for the application; a broken body counts against the endpoint."""
 
-    def __init__(
-        self, transport: AsyncFailoverTransport, exchange: Exchange, request: httpx2.Request
-    ) -> None:
-        self._transport = transport
-        self._exchange = exchange
-        self._request = request
+    transport: AsyncFailoverTransport
+    exchange: Exchange
+    request: httpx2.Request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        exchange, core = self._exchange, self._exchange.core
+        exchange, core = self.exchange, self.exchange.core
         began = core.clock()
         try:
             async for part in exchange.response.aiter_stream():
                 yield part
         except Exception as error:
-            if self._transport._connector.is_closed:
-                raise closed(self._request) from error
+            if self.transport._connector.is_closed:
+                raise closed(self.request) from error
             if not exchange.apart:
                 fault = fault_of_attempt(error, connecting=False)
                 with core:
                     core.api.failed(exchange.member, fault, core.clock(), began)
-            raise translate(error, self._request, exchange.member.url) from error
+            raise translate(error, self.request, exchange.member.url) from error
 
     async def aclose(self) -> None:
-        await close(self._exchange)
+        await close(self.exchange)
