@@ -10,11 +10,11 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, inf
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from ...net.faults import Fault
 from .member import LATE_SHARE, RECENT, PoolMember, race_delay
-from .policy import HEDGE_LEAST, HEDGE_MOST, HEDGED, IDEMPOTENT, NOT_REACHED, Policy
+from .policy import HEDGE_LEAST, HEDGE_MOST, HEDGED, IDEMPOTENT, NOT_REACHED, Delay, Policy
 from .pool import Pool
 
 #: On a reused connection these faults may only mean that the server closed an idle connection.
@@ -333,6 +333,10 @@ class Failover:
         return self.next(attempt.now)
 
 
+#: Function from monotonic seconds to another endpoint, or None.
+NextMember = Callable[[float], PoolMember | None]
+
+
 class DialRace:
     """The dial race of one attempt: decides which endpoint to dial when, and which dial wins.
 
@@ -352,17 +356,12 @@ class DialRace:
         called_off: Whether the race was cancelled.
     """
 
-    def __init__(
-        self,
-        first: PoolMember,
-        more: Callable[[float], PoolMember | None],
-        delay: float | Literal["auto"],
-    ) -> None:
+    def __init__(self, first: PoolMember, more: NextMember, delay: Delay) -> None:
         self._more = more
         self._delay = delay
         self._started: dict[str, tuple[PoolMember, float, float]] = {}
         self._ready: PoolMember | None = first
-        self._next_at = float("-inf")
+        self._next_at = -inf
         self.losers: list[tuple[PoolMember, Fault]] = []
         self.connected: set[str] = set()
         self.called_off: Callable[[], bool] = lambda: False
@@ -374,7 +373,7 @@ class DialRace:
         member = self._ready if self._ready is not None else self._more(now)
         self._ready = None
         if member is None:
-            self._next_at = float("inf")
+            self._next_at = inf
             return None
         delay = race_delay(member.dials, now) if self._delay == "auto" else self._delay
         self._started[member.url] = (member, now, delay)
@@ -389,8 +388,8 @@ class DialRace:
         """Record a failed dial; the next dial begins at once."""
         self._started.pop(member.url, None)
         self.losers.append((member, fault))
-        if self._next_at != float("inf"):
-            self._next_at = float("-inf")
+        if self._next_at != inf:
+            self._next_at = -inf
 
     def won(self, member: PoolMember, now: float) -> None:
         """Record the endpoint that is ready first."""

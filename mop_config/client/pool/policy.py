@@ -26,6 +26,8 @@ ODD_IN_A_ROW = 3
 BUSY_STATUS = frozenset({429, 503})
 
 
+#: Seconds, or ``auto`` for a delay derived from recent measurements.
+Delay = float | Literal["auto"]
 Probe = Literal["all", "current", "none"]
 PROBES: tuple[Probe, ...] = ("all", "current", "none")
 #: The largest number, and longest time in seconds; the system's calls overflow at 24 days.
@@ -84,9 +86,9 @@ class Policy(HealthRules):
     probe: Probe = "all"
     connect_timeout: float = 2.0
     total_timeout: float = 30.0
-    race_delay: float | Literal["auto"] = "auto"
+    race_delay: Delay = "auto"
     body_pause: float = 5.0
-    hedge_delay: float | Literal["auto"] = "auto"
+    hedge_delay: Delay = "auto"
     budget: float = 500.0
     attempt_cost: float = 5.0
     hedge_cost: float = 20.0

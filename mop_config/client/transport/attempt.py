@@ -64,6 +64,7 @@ class Exchange(Attempt, Deadline):
         created: When the exchange was created, in monotonic seconds.
         connection: The connection of the request, or None.
         response: The answer, or None.
+        headers: The request's headers if the instrumentation has changed them, or None.
         content: The body of the answer if it was read as a whole, or None.
         written: Whether a part of the request is written.
         timeouts: The request's time-outs, which httpcore reads at each step.
@@ -77,6 +78,7 @@ class Exchange(Attempt, Deadline):
     race = True
     connection: Any = None
     response: Any = None
+    headers: Headers | None = None
     content: bytes | None = None
     written = False
     pause: float | None = None
@@ -243,6 +245,7 @@ def is_short(response: httpcore2.Response) -> bool:
 
 def to_endpoint(
     request: httpx2.Request,
+    headers: Headers,
     target: Target,
     proxy: httpcore2.Proxy | None,
     timeouts: dict[str, Any],
@@ -251,12 +254,12 @@ def to_endpoint(
 
     Args:
         request: The request for the pool.
+        headers: Its headers.
         target: The endpoint.
         proxy: The proxy, or None. For an endpoint without TLS, an HTTP proxy gets the absolute
             URL and the proxy's own header fields.
         timeouts: The time-outs that httpcore reads at each step.
     """
-    headers = request.headers.raw
     if headers and headers[0][0] == b"Host":  # httpx2 puts Host first
         headers[0] = (b"Host", target.authority)
     else:

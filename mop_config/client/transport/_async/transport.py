@@ -171,10 +171,9 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                     await self._connector.connect(exchange)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
                     if _is_traced():
-                        ask = partial(self._ask, exchange=exchange)
-                        exchange.response = await _ask_traced(request, exchange, ask)
+                        await _ask_traced(request, exchange, partial(self._ask, request, exchange))
                     else:
-                        exchange.response = await self._ask(request, exchange)
+                        await self._ask(request, exchange)
         except Exception as error:
             await self._failed(request, exchange, error)
         else:
@@ -184,14 +183,14 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         """Record an exception; an exchange that got no connection gets a span of its own."""
         if exchange.connection is None and not exchange.queued and _is_traced():
 
-            async def fail(_: httpx2.Request) -> httpcore2.Response:
+            async def fail() -> None:
                 raise error
 
             with contextlib.suppress(Exception):
                 await _ask_traced(request, exchange, fail)
         exchange.failed(error, connected=exchange.connection is not None)
 
-    async def _ask(self, request: httpx2.Request, exchange: Exchange) -> httpcore2.Response:
+    async def _ask(self, request: httpx2.Request, exchange: Exchange) -> None:
         """Send the request over the exchange's connection, and read the head of the answer.
 
         Raises:
@@ -208,12 +207,13 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         if write is not None and not isinstance(write, Default):
             timeouts["write"] = Limit.of(write, exchange)
         target, proxy = exchange.member.target, connection.pool.proxy
-        addressed = to_endpoint(request, target, proxy, timeouts)
+        headers = exchange.headers or request.headers.raw
+        addressed = to_endpoint(request, headers, target, proxy, timeouts)
         try:
             if exchange.called_off:
                 raise Overtaken("the other request of the hedge has its answer")
             exchange.asked = self._state.clock()
-            response: httpcore2.Response = await connection.http.handle_async_request(addressed)
+            exchange.response = await connection.http.handle_async_request(addressed)
         except BaseException as error:
             if isinstance(error, httpcore2.ConnectionNotAvailable):
                 exchange.connection = None
@@ -223,7 +223,6 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             raise
         # The deadline applies to the head only; the body has the caller's own time-outs.
         exchange.timeouts["read"], exchange.timeouts["write"] = exchange.pause, write
-        return response
 
     async def _read_whole(self, exchange: Exchange) -> None:
         """Read the body as a part of the attempt: after a broken body, another attempt follows."""
@@ -308,10 +307,8 @@ def _is_traced() -> bool:
 
 
 async def _ask_traced(
-    request: httpx2.Request,
-    exchange: Exchange,
-    ask: Callable[[httpx2.Request], Awaitable[httpcore2.Response]],
-) -> httpcore2.Response:
+    request: httpx2.Request, exchange: Exchange, ask: Callable[[], Awaitable[None]]
+) -> None:
     """Send one attempt within a span of OpenTelemetry's instrumentation.
 
     The instrumentation wraps a method of httpx2's transport. A call of that method with our own
@@ -320,26 +317,19 @@ async def _ask_traced(
     Args:
         request: The request for the pool.
         exchange: The attempt.
-        ask: Function that sends the request, and returns the answer or raises.
+        ask: Function that sends the request of the exchange, and sets the response or raises.
     """
-    outcome: httpcore2.Response | Exception | None = None
+    failure: Exception | None = None
 
-    async def send(addressed: httpcore2.Request) -> httpcore2.Response:
-        """Send the request with the headers that the instrumentation has added."""
-        nonlocal outcome
-        traced = httpx2.Request(
-            request.method,
-            request.url,
-            headers=addressed.headers,
-            stream=request.stream,
-            extensions=request.extensions,
-        )
+    async def send(addressed: httpcore2.Request) -> Any:
+        nonlocal failure
+        exchange.headers = list(addressed.headers)  # with those that the instrumentation has added
         try:
-            outcome = await ask(traced)
+            await ask()
         except Exception as error:
-            outcome = error
+            failure = error
             raise
-        return outcome
+        return exchange.response
 
     transport_class: Any = httpx2.AsyncHTTPTransport
     transport = transport_class.__new__(transport_class)  # without a connection pool of its own
@@ -348,12 +338,10 @@ async def _ask_traced(
     try:
         await transport_class.handle_async_request(transport, addressed)
     except Exception:
-        if outcome is None:
+        if failure is None:
             raise
-    if isinstance(outcome, Exception):
-        raise outcome
-    assert outcome is not None  # noqa: S101 - the method returns the answer of ``send``
-    return outcome
+    if failure is not None:
+        raise failure
 
 
 @dataclass(eq=False)
