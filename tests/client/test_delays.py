@@ -18,7 +18,6 @@ from mop_config.client.pool.member import (
     RACE_MOST,
     RECENT,
     ROUTES,
-    SlowRoutes,
     race_delay,
     route_of,
 )
@@ -125,29 +124,41 @@ def test_a_route_is_the_path_without_identifiers(path: str, route: str) -> None:
     assert route_of("GET", path) == route
 
 
+class RouteAnswers:
+    """A pool of one endpoint that records answers in time and late answers of routes."""
+
+    def __init__(self) -> None:
+        self._bench = Bench({"a": 0})
+        self.shares = self._bench.pool.late_shares
+
+    def add(self, route: str, *, late: bool) -> None:
+        flow = Failover(GET, self._bench.pool, Budget(Policy()), 0.0, None, route)
+        flow._measure(self._bench["a"], 2.0 if late else 0.1, 0.0)
+
+
 class TestSlowRoutes:
     """Routes whose answers are mostly late stop hedging."""
 
     def test_two_late_answers_make_a_slow_route(self) -> None:
         """Two late answers mark a route as slow, and three answers in time unmark the route."""
-        routes = SlowRoutes()
+        answers = RouteAnswers()
         late = 0
-        while routes.shares.get("GET /report", 0.0) <= LATE_SHARE:
-            routes.record("GET /report", late=True)
+        while answers.shares.get("GET /report", 0.0) <= LATE_SHARE:
+            answers.add("GET /report", late=True)
             late += 1
         assert late == 2
-        assert routes.shares.get("GET /users", 0.0) <= LATE_SHARE
+        assert answers.shares.get("GET /users", 0.0) <= LATE_SHARE
         for _ in range(3):
-            routes.record("GET /report", late=False)
-        assert routes.shares.get("GET /report", 0.0) <= LATE_SHARE
+            answers.add("GET /report", late=False)
+        assert answers.shares.get("GET /report", 0.0) <= LATE_SHARE
 
     @given(st.lists(st.tuples(st.integers(0, 2 * ROUTES), st.booleans()), max_size=1000))
-    def test_their_number_is_bounded(self, answers: list[tuple[int, bool]]) -> None:
-        """``SlowRoutes`` keeps at most ``ROUTES`` routes."""
-        routes = SlowRoutes()
-        for number, late in answers:
-            routes.record(f"GET /{number}", late=late)
-            assert len(routes.shares) <= ROUTES
+    def test_their_number_is_bounded(self, steps: list[tuple[int, bool]]) -> None:
+        """At most ``ROUTES`` routes are remembered."""
+        answers = RouteAnswers()
+        for number, late in steps:
+            answers.add(f"GET /{number}", late=late)
+            assert len(answers.shares) <= ROUTES
 
 
 class Steady(NamedTuple):

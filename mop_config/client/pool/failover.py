@@ -13,7 +13,7 @@ from math import ceil, inf
 from typing import Any, NamedTuple
 
 from ...net.faults import Fault
-from .member import LATE_SHARE, RECENT, PoolMember, race_delay
+from .member import LATE_SHARE, RECENT, ROUTES, WEIGHT, PoolMember, race_delay
 from .policy import HEDGE_LEAST, HEDGE_MOST, HEDGED, IDEMPOTENT, NOT_REACHED, Delay, Policy
 from .pool import Pool
 
@@ -257,21 +257,28 @@ class Failover:
         if len(times) >= ENOUGH:
             high = times[ceil(0.95 * len(times)) - 1]
             member.hedge_delay = min(HEDGE_MOST, max(HEDGE_LEAST, 3 * high))
-        is_slow = self._pool.slow_routes.shares.get(self._route, 0.0) > LATE_SHARE
+        is_slow = self._pool.late_shares.get(self._route, 0.0) > LATE_SHARE
         return inf if is_slow else member.hedge_delay
 
     def _measure(self, member: PoolMember, seconds: float, now: float) -> None:
-        """Record the time to first byte of an answer, for the hedge delay."""
-        late, routes = seconds > member.hedge_delay, self._pool.slow_routes
-        share = routes.shares.get(self._route, 0.0)
+        """Record the time to first byte of an answer, for the hedge delay.
+
+        A route whose answers are mostly later than the hedge delay is slow by itself, so its
+        answers do not count.
+        """
+        shares, late = self._pool.late_shares, seconds > member.hedge_delay
+        share = shares.pop(self._route, 0.0)
         if share <= LATE_SHARE:
             answers, times = member.answers, member.answer_times
             if len(answers) == ANSWERS:
                 del times[bisect_left(times, answers.popleft()[1])]
             answers.append((now, seconds))
             insort(times, seconds)
-        if share or late:
-            routes.record(self._route, late=late)
+        share += WEIGHT * (late - share)
+        if share >= WEIGHT / 10:
+            shares[self._route] = share  # the newest route is last
+        if len(shares) > ROUTES:
+            del shares[next(iter(shares))]
 
     def record(self, attempt: Attempt) -> None:
         """Record an attempt, and choose the endpoint of the next attempt."""

@@ -249,23 +249,3 @@ def route_of(method: str, path: str) -> str:
             break
         kept.append(segment)
     return f"{method} /{'/'.join(kept)}"
-
-
-class SlowRoutes:
-    """The share of late answers of each route, so that slow routes stop hedging.
-
-    Attributes:
-        shares: The shares of the routes that had late answers lately.
-    """
-
-    def __init__(self) -> None:
-        self.shares: dict[str, float] = {}
-
-    def record(self, route: str, *, late: bool) -> None:
-        """Record whether an answer came later than the hedge delay of its endpoint."""
-        share = self.shares.pop(route, 0.0)
-        share += WEIGHT * (late - share)
-        if share >= WEIGHT / 10:
-            self.shares[route] = share  # the newest route is last
-        if len(self.shares) > ROUTES:
-            del self.shares[next(iter(self.shares))]

@@ -11,7 +11,7 @@ from typing import Any
 from ...health.state import Evidence, Health, HealthState, Transition
 from ...model.endpoint import Endpoint
 from ...net.faults import COUNTED, NETWORK, Fault
-from .member import FINE, EventKind, PoolEvent, PoolMember, Rank, SlowRoutes
+from .member import FINE, EventKind, PoolEvent, PoolMember, Rank
 from .offline import OfflineDetector
 from .policy import Policy
 
@@ -39,7 +39,7 @@ class Pool:
         current: The current endpoint as of the last review, or None.
         events: The events that are queued until ``take_events``.
         urgent: Whether an endpoint should be probed without delay.
-        slow_routes: The routes that are slow by themselves, where a hedge would not help.
+        late_shares: The share of late answers of each route that had late answers lately.
         switches: Number of switches of the current endpoint.
         seconds_without_service: Total seconds without service in these switches.
         attached_clients: Number of Socket.io clients, which call ``moved`` when their connection
@@ -65,7 +65,7 @@ class Pool:
         self._removed: PoolMember | None = None  # the last current endpoint, if it was removed
         self._review_at = inf  # monotonic seconds of the next review of the choice
         self._all_down = False
-        self.slow_routes = SlowRoutes()
+        self.late_shares: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._members)

@@ -44,10 +44,6 @@ class HasState(Protocol):
         """The manager's pools."""
 
 
-class Overtaken(httpcore2.ReadError):
-    """Raised to end a request whose hedge already has an answer."""
-
-
 class Exchange(Attempt, Deadline):
     """One attempt of a request at one endpoint.
 

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, wait
 from typing import Any
 
-from .attempt import Exchange, Overtaken
+import httpcore2
+
+from .attempt import Exchange
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +96,7 @@ class Hedge:
 
         Raises:
             TimeoutError: After ``seconds``.
-            Overtaken: If the other request has a good answer.
+            httpcore2.ReadError: If the other request has a good answer.
         """
         exchange, until = self._exchange, time.monotonic() + seconds
         poll = select.poll()
@@ -111,7 +113,7 @@ class Hedge:
         finally:
             self._socket = None
         if exchange.called_off:
-            raise Overtaken("the other request of the hedge has its answer")
+            raise httpcore2.ReadError("the other request of the hedge has its answer")
 
     def _start(self) -> None:
         self._exchange.hedge_at = float("inf")

@@ -28,7 +28,6 @@ from ..attempt import (
     Default,
     Exchange,
     HasState,
-    Overtaken,
     at_endpoint,
     from_endpoint,
     is_read_whole,
@@ -211,7 +210,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         addressed = to_endpoint(request, headers, target, proxy, timeouts)
         try:
             if exchange.called_off:
-                raise Overtaken("the other request of the hedge has its answer")
+                raise httpcore2.ReadError("the other request of the hedge has its answer")
             exchange.asked = self._state.clock()
             exchange.response = await connection.http.handle_async_request(addressed)
         except BaseException as error:

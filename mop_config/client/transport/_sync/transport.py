@@ -29,7 +29,6 @@ from ..attempt import (
     Default,
     Exchange,
     HasState,
-    Overtaken,
     at_endpoint,
     from_endpoint,
     is_read_whole,
@@ -210,7 +209,7 @@ class FailoverTransport(httpx2.BaseTransport):
         addressed = to_endpoint(request, headers, target, proxy, timeouts)
         try:
             if exchange.called_off:
-                raise Overtaken("the other request of the hedge has its answer")
+                raise httpcore2.ReadError("the other request of the hedge has its answer")
             exchange.asked = self._state.clock()
             exchange.response = connection.http.handle_request(addressed)
         except BaseException as error:
