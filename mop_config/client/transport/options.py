@@ -10,13 +10,11 @@ import ssl
 import urllib.request
 from typing import Any, Unpack
 
-import httpcore2
 import httpx2
 
 from ...model.address import is_loopback
 from ...net.connect import DialOptions, offering
 from ...net.http import proxy_of
-from ...net.streams import for_httpcore
 from ..keywords import TransportKeywords
 from ..pool.member import Target
 
@@ -104,8 +102,3 @@ class TransportOptions:
             until: Deadline of the dial in monotonic seconds.
         """
         return DialOptions(self.tls, timeout, self.local_address, self.socket_options, until)
-
-    def proxy_to(self, target: Target) -> httpcore2.Proxy | None:
-        """Return the proxy for requests to an endpoint as httpcore's ``Proxy``, or None."""
-        proxy = self.for_target(target)
-        return None if proxy is None else for_httpcore(proxy)

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpcore2
 
+from ....net.streams import for_httpcore
 from ...pool.member import PoolMember
 from ..attempt import Exchange
 from ..options import TransportOptions
@@ -91,8 +92,9 @@ class AsyncEndpointPool:
         self, member: PoolMember, options: TransportOptions, checked: TransportOptions
     ) -> None:
         target, limits = member.target, options.limits
+        proxy = options.for_target(target)
         self.member = member
-        self.proxy = options.proxy_to(target)
+        self.proxy = None if proxy is None else for_httpcore(proxy)
         self.apart = options.takes_another_way(checked, target)
         self.retired = False
         self._target = target

@@ -118,9 +118,7 @@ class Connector:
         core = self._state
         while exchange.connection is None:
             pool = self.pool_of(exchange.member)
-            pool.take_open(exchange)
-            if exchange.connection is not None:
-                return
+            exchange.apart = pool.apart
             seconds = least(exchange.wanted.get("pool"), exchange.least(None))
             leave_at = exchange.created + core.policy.queue_delay
             until_leave = max(0.0, leave_at - core.clock())
@@ -159,9 +157,8 @@ class Connector:
                 )
             # The winner's place becomes the connection; the ``finally`` clause returns the others.
             winner = places.pop(exchange.member.url)
-            if stream is None:
-                exchange.reused = True
-            else:
+            exchange.reused = stream is None
+            if stream is not None:
                 winner.pool.opened(winner, stream)
             exchange.connection = winner
         finally:
