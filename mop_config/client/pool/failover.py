@@ -205,14 +205,12 @@ class Failover:
         self.tried.append(rest[0].url)
         return rest[0]
 
-    def better(self, member: PoolMember, now: float) -> PoolMember | None:
+    def better(self, now: float) -> PoolMember | None:
         """Return a better endpoint for a request that is not sent yet, or None.
 
         While the request waited in a queue, other requests may have found that its endpoint fails.
         """
-        if self._pool.select(now) is member:
-            return None
-        best = next(iter(self._pool.alternatives(now)), None)
+        best = self._pool.select(now)
         return None if best is None or best.url in self.tried else self.next(now)
 
     def hedge(self, now: float) -> PoolMember | None:

@@ -138,7 +138,7 @@ class AsyncConnector:
                 raise httpcore2.PoolTimeout("the time was over before the endpoint was dialled")
             if exchange.race:
                 with self._state:
-                    better = exchange.failover.better(exchange.member, time.monotonic())
+                    better = exchange.failover.better(time.monotonic())
                 if better is not None:
                     exchange.member = better
                     return

@@ -139,7 +139,7 @@ class Connector:
                 raise httpcore2.PoolTimeout("the time was over before the endpoint was dialled")
             if exchange.race:
                 with self._state:
-                    better = exchange.failover.better(exchange.member, time.monotonic())
+                    better = exchange.failover.better(time.monotonic())
                 if better is not None:
                     exchange.member = better
                     return
