@@ -1,6 +1,6 @@
 """The asyncio parts of the transport: queues and hedges; the twin of ``with_threads``.
 
-Both modules define the same functions, and the same classes with and without ``Async``.
+The generated modules use either module by the same names, with and without ``Async``.
 """
 
 import asyncio

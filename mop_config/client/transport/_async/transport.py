@@ -1,7 +1,7 @@
 """The httpx2 client and transport that send requests to the current endpoint.
 
-The failover session, a generator without I/O, decides where a request goes; the transport
-connects, sends, reads, and reports outcomes to the session.
+``Failover``, which does no I/O, decides where a request goes; the transport connects, sends, reads,
+and records the outcome in an ``Exchange``.
 """
 
 import contextlib
