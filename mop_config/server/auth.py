@@ -11,7 +11,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..errors import SourceError
@@ -28,6 +28,8 @@ USER = "mop_config.user"
 #: Paths of the health checks, whose callers have no token.
 OPEN_PATHS = frozenset({"/health", "/api/v1/health", "/ready"})
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+#: The end of the path of reports, for which a read token suffices: a report changes no list.
+REPORTS = "/reports"
 #: Methods for which Basic authentication is accepted. A browser sends stored passwords by itself,
 #: from any page, so they must not authorise a change.
 _BY_BROWSER = frozenset({"GET", "HEAD"})
@@ -158,47 +160,11 @@ def credentials(authorization: str | None) -> tuple[str, str | None]:
     return scheme, password if colon else None
 
 
-def authorise(
-    environ: dict[str, Any], find: Callable[[str], Token | None], *, reads: bool = False
-) -> ConditionalAnswer | None:
-    """Authorise a request that needs a token, and note the token's name: RFC 6750, section 3.1.
-
-    Args:
-        environ: The request in WSGI's form. A method that may change something needs an admin
-            token in a Bearer header.
-        find: Returns the known token with a text, or None.
-        reads: Whether a read token suffices although the method may change something.
-
-    Returns:
-        The refusal, or None if the request is authorised.
-    """
-    method = environ["REQUEST_METHOD"]
-    browsing = method in _BY_BROWSER
-    scheme, shown = credentials(environ.get("HTTP_AUTHORIZATION"))
-    if not scheme:
-        return _refusal(401, "a token is needed", browsing=browsing)
-    if scheme == "basic" and not browsing:
-        return _refusal(401, "only a bearer token may do this")
-    if shown is None:
-        detail = "the Authorization header holds no token"
-        return _refusal(400, detail, ', error="invalid_request"')
-    # A malformed password gets 401, not 400, so that a browser asks its user again.
-    token = find(shown) if TOKEN.fullmatch(shown) else None
-    if token is None:
-        detail = "the token is not a known one"
-        return _refusal(401, detail, ', error="invalid_token"', browsing=browsing)
-    environ[USER] = token.name
-    if method not in READING and not reads and not token.admin:
-        more = ', error="insufficient_scope", scope="admin"'
-        return _refusal(403, "an admin's token is needed", more)
-    return None
-
-
 def _refusal(
-    status: int, detail: str, error: str = "", *, browsing: bool = False
+    status: int, detail: str, error: str = "", *, basic: bool = False
 ) -> ConditionalAnswer:
     """Return a problem document with its challenges; Basic's makes a browser ask its user."""
-    challenges = (_BEARER + error, _BASIC) if browsing else (_BEARER + error,)
+    challenges = (_BEARER + error, _BASIC) if basic else (_BEARER + error,)
     return problem(status, detail).adding(*(("WWW-Authenticate", each) for each in challenges))
 
 
@@ -250,17 +216,45 @@ class TokenAuthenticator:
             self.refresh()
         return find(self._tokens, shown)
 
-    def check(self, environ: dict[str, Any], *, reads: bool = False) -> ConditionalAnswer | None:
+    def check(self, environ: dict[str, Any]) -> ConditionalAnswer | None:
         """Return the refusal of a request, or None if it is authorised; see ``authorise``."""
         preflight = "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
         preflight = preflight and environ["REQUEST_METHOD"] == "OPTIONS"
         if preflight or environ["PATH_INFO"] in OPEN_PATHS:
             return None
-        return authorise(environ, self.find, reads=reads)
+        return self.authorise(environ)
 
-    def admits(self, environ: dict[str, Any]) -> bool:
-        """Whether a request has a valid token, for routes that are open without one."""
-        return authorise(environ, self.find, reads=True) is None
+    def authorise(self, environ: dict[str, Any]) -> ConditionalAnswer | None:
+        """Authorise a request that needs a token: RFC 6750, section 3.1.
+
+        Args:
+            environ: The request in WSGI's form; the name of a known token is noted in it. A method
+                that may change something needs an admin token in a Bearer header.
+
+        Returns:
+            The refusal, or None if the request is authorised.
+        """
+        method = environ["REQUEST_METHOD"]
+        browsing = method in _BY_BROWSER
+        scheme, shown = credentials(environ.get("HTTP_AUTHORIZATION"))
+        if not scheme:
+            return _refusal(401, "a token is needed", basic=browsing)
+        if scheme == "basic" and not browsing:
+            return _refusal(401, "only a bearer token may do this")
+        if shown is None:
+            detail = "the Authorization header holds no token"
+            return _refusal(400, detail, ', error="invalid_request"')
+        # A malformed password gets 401, not 400, so that a browser asks its user again.
+        token = self.find(shown) if TOKEN.fullmatch(shown) else None
+        if token is None:
+            detail = "the token is not a known one"
+            return _refusal(401, detail, ', error="invalid_token"', basic=browsing)
+        environ[USER] = token.name
+        changes = method not in READING and not environ["PATH_INFO"].endswith(REPORTS)
+        if changes and not token.admin:
+            more = ', error="insufficient_scope", scope="admin"'
+            return _refusal(403, "an admin's token is needed", more)
+        return None
 
     def refresh(self) -> None:
         """Check the token file, and read it if it has changed and then stayed the same (debounce).

@@ -17,7 +17,6 @@ import copy
 import logging
 import os
 import re
-import select
 import signal
 import sys
 import threading
@@ -226,12 +225,7 @@ class DescriptorStream:
         """
         data = text.encode("utf-8", "backslashreplace")
         while data:
-            try:
-                data = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:  # another process has made the shared pipe non-blocking
-                poll = select.poll()
-                poll.register(self._descriptor, select.POLLOUT)
-                poll.poll()
+            data = data[os.write(self._descriptor, data) :]
 
     def reopen(self) -> None:
         """Reopen the file, because it was moved away."""

@@ -67,7 +67,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
             limit = getattr(app, "config", {}).get("MAX_CONTENT_LENGTH")
             self.max_body = limit or GUEST_MAX_BODY
         bridge = WsgiBridge(app, self.cfg.threads, self.max_body, self.request_timeout)
-        self.wsgi = AsgiApp(app, bridge) if ours else bridge
+        self.wsgi = AsgiApp(app, bridge, start=False) if ours else bridge
 
     def room(self) -> int:
         """Return the limit of long polls: by connections, or by threads without native routes."""
@@ -80,7 +80,8 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         config.app = AccessLog(self.wsgi, self.log) if self.log.access_log_enabled else self.wsgi
         config.timeout_graceful_shutdown = max(1, cfg.graceful_timeout - 1)
         config.http = partial(HttpProtocol, rules=ConnectionLimits(self, config.app))
-        server = _WorkerServer(config, self)
+        server = _WorkerServer(config)
+        server.worker = self
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, server.end, number != signal.SIGTERM)
@@ -92,9 +93,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
 class _WorkerServer(Server):
     """uvicorn's server, which ends with the master, and releases parked requests at its end."""
 
-    def __init__(self, config: Any, worker: AsgiWorker) -> None:
-        super().__init__(config)
-        self._worker = worker
+    worker: AsgiWorker
 
     def end(self, quick: bool) -> None:
         """Shut down at once if ``quick``, else after the requests that have begun."""
@@ -103,7 +102,7 @@ class _WorkerServer(Server):
 
     async def on_tick(self, counter: int) -> bool:
         """End the worker if its master has died; gunicorn's own workers do the same."""
-        self.should_exit = self.should_exit or os.getppid() != self._worker.ppid
+        self.should_exit = self.should_exit or os.getppid() != self.worker.ppid
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
@@ -113,7 +112,7 @@ class _WorkerServer(Server):
         yield
 
     async def shutdown(self, sockets: Any = None) -> None:
-        self._worker.alive = False
+        self.worker.alive = False
         for server in self.servers:
             server.close()
         if self.server_state.connections and not self.force_exit:

@@ -44,14 +44,11 @@ class GunicornLogger(Logger):  # type: ignore[misc]
             handler.setFormatter(LineFormatter())
         for log in _loggers():
             log.handlers[:] = [queued(handler) for handler in log.handlers]
-        # Warnings of libraries without a handler go to standard error by this handler.
-        last = logging.StreamHandler()
-        last.setLevel(logging.WARNING)
-        last.setFormatter(LineFormatter())
-        logging.lastResort = queued(last)
         logging.raiseExceptions = False  # would write tracebacks to standard error
         ours = logging.getLogger("mop_config")
         ours.handlers[:] = self.error_log.handlers
+        # Warnings of libraries without a handler go to the error log too.
+        logging.lastResort = next(iter(ours.handlers), None)
         ours.setLevel(self.error_log.level)
         ours.propagate = False
 

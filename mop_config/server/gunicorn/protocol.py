@@ -28,11 +28,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http import httptools_impl
 
 from ..serving.responder import LongPoll
 from ..serving.snapshot import ConditionalAnswer
@@ -89,10 +85,7 @@ class ConnectionLimits:
 class NoCycle:
     """Stands in for uvicorn's cycle before the first request that a task answers."""
 
-    keep_alive = True
-    more_body = False
     response_complete = True
-    disconnected = False
     message_event = asyncio.Event()  # no task waits for it
 
 
@@ -107,14 +100,14 @@ class ParkedCycle(NoCycle):
         keep_alive: Whether the connection stays open after the answer.
     """
 
-    response_complete = False
+    response_complete = more_body = False
 
     def __init__(self, polls: ParkedPolls, poll: LongPoll, keep_alive: bool) -> None:
         self.polls, self.poll = polls, poll
         self.keep_alive = keep_alive
 
 
-class HttpProtocol(HttpToolsProtocol):
+class HttpProtocol(httptools_impl.HttpToolsProtocol):
     """One connection of a client.
 
     Args:
@@ -130,7 +123,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._receiving = False  # a request has begun and is not complete
         self.cycle = NoCycle()  # type: ignore[assignment]
         # The request that is being answered; ``cycle`` is that of the last request.
-        self._running: RequestResponseCycle | ParkedCycle | None = None
+        self._running: httptools_impl.RequestResponseCycle | ParkedCycle | None = None
         self._deaf = False  # the rest of what the client sends is ignored
         self._page: int | None = None  # the status of an error page that waits for its turn
 
@@ -303,8 +296,8 @@ class HttpProtocol(HttpToolsProtocol):
         close = not (keep_alive and (self._rules.worker.alive or self.pipeline))
         fields = _lines(*self.server_state.default_headers)
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
-        parts = (STATUS_LINE[answer.status], fields, answer.headers.lines, end, answer.body)
-        self.transport.write(b"".join(parts))
+        status = httptools_impl.STATUS_LINE[answer.status]
+        self.transport.write(b"".join((status, fields, answer.headers.lines, end, answer.body)))
         if close:
             self._deaf = True
             self.transport.close()

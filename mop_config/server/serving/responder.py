@@ -4,6 +4,7 @@ Flask's view and the ASGI application both call the responder, so that their ans
 responder itself never waits: it returns a ``LongPoll``, and each front waits in its own way.
 """
 
+import math
 import random
 import re
 import threading
@@ -77,23 +78,20 @@ class Responder:
     def _respond_to_wait(
         self, environ: Environ, waits: list[str], signed: bool
     ) -> "ConditionalAnswer | LongPoll":
-        if len(waits) > 1:
-            return waited(problem(400, "wait may be given once only"))
         found = self.answer(environ, signed)
-        if found.status >= 400:
-            return waited(found)
-        if not _SECONDS.fullmatch(waits[0]) or float(waits[0]) > MAX_WAIT:
-            detail = f"wait must be a number of seconds from 0 to {MAX_WAIT}"
-            return waited(problem(400, detail))
-        seconds = float(waits[0])
-        if seconds == 0 or environ["REQUEST_METHOD"] != "GET" or found.status != 304:
-            return waited(found)
-        with self.lock:
-            if self.waiters < self.max_waiters:
-                self.waiters += 1
-                return LongPoll(self, environ, signed, time.monotonic() + seconds, found)
-        retry_after = str(random.randint(*RETRY_AFTER))  # noqa: S311
-        return waited(found, ("Retry-After", retry_after))
+        seconds = float(waits[0]) if _SECONDS.fullmatch(waits[0]) else math.inf
+        if len(waits) > 1:
+            found = problem(400, "wait may be given once only")
+        elif found.status < 400 and seconds > MAX_WAIT:
+            found = problem(400, f"wait must be a number of seconds from 0 to {MAX_WAIT}")
+        elif found.status == 304 and seconds > 0 and environ["REQUEST_METHOD"] == "GET":
+            with self.lock:
+                if self.waiters < self.max_waiters:
+                    self.waiters += 1
+                    return LongPoll(self, environ, signed, time.monotonic() + seconds, found)
+            retry_after = str(random.randint(*RETRY_AFTER))  # noqa: S311
+            return waited(found, ("Retry-After", retry_after))
+        return waited(found)
 
     def answer(self, environ: Environ, signed: bool, *, dated: bool = False) -> ConditionalAnswer:
         """Return the answer from the list that is served now.

@@ -113,4 +113,4 @@ class Signer:
         # No Last-Modified: two different lists may be signed for the same period.
         own = (("Content-Type", MEDIA_TYPE),)
         variant = Variant.of(f'"{tag}"', body, own, common)
-        return replace(snapshot, etag=tag, plain=variant, gzip=None, last_modified_text="")
+        return replace(snapshot, plain=variant, gzip=None, last_modified_text="")

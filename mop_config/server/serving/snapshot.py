@@ -5,7 +5,7 @@ Conditional requests and content negotiation follow RFC 9110, sections 8, 12 and
 
 import json
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import cached_property, lru_cache
@@ -78,29 +78,38 @@ class Snapshot:
     Attributes:
         rendering: The rendered list.
         settings: The settings by which it is served.
-        etag: The content hash, equal on every worker and node.
-        api_count: Number of API endpoints.
-        socketio_count: Number of Socket.io endpoints.
+        loaded_at: POSIX time at which this process began to serve the list.
         last_modified: POSIX seconds of ``Last-Modified``; rises whenever the content changes.
         last_modified_text: The same instant as an HTTP date.
-        loaded_at: POSIX time at which this process began to serve the list.
-        ver: The version in the signed list, in milliseconds; never falls when the content
-            changes.
         plain: The uncompressed variant.
         gzip: The compressed variant, or None if gzip would not make the body smaller enough.
+        ver: The version in the signed list, in milliseconds; never falls when the content
+            changes.
     """
 
     rendering: Rendering
     settings: Settings
-    etag: str
-    api_count: int
-    socketio_count: int
+    loaded_at: float
     last_modified: int
     last_modified_text: str
-    loaded_at: float
     plain: Variant
     gzip: Variant | None
     ver: int = 0
+
+    @property
+    def etag(self) -> str:
+        """The content hash, equal on every worker and node."""
+        return self.plain.etag[1:-1]
+
+    @property
+    def api_count(self) -> int:
+        """Number of API endpoints."""
+        return self.rendering.api_count
+
+    @property
+    def socketio_count(self) -> int:
+        """Number of Socket.io endpoints."""
+        return self.rendering.socketio_count
 
     @classmethod
     def of(
@@ -127,23 +136,11 @@ class Snapshot:
         common = common_headers(settings, settings.max_age if rendering.usable else None)
         date = formatdate(last_modified, usegmt=True)
         dated = (("Content-Type", "application/json"), ("Last-Modified", date))
-        tag, gzip = f'"{rendering.etag}"', None
+        plain, gzip = Variant.of(f'"{rendering.etag}"', rendering.body, dated, common), None
         if rendering.gzip is not None:
             encoded = (*dated, ("Content-Encoding", "gzip"))
             gzip = Variant.of(f'"{rendering.etag}-gzip"', rendering.gzip, encoded, common)
-        return cls(
-            rendering=rendering,
-            settings=settings,
-            etag=rendering.etag,
-            api_count=rendering.api_count,
-            socketio_count=rendering.socketio_count,
-            last_modified=last_modified,
-            last_modified_text=date,
-            loaded_at=loaded_at,
-            plain=Variant.of(tag, rendering.body, dated, common),
-            gzip=gzip,
-            ver=ver,
-        )
+        return cls(rendering, settings, loaded_at, last_modified, date, plain, gzip, ver)
 
     def stamped(self, last_modified: int, ver: int) -> "Snapshot":
         """Return a snapshot of the same list with another date and version."""
@@ -173,25 +170,12 @@ MAX_VALUE = 1024
 # What may stand behind the list's own tag: a suffix such as -br, which a compressing proxy adds.
 _CODING = re.compile(r"-[\w!#$%&'*+.^`|~-]+", re.ASCII)
 to_json = json.JSONEncoder(separators=(",", ":")).encode
-#: The headers of content negotiation and of conditions, by the beginnings of their names.
-_NEGOTIATING = ("HTTP_ACCEPT", "HTTP_IF_", "HTTP_RANGE")
 
 
 def header(environ: Mapping[str, Any], name: str) -> str | None:
     """Return a request header, or None if it is absent or longer than ``MAX_VALUE``."""
     value: str | None = environ.get(name)
     return None if value is None or len(value) > MAX_VALUE else value
-
-
-def forget_long_values(environ: MutableMapping[str, Any]) -> None:
-    """Remove over-long headers of content negotiation and of conditions from a WSGI environ.
-
-    Flask's request object parses those headers itself, without a limit.
-    """
-    negotiating = [name for name in environ if name.startswith(_NEGOTIATING)]
-    for name in negotiating:
-        if len(environ[name]) > MAX_VALUE:
-            del environ[name]
 
 
 class ConditionalAnswer(NamedTuple):

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from flask import Flask
 
-from ..auth import USER
 from ..service import EXTENSION, ConfigService
 from ..serving.responder import LongPoll, waited
 from ..serving.snapshot import ConditionalAnswer
@@ -99,14 +98,14 @@ class AsgiApp:
         if isinstance(answer, LongPoll):
             await self._wait(answer, receive)
             answer = self.answer_parked(answer)
-        if USER in environ:
-            scope[USER] = environ[USER]
-        await send_answer(answer, send)
+        await send_answer(answer, environ, scope, send)
 
     def answer_at_once(
         self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]
     ) -> ConditionalAnswer | LongPoll | None:
         """Answer a request in the call itself: without a task, and without ASGI's messages.
+
+        The service has been started by the worker, or by the server's lifespan.
 
         Args:
             method: The method of the request.
@@ -119,7 +118,7 @@ class AsgiApp:
         """
         name, _, query = target.partition(b"?")
         path, verb = name.decode("latin-1"), method.decode()
-        if path not in self._views or verb not in _METHODS or b"#" in query or not self._started:
+        if path not in self._views or verb not in _METHODS or b"#" in query:
             return None
         return self._answer(request_environ(verb, path, query, headers), self._views[path])
 

@@ -36,10 +36,8 @@ SOCKET = "gunicorn.socket"
 def local_path(scope: Scope) -> str:
     """Return the path of a request below the place where the application is mounted."""
     path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if root and path.startswith(root) and path[len(root) : len(root) + 1] in {"/", ""}:
-        return path[len(root) :]
-    return path
+    below = path.removeprefix(scope.get("root_path", ""))
+    return below if below[:1] in {"/", ""} else path
 
 
 def request_environ(
@@ -50,13 +48,10 @@ def request_environ(
     Repeated headers are joined. Names with underscores are dropped, since WSGI cannot tell them
     from the names with hyphens that proxies set.
     """
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": method,
-        "PATH_INFO": path
-        if path.isascii()
-        else path.encode("utf-8", "surrogateescape").decode("latin-1"),
-        "QUERY_STRING": query.decode("latin-1"),
-    }
+    if not path.isascii():
+        path = path.encode("utf-8", "surrogateescape").decode("latin-1")
+    environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path}
+    environ["QUERY_STRING"] = query.decode("latin-1")
     for name, value in headers:
         key = _environ_key(name)
         if key is None:
@@ -86,7 +81,7 @@ class WsgiBridge:
         body_timeout: Seconds within which the body must arrive, else 408.
 
     Attributes:
-        occupied: Requests that have a thread or wait for one.
+        occupied: The calls that have a thread or wait for one.
     """
 
     def __init__(
@@ -97,7 +92,7 @@ class WsgiBridge:
         self._max_body = max_body
         self._body_timeout = body_timeout
         self._pool: ThreadPoolExecutor | None = None
-        self.occupied = 0
+        self.occupied: set[asyncio.Future[Any]] = set()
 
     def close(self) -> None:
         """End the pool's threads after the requests that they answer."""
@@ -111,11 +106,9 @@ class WsgiBridge:
         answer = await self._answer(environ, receive)
         if answer is None:
             return  # the client has left
-        if USER in environ:
-            scope[USER] = environ[USER]
         if environ["REQUEST_METHOD"] == "HEAD":
             answer = answer._replace(body=b"")
-        await send_answer(answer, send)
+        await send_answer(answer, environ, scope, send)
 
     async def _answer(self, environ: dict[str, Any], receive: Receive) -> ConditionalAnswer | None:
         """Read the request's body, and then run the application; None if the client has left."""
@@ -140,20 +133,17 @@ class WsgiBridge:
         return await self._run(environ)
 
     async def _run(self, environ: dict[str, Any]) -> ConditionalAnswer:
-        if self.occupied >= self._threads + QUEUE:
+        if len(self.occupied) >= self._threads + QUEUE:
             busy = problem(503, "all threads are busy; try again")
             return busy.adding(("Retry-After", RETRY_AFTER))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="mop-config-wsgi")
         call = partial(contextvars.copy_context().run, self._call, environ)
         work = asyncio.get_running_loop().run_in_executor(self._pool, call)
-        self.occupied += 1
-        work.add_done_callback(self._finished)
+        self.occupied.add(work)
+        work.add_done_callback(self.occupied.discard)
         # If the task is cancelled the thread goes on, and its request is counted until it ends.
         return await asyncio.shield(work)
-
-    def _finished(self, _: object) -> None:
-        self.occupied -= 1
 
     def _call(self, environ: dict[str, Any]) -> ConditionalAnswer:
         """Run the application, in a thread of the pool."""
@@ -209,8 +199,12 @@ def whole_environ(scope: Scope) -> dict[str, Any]:
     return environ
 
 
-async def send_answer(answer: ConditionalAnswer, send: Send) -> None:
-    """Send an answer by ASGI's messages."""
+async def send_answer(
+    answer: ConditionalAnswer, environ: dict[str, Any], scope: Scope, send: Send
+) -> None:
+    """Send an answer by ASGI's messages, and note the name of the request's token in the scope."""
+    if USER in environ:
+        scope[USER] = environ[USER]
     # A copy, since an application around this one may add headers in place.
     headers = [*answer.headers.pairs]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

@@ -16,13 +16,7 @@ from ...model.address import normalise_host, split_port
 from ...model.printable import printable
 from ..logs import describe
 from ..service import ConfigService
-from ..serving.snapshot import (
-    SECURITY_HEADERS,
-    ConditionalAnswer,
-    Headers,
-    forget_long_values,
-    problem,
-)
+from ..serving.snapshot import MAX_VALUE, SECURITY_HEADERS, ConditionalAnswer, Headers, problem
 from ..status.metrics import OTHER
 from . import as_response, problem_response
 
@@ -33,10 +27,9 @@ MAX_BODY = 64 * 1024
 #: Name of the one rule that serves the operational routes in an application that is not ours.
 OPERATION = "operation"
 
-#: The view of reports, by itself or in another application's blueprint: a read token suffices,
-#: since a report changes no list.
-_REPORTS = frozenset({"config.report", "mop_config.config.report"})
 _FOR_ANY_HOST = frozenset({"/health", "/ready"})
+#: The headers of content negotiation and of conditions, by the beginnings of their names.
+_NEGOTIATING = ("HTTP_ACCEPT", "HTTP_IF_", "HTTP_RANGE")
 _ASCII = bytes(range(0x21, 0x7F)).decode()
 
 _PREFLIGHT: Headers = (
@@ -47,15 +40,12 @@ _PREFLIGHT: Headers = (
 _EXPOSED = ("Access-Control-Expose-Headers", "ETag, Preference-Applied, Retry-After")
 
 
-def refusal(
-    service: ConfigService, environ: dict[str, Any], *, reads: bool = False
-) -> ConditionalAnswer | None:
+def refusal(service: ConfigService, environ: dict[str, Any]) -> ConditionalAnswer | None:
     """Return the answer to a request that is refused, or None if it may be answered.
 
     Args:
         service: The service that the request is for.
         environ: The request in WSGI's form; the name of a good token is noted in it.
-        reads: Whether a read token suffices although the method may change something.
     """
     hosts = service.settings.trusted_hosts
     known = not hosts or environ["PATH_INFO"] in _FOR_ANY_HOST
@@ -63,7 +53,7 @@ def refusal(
         return problem(400, "this host name is not served here (TRUSTED_HOSTS)")
     if service.authenticator is None:
         return None
-    refused = service.authenticator.check(environ, reads=reads)
+    refused = service.authenticator.check(environ)
     if refused is not None:
         service.metrics.auth_failure()
     return refused
@@ -105,34 +95,32 @@ def is_trusted(host: str, trusted: tuple[str, ...]) -> bool:
 def install(ours: Flask | Blueprint, service: ConfigService) -> None:
     """Register the checks, the headers and the error handlers on an application or a blueprint."""
 
-    # Registered before all others, so that the answer is counted as it goes out.
-    @ours.after_request
-    def count(response: Response) -> Response:
-        route = request.url_rule.rule if request.url_rule is not None else OTHER
-        if str(request.endpoint).rpartition(".")[2] == OPERATION:
-            route = request.path
-        service.metrics.request(route, str(response.status_code))
-        return response
-
     @ours.before_request
     def check() -> Response | None:
         # werkzeug fails on a query with raw bytes that are not UTF-8.
         if not request.query_string.isascii():
             request.query_string = quote_from_bytes(request.query_string, safe=_ASCII).encode()
-        answer = refusal(service, request.environ, reads=request.endpoint in _REPORTS)
+        answer = refusal(service, request.environ)
         if answer is not None:
             return as_response(answer)
         # werkzeug ignores doubled leading slashes, and redirects other doubled slashes to a URL
         # with the request's Host.
         if "//" in request.environ["PATH_INFO"]:
             raise NotFound
-        forget_long_values(request.environ)
+        # Flask's request object parses these headers itself, without a limit.
+        for name in [name for name in request.environ if name.startswith(_NEGOTIATING)]:
+            if len(request.environ[name]) > MAX_VALUE:
+                del request.environ[name]
         if request.method not in {"GET", "HEAD"} and (request.content_length or 0) > MAX_BODY:
             raise RequestEntityTooLarge(f"a body may have {MAX_BODY} bytes here")
         return None
 
     @ours.after_request
-    def dress(response: Response) -> Response:
+    def finish(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule is not None else OTHER
+        if str(request.endpoint).rpartition(".")[2] == OPERATION:
+            route = request.path
+        service.metrics.request(route, str(response.status_code))
         for name, value in SECURITY_HEADERS:
             response.headers.setdefault(name, value)
         for name, value in cors(service, request.environ):

@@ -31,7 +31,7 @@ from ..monitor.reports import parse_report
 from ..parsing.problems import Code
 from ..service import ConfigService, Places
 from ..serving.responder import LongPoll
-from ..serving.snapshot import ConditionalAnswer, json_answer, to_json, uncached
+from ..serving.snapshot import ConditionalAnswer, json_answer, problem, to_json, uncached
 from . import as_response, current_service, problem_response, revalidated
 from .guards import refusal
 
@@ -220,9 +220,8 @@ def report() -> Response:
         os.environ.get(_TRUSTED) or _LOOPBACK,
     )
     if not reports.admit(address, time.time()):
-        response = problem_response(429, "an address may report 10 times a minute")
-        response.headers["Retry-After"] = "60"
-        return response
+        refused = problem(429, "an address may report 10 times a minute")
+        return as_response(refused.adding(("Retry-After", "60")))
     if request.mimetype != "application/json":
         return problem_response(415, "a report is application/json")
     body = request.stream.read(MAX_REPORT + 1)
@@ -277,7 +276,7 @@ def ready_answer(service: ConfigService, environ: dict[str, Any]) -> Conditional
     are configured, only a request with a valid token gets the reason.
     """
     ok, readiness = service.ready()
-    if service.authenticator is not None and not service.authenticator.admits(environ):
+    if service.authenticator is not None and service.authenticator.authorise(environ) is not None:
         readiness["reason"] = None
     return json_answer(200 if ok else 503, readiness)
 

@@ -19,10 +19,9 @@ from mop_config import create_app, init_app
 from mop_config.server.auth import (
     USER,
     Token,
-    authorise,
+    TokenAuthenticator,
     credentials,
     digest,
-    find,
     line_of,
 )
 from mop_config.server.serving.snapshot import SECURITY_HEADERS, ConditionalAnswer
@@ -37,6 +36,8 @@ STATUS = "/api/v1/config/status"
 RELOAD = "/api/v1/config/reload"
 ADMIN, READER = "the-admin-token", "the-reader-token"
 TOKENS = (Token("op", digest(ADMIN), True), Token("app", digest(READER), False))
+AUTHENTICATOR = TokenAuthenticator(Settings())
+AUTHENTICATOR._tokens = TOKENS
 
 
 def basic(password: str, user: str = "me") -> str:
@@ -60,10 +61,10 @@ class Judged(NamedTuple):
 
 
 def judge(authorization: str | None, method: str = "GET") -> Judged:
-    environ = {"REQUEST_METHOD": method}
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": STATUS}
     if authorization is not None:
         environ["HTTP_AUTHORIZATION"] = authorization
-    refusal = authorise(environ, lambda shown: find(TOKENS, shown))
+    refusal = AUTHENTICATOR.authorise(environ)
     return Judged(refusal, environ.get(USER))
 
 

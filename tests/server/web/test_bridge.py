@@ -123,7 +123,7 @@ def test_a_full_queue_is_503_with_retry_after() -> None:
     async def scene(bridge: WsgiBridge) -> list[int]:
         held = [asyncio.create_task(ask(bridge)) for _ in range(2 + QUEUE)]
         await asyncio.sleep(0)
-        while not all(task.done() or bridge.occupied == 2 + QUEUE for task in held):
+        while not all(task.done() or len(bridge.occupied) == 2 + QUEUE for task in held):
             await asyncio.sleep(0.01)
         status, headers, _ = await asyncio.wait_for(ask(bridge), 5)
         assert status == 503

@@ -383,7 +383,7 @@ def test_errors_come_before_warnings() -> None:
     ]
     shown = described(status(problems=problems))
     assert [problem["line"] for problem, _ in shown["problems"]] == [1, 3, 0, 2]
-    assert shown["counts"] == {"error": 2, "warning": 2}
+    assert shown["status"]["problem_counts"] == {"error": 2, "warning": 2}
 
 
 def test_every_text_is_there_in_both_languages() -> None:

@@ -61,14 +61,16 @@ def dashboard() -> Response:
         body, now = snapshot.plain.body, time.time()
         page = viewmodel.describe(status, body, query, service.check_history(), now)
         template = _templates().get_template("dashboard.html")
+        # Relative to the page's own address: a proxy may have removed a prefix from the path.
+        up = "../" * (service.places.home.count("/") - 1)
         text = template.render(
             page=page,
             query=query,
             qr=_qr(query, body, snapshot.etag),
             t=Texts(language),
             language_urls={code: _encoded(query, lang=code) for code in LANGUAGES},
-            up=_up(),
-            config=_config(),
+            up=up,
+            config=up + service.places.prefix.strip("/"),
             now=rfc3339(now),
         )
         response.set_data(text)
@@ -100,15 +102,6 @@ def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
         # The ETag makes the browser load the image again when the list changes.
         "fresh_query": _encoded(wanted, etag=etag),
     }
-
-
-# Relative to the page's own address, because a proxy may have removed a prefix from the path.
-def _up() -> str:
-    return "../" * (current_service().places.home.count("/") - 1)
-
-
-def _config() -> str:
-    return _up() + current_service().places.prefix.strip("/")
 
 
 def _encoded(query: Mapping[str, str], **more: str) -> str:

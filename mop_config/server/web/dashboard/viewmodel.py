@@ -94,12 +94,11 @@ def describe(
         The ``status``; the worst finding as ``headline`` and the other ``findings``; the number of
         entries that were ``dropped``; ``since``, from when on reloads have ended like the last
         one; the failed reload that is the ``reason`` why the list is not up to date; the
-        ``problems`` with their quotes, errors first, and the exact ``counts`` of errors and
-        warnings; whether there are ``more_problems``; the ``common_etag`` that most workers
-        serve, and the process ids of the ``differing`` workers; the ``listing``; the number of
-        endpoints that are ``up``; the ``reports`` of clients by kind and URL, each with the number
-        of requests that were ``ok`` or ``failed``, and the most frequent ``fault``; and the plots
-        of the ``kinds`` and of the ``endpoints``.
+        ``problems`` with their quotes, errors first; whether there are ``more_problems``; the
+        ``common_etag`` that most workers serve, and the process ids of the ``differing`` workers;
+        the ``listing``; the number of endpoints that are ``up``; the ``reports`` of clients by kind
+        and URL, each with the number of requests that were ``ok`` or ``failed``, and the most
+        frequent ``fault``; and the plots of the ``kinds`` and of the ``endpoints``.
     """
     headline, *findings = verdict(status)
     failed = [event for event in status["history"] if event["error"]]
@@ -120,7 +119,6 @@ def describe(
         "since": _since(status["history"]),
         "reason": failed[0] if failed and status["state"] != "fresh" else None,
         "problems": [(problem, quote(problem)) for problem in problems],
-        "counts": status["problem_counts"],
         "more_problems": len(problems) >= MAX_KEPT,
         "common_etag": common_etag(status["workers"]),
         "differing": differing(status["workers"]),
