@@ -190,7 +190,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         self._until = math.inf
         self._receiving = self._in_head = True
         self._plain = True  # the head names neither a body nor an upgrade
-        self._fields = self._bytes = 0
+        self._bytes = 0
         self._hosts: list[bytes] = []
 
     def on_url(self, url: bytes) -> None:
@@ -202,8 +202,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header field, within the limits."""
         rules = self._rules
-        self._fields += 1
-        if self._fields > rules.fields or len(name) + len(value) + 2 > rules.field:
+        if len(self.headers) >= rules.fields or len(name) + len(value) + 2 > rules.field:
             raise RefusedRequestError(431)
         name = name.lower()
         if not self._in_head or b"_" in name:
@@ -262,7 +261,8 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self._receiving = False
-        super().on_message_complete()
+        if not self.cycle.response_complete:
+            super().on_message_complete()
 
     # -- answers
 

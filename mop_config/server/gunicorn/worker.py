@@ -138,8 +138,9 @@ def error_page(status_code: int) -> bytes:
     """
     status = HTTPStatus(status_code)
     answer = problem(status, status.description or status.phrase)
-    head = f"HTTP/1.1 {status:d} {status.phrase}\r\nConnection: close\r\n".encode()
-    return b"".join((head, answer.headers.lines, b"\r\n", answer.body))
+    lines = [f"HTTP/1.1 {status:d} {status.phrase}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in answer.headers]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + answer.body
 
 
 def write_error(sock: Any, status_int: int, _reason: str, _mesg: str) -> None:

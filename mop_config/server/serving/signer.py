@@ -94,7 +94,7 @@ class Signer:
 
     def signed(self, snapshot: Snapshot) -> Snapshot | None:
         """Return the signed form of a list; None without a key, and for an empty list."""
-        if self.key is None or not snapshot.api_count + snapshot.socketio_count:
+        if self.key is None or not snapshot.rendering.usable:
             return None
         period = int(self._clock()) // self._half
         with self._lock:

@@ -167,11 +167,10 @@ class ChangeEvent:
         """
         poll = select.poll()
         poll.register(self._read_end, select.POLLIN)
-        if client is None:
-            poll.poll(seconds * 1000)
-            return True
-        poll.register(client, _HUNG_UP)
-        return client.fileno() not in dict(poll.poll(seconds * 1000))
+        if client is not None:
+            poll.register(client, _HUNG_UP)
+        ready = dict(poll.poll(seconds * 1000))
+        return client is None or client.fileno() not in ready
 
     def __del__(self) -> None:
         os.close(self._write_end)

@@ -177,25 +177,23 @@ def whole_environ(scope: Scope) -> dict[str, Any]:
     query, target = scope["query_string"], scope.get("raw_path") or path.encode()
     environ = request_environ(scope["method"], path, query, scope["headers"])
     environ.pop("HTTP_TRANSFER_ENCODING", None)
-    environ.update(
-        {
-            "SCRIPT_NAME": scope.get("root_path", ""),
-            "RAW_URI": (target + b"?" * bool(query) + query).decode("latin-1"),
-            "REMOTE_ADDR": client[0],
-            "REMOTE_PORT": str(client[1]),
-            "SERVER_NAME": server[0],
-            "SERVER_PORT": str(server[1] or ""),
-            "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-            "wsgi.version": (1, 0),
-            "wsgi.url_scheme": scope.get("scheme", "http"),
-            "wsgi.input_terminated": True,
-            "wsgi.errors": sys.stderr,
-            "wsgi.multithread": True,
-            "wsgi.multiprocess": True,
-            "wsgi.run_once": False,
-            SOCKET: scope.get(SOCKET),
-        }
-    )
+    environ |= {
+        "SCRIPT_NAME": scope.get("root_path", ""),
+        "RAW_URI": (target + b"?" * bool(query) + query).decode("latin-1"),
+        "REMOTE_ADDR": client[0],
+        "REMOTE_PORT": str(client[1]),
+        "SERVER_NAME": server[0],
+        "SERVER_PORT": str(server[1] or ""),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.get("scheme", "http"),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        SOCKET: scope.get(SOCKET),
+    }
     return environ
 
 

@@ -5,7 +5,7 @@ one unit wide, and the page scales the drawing.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -59,7 +59,8 @@ ORDERS: dict[str, Callable[[Row], Any]] = {
     "priority": lambda row: row.endpoint.priority,
     "url": lambda row: row.endpoint.url,
     "health": lambda row: _HEALTH.index(row.check["state"] if row.check else None),
-    "latency": lambda row: _latency(row),
+    # The slowest first, endpoints without a time last.
+    "latency": lambda row: -(row.check["response_seconds"] or 0.0) if row.check else 0.0,
 }
 
 
@@ -192,12 +193,6 @@ def listing(
     return Listing(sorted(shown, key=key), matching, count)
 
 
-def _latency(row: Row) -> float:
-    """Return the sort key by latency: the slowest first, endpoints without a time last."""
-    seconds = row.check["response_seconds"] if row.check else None
-    return 1.0 if seconds is None else -seconds
-
-
 def _reported(counts: dict[str, int]) -> dict[str, Any]:
     faults = {fault: count for fault, count in counts.items() if fault != OK}
     worst = max(faults, key=lambda fault: faults[fault]) if faults else None
@@ -269,18 +264,16 @@ def kind_plot(kind: str, endpoints: Iterable[Iterable[Slot]], now: float) -> dic
         the number of endpoints at the top of the scale; ``low`` and ``high``, the lowest and the
         highest number of a slot.
     """
-    up: defaultdict[int, float] = defaultdict(float)
-    checked: Counter[int] = Counter()
+    shares: defaultdict[int, list[float]] = defaultdict(list)
     for slots in endpoints:
         for x, slot in _recent(slots, now):
-            up[x] += slot.good / slot.checks
-            checked[x] += 1
-    if not checked:
+            shares[x].append(slot.good / slot.checks)
+    if not shares:
         return None
-    top = max(checked.values())
-    means = {x: round(up[x], 1) for x in sorted(checked)}
+    top = max(map(len, shares.values()))
+    means = {x: round(sum(shares[x]), 1) for x in sorted(shares)}
     bars = (
-        Bar(x, 1, round(KIND_HEIGHT * mean / top, 2), _level(mean, checked[x]))
+        Bar(x, 1, round(KIND_HEIGHT * mean / top, 2), _level(mean, len(shares[x])))
         for x, mean in means.items()
     )
     low, high = min(means.values()), max(means.values())
