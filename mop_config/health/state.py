@@ -34,7 +34,8 @@ class HealthState(StrEnum):
         return self in _USABLE
 
 
-_USABLE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY, HealthState.SUSPECT})
+_NOT_FAILED = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
+_USABLE = _NOT_FAILED | {HealthState.SUSPECT}
 
 
 class Evidence(StrEnum):
@@ -183,24 +184,17 @@ class Health:
 
     def _next(self, evidence: Evidence) -> HealthState:
         few, *many = TRANSITIONS[self.state, evidence]
-        if not many:
-            return few
-        enough = (
-            self._good_probes >= self._rules.healthy_after
-            if evidence is Evidence.GOOD_PROBE
-            else self.failures >= self._rules.unhealthy_after
-        )
-        return many[0] if enough else few
+        count, needed = self.failures, self._rules.unhealthy_after
+        if evidence is Evidence.GOOD_PROBE:
+            count, needed = self._good_probes, self._rules.healthy_after
+        return many[0] if many and count >= needed else few
 
     def _schedule(self, evidence: Evidence, before: HealthState, now: float, chance: float) -> None:
         rules = self._rules
         if self.state is HealthState.HEALTHY:
             if evidence is Evidence.GOOD_PROBE:
                 self.next_probe = now + rules.regular_delay(chance)
-        elif (
-            before in {HealthState.UNKNOWN, HealthState.HEALTHY}
-            and evidence is not Evidence.BAD_PROBE
-        ):
+        elif before in _NOT_FAILED and evidence is not Evidence.BAD_PROBE:
             self.next_probe = now  # first failure: probe at once
         elif evidence is Evidence.GOOD_PROBE:
             self.next_probe = now + rules.first_backoff
@@ -216,7 +210,5 @@ class Health:
 
     def measured(self, seconds: float) -> None:
         """Add the duration of a good probe to the average."""
-        if self.response_time is None:
-            self.response_time = seconds
-        else:
-            self.response_time += self._rules.smoothing * (seconds - self.response_time)
+        average = seconds if self.response_time is None else self.response_time
+        self.response_time = average + self._rules.smoothing * (seconds - average)

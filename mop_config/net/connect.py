@@ -211,16 +211,18 @@ class HostDial:
 
     def _run(self, ring: Ring, place: Place, options: DialOptions) -> Generator[bool]:
         """Run the dial, and yield False to wait for an event or a timeout."""
-        dials: dict[str, Generator[None, None, socket.socket]] = {}
+        dials: dict[str, tuple[float, Generator[None, None, socket.socket]]] = {}
         tried: list[str] = []
         failures: list[Exception] = []
         second, next_at = self._resolver.second, self._began
         try:
             while True:
                 now = time.monotonic()
-                for address, dial in [*dials.items()]:
+                for address, (until, dial) in [*dials.items()]:
                     try:
                         next(dial)
+                        if now >= until:
+                            raise TimeoutError("timed out")
                     except StopIteration as done:
                         del dials[address]
                         self.socket = done.value
@@ -228,6 +230,7 @@ class HostDial:
                         return
                     except Exception as error:
                         del dials[address]
+                        dial.close()
                         failures.append(error)
                         next_at = now  # the next address may be dialled at once
                 all_found = all(look_up.done() for look_up in self._look_ups)
@@ -236,7 +239,8 @@ class HostDial:
                 if waiting and now >= next_at:
                     next_at = now + STAGGER
                     tried.append(waiting[0])
-                    dials[waiting[0]] = _dial(ring.selector, waiting[0], place, options)
+                    until = min(now + options.timeout, options.until)
+                    dials[waiting[0]] = until, _dial(ring.selector, waiting[0], place, options)
                 elif second is not None and self._needs_second(now, failures if is_over else []):
                     self._look_ups.append(second.resolve(place.host))
                     self._look_ups[1].add_done_callback(ring.wake)
@@ -246,7 +250,7 @@ class HostDial:
                 else:
                     yield False
         finally:
-            for dial in dials.values():
+            for _, dial in dials.values():
                 dial.close()
 
     def _has_failed(self, now: float, patience: float) -> bool:
@@ -290,9 +294,8 @@ def _dial(
     """Dial one address; yield to wait for an event of the socket, and return the socket.
 
     Raises:
-        OSError: If the address cannot be connected to; a ``TimeoutError`` after the limit.
+        OSError: If the address cannot be connected to.
     """
-    until = min(time.monotonic() + options.timeout, options.until)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -305,8 +308,14 @@ def _dial(
         with contextlib.suppress(BlockingIOError):
             sock.connect((address, place.port))
         selector.register(sock, selectors.EVENT_WRITE)
-        while not _is_connected(sock):
-            yield from _pause(until)
+        while True:
+            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                # ``OSError(code, …)`` is of the code's subclass, such as ConnectionRefusedError.
+                raise OSError(code, os.strerror(code))
+            with contextlib.suppress(OSError):
+                sock.getpeername()
+                break
+            yield  # not connected yet
         if place.tls_name is None:
             return sock
         sock = options.tls.wrap_socket(
@@ -320,31 +329,12 @@ def _dial(
                 selector.modify(sock, selectors.EVENT_READ)
             except ssl.SSLWantWriteError:
                 selector.modify(sock, selectors.EVENT_WRITE)
-            yield from _pause(until)
+            yield
     except BaseException:
         with contextlib.suppress(KeyError):
             selector.unregister(sock)
         sock.close()
         raise
-
-
-def _pause(until: float) -> Generator[None]:
-    """Yield once, unless the time is over."""
-    if time.monotonic() >= until:
-        raise TimeoutError("timed out")
-    yield
-
-
-def _is_connected(sock: socket.socket) -> bool:
-    """Return whether a socket has been connected; raise the error of a failed connection."""
-    if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-        # ``OSError(code, …)`` creates the subclass of the code, such as ConnectionRefusedError.
-        raise OSError(code, os.strerror(code))
-    try:
-        sock.getpeername()
-    except OSError:
-        return False
-    return True
 
 
 def offering(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContext:

@@ -8,25 +8,22 @@ resolver is late, fails or returns false addresses.
 """
 
 import asyncio
-import inspect
 import ipaddress
 import logging
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from itertools import zip_longest
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 from ..model.address import is_ip
 
 logger = logging.getLogger(__name__)
 
-Value = TypeVar("Value")
-
 #: An application's own resolver: returns the addresses of a host, or raises.
-LookUp = Callable[[str], Iterable[str] | Awaitable[Iterable[str]]]
+LookUp = Callable[[str], Iterable[str] | Coroutine[Any, Any, Iterable[str]]]
 #: Whether only the system's resolver is used, or the application's resolver as the second.
 Resolve = Literal["system", "custom-second"]
 
@@ -137,7 +134,7 @@ class Resolver:
             future.set_exception(failure)
 
 
-def _remember(memory: dict[str, Value], host: str, value: Value) -> None:
+def _remember(memory: dict[str, Any], host: str, value: Any) -> None:
     memory.pop(host, None)
     memory[host] = value
     if len(memory) > _REMEMBERED:
@@ -169,17 +166,13 @@ def _ask(look_up: LookUp, host: str) -> list[str]:
     """Call an application's own resolver, and validate the addresses that it returns."""
     try:
         found = look_up(host)
-        if inspect.isawaitable(found):
-            found = asyncio.run(_awaited(found))
+        if isinstance(found, Coroutine):
+            found = asyncio.run(found)
         addresses = [str(ipaddress.ip_address(str(address).strip("[]"))) for address in found]
     except Exception as error:
         logger.info("the second look-up of %s failed: %s: %s", host, type(error).__name__, error)
         raise
     return addresses
-
-
-async def _awaited(found: Awaitable[Iterable[str]]) -> Iterable[str]:
-    return await found
 
 
 def _ask_the_system(host: str) -> list[str]:
