@@ -10,6 +10,7 @@ POSIX seconds (RFC 7519). Signing needs joserfc, of the extra ``signing``; joser
 a key is read.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -314,10 +315,8 @@ def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
         text = given if isinstance(given, str) else given.decode("utf-8", "replace")
         if text.lstrip().startswith("-----BEGIN"):
             return [_import(text.strip(), "it is not PEM, or it needs a password")]
-        try:
+        with contextlib.suppress(ValueError):
             given = strict_json(text)
-        except ValueError:
-            raise SigningKeyError("it is neither a JWK nor PEM") from None
     if not isinstance(given, Mapping):
         raise SigningKeyError("it is neither a JWK nor PEM")
     if "keys" not in given:

@@ -5,10 +5,7 @@ overrides, U+2028 and U+2029, surrogates. A terminal executes control characters
 characters break the lines of a log; a right-to-left override disguises a text.
 """
 
-import re
 from collections.abc import Callable
-
-_SUSPECT = re.compile(r"[^\x20-\x7e]")
 
 
 def replace_unprintable(text: str, replace: Callable[[str], str], keep: str = "") -> str:
@@ -19,12 +16,9 @@ def replace_unprintable(text: str, replace: Callable[[str], str], keep: str = ""
         replace: Returns the replacement of a character.
         keep: Unprintable characters that are not replaced.
     """
-
-    def replaced(match: re.Match[str]) -> str:
-        character = match[0]
-        return character if character.isprintable() or character in keep else replace(character)
-
-    return _SUSPECT.sub(replaced, text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else replace(c) for c in text)
 
 
 def printable(text: str) -> str:

@@ -143,7 +143,7 @@ class Ring:
     """Running dials, their common selector, and a socket pair that wakes the selector."""
 
     def __init__(self) -> None:
-        self.selector = selectors.DefaultSelector()
+        self.selector: Any = selectors.DefaultSelector()
         self.dials: list[HostDial] = []
         self._woken, self.waker = socket.socketpair()
         self._woken.setblocking(False)
@@ -159,10 +159,6 @@ class Ring:
         self.selector.close()
         self._woken.close()
         self.waker.close()
-
-    def fileno(self) -> int:
-        """Return the selector's descriptor, readable when one of its sockets is ready."""
-        return self.selector.fileno()
 
     def wake(self, _: object = None) -> None:
         """Interrupt a wait, from any thread, even after the ring was closed."""
@@ -203,7 +199,6 @@ class HostDial:
         self._resolver = resolver
         self._host = place.host
         self._began = time.monotonic()
-        self._last = resolver.last(place.host)
         self._look_ups = [resolver.resolve(place.host)]
         self._look_ups[0].add_done_callback(ring.wake)  # at once, if the addresses are known
         self.race = self._run(ring, place, options)
@@ -212,8 +207,7 @@ class HostDial:
     def _run(self, ring: Ring, place: Place, options: DialOptions) -> Generator[bool]:
         """Run the dial, and yield False to wait for an event or a timeout."""
         dials: dict[str, tuple[float, Generator[None, None, socket.socket]]] = {}
-        tried: list[str] = []
-        failures: list[Exception] = []
+        failures: dict[str, Exception] = {}
         second, next_at = self._resolver.second, self._began
         try:
             while True:
@@ -231,17 +225,16 @@ class HostDial:
                     except Exception as error:
                         del dials[address]
                         dial.close()
-                        failures.append(error)
+                        failures[address] = error
                         next_at = now  # the next address may be dialled at once
                 all_found = all(look_up.done() for look_up in self._look_ups)
-                waiting = [a for a in self._addresses(now) if a not in tried]
+                waiting = [a for a in self._addresses(now) if a not in dials | failures]
                 is_over = all_found and not dials and not waiting
                 if waiting and now >= next_at:
                     next_at = now + STAGGER
-                    tried.append(waiting[0])
                     until = min(now + options.timeout, options.until)
                     dials[waiting[0]] = until, _dial(ring.selector, waiting[0], place, options)
-                elif second is not None and self._needs_second(now, failures if is_over else []):
+                elif second is not None and self._needs_second(now, failures if is_over else {}):
                     self._look_ups.append(second.resolve(place.host))
                     self._look_ups[1].add_done_callback(ring.wake)
                 elif is_over or now >= options.until:
@@ -260,22 +253,22 @@ class HostDial:
 
     def _addresses(self, now: float) -> list[str]:
         """Return the known addresses in the order of dialling."""
-        found = [*self._last] if self._has_failed(now, LATE) else []
+        found = self._resolver.last(self._host) if self._has_failed(now, LATE) else []
         for look_up in self._look_ups:
             if look_up.done() and look_up.exception() is None:
                 found += look_up.result()
         found += self._resolver.proven(self._host)
         return self._resolver.in_turn(self._host, found)
 
-    def _needs_second(self, now: float, failures: list[Exception]) -> bool:
+    def _needs_second(self, now: float, failures: dict[str, Exception]) -> bool:
         """Whether the second resolver must start: the first is late, has failed or has lied."""
         if len(self._look_ups) > 1:
             return False
-        faults = {fault_of(failure, connecting=True) for failure in failures}
+        faults = {fault_of(failure, connecting=True) for failure in failures.values()}
         lied = Fault.TLS in faults and faults <= _LIES
         return lied or self._has_failed(now, SECOND_AFTER)
 
-    def _error(self, failures: list[Exception]) -> Exception:
+    def _error(self, failures: dict[str, Exception]) -> Exception:
         """Return why the host cannot be connected to."""
         first, *second = self._look_ups
         if not first.done():
@@ -284,20 +277,20 @@ class HostDial:
         if isinstance(error, Exception) and not (second and failures):
             return error
         # Prefer the more specific failure: "no IPv6" must not hide why IPv4 failed.
-        specific = [f for f in failures if fault_of(f, connecting=True) is not Fault.UNREACHABLE]
-        return [OSError("the host has no address"), *failures, *specific][-1]
+        known = failures.values()
+        specific = [f for f in known if fault_of(f, connecting=True) is not Fault.UNREACHABLE]
+        return [OSError("the host has no address"), *known, *specific][-1]
 
 
 def _dial(
-    selector: selectors.BaseSelector, address: str, place: Place, options: DialOptions
+    selector: Any, address: str, place: Place, options: DialOptions
 ) -> Generator[None, None, socket.socket]:
     """Dial one address; yield to wait for an event of the socket, and return the socket.
 
     Raises:
         OSError: If the address cannot be connected to.
     """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -214,7 +214,7 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
     async def wait_for(ring: Any, seconds: float) -> None:
         """Wait until a socket of a ring is ready, for at most ``seconds``."""
         with contextlib.suppress(TimeoutError):
-            await _until_ready(ring.fileno(), seconds, set(), writable=False)
+            await _until_ready(ring.selector.fileno(), seconds, set(), writable=False)
 
     async def aclose(self) -> None:
         """Close the socket; reads and writes that wait for the socket end with an error."""
