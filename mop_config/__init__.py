@@ -17,15 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "1.0.0"
 
-__all__ = [
-    "Endpoint",
-    "EndpointConfig",
-    "Settings",
-    "__version__",
-    "create_app",
-    "create_asgi_app",
-    "init_app",
-]
+__all__ = ["Endpoint", "EndpointConfig", "Settings", "create_app", "create_asgi_app", "init_app"]
 
 # A NullHandler leaves the destination of log lines to the application (logging HOWTO).
 logging.getLogger(__name__).addHandler(logging.NullHandler())

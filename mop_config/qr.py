@@ -280,10 +280,8 @@ def scan(source: str | Path | bytes) -> str:
     except QrUnreadable:
         raise
     except Exception as error:  # image decoders raise exceptions of any class
-        what = type(error).__name__
-        raise QrUnreadable(
-            name, f"is not a {', '.join(IMAGES)} image, or is damaged ({what})"
-        ) from None
+        damage = f"or is damaged ({type(error).__name__})"
+        raise QrUnreadable(name, f"is not a {', '.join(IMAGES)} image, {damage}") from None
     texts = {_text(code) for code in found}
     if not texts:
         raise QrUnreadable(name, "no QR code was recognized")

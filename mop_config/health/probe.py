@@ -180,9 +180,8 @@ class Prober(HttpClient):
             result = ProbeResult(error.fault, 0.0, str(error), name_matches=name_matches)
         if connection.certificate:
             result = result._replace(name_matches=True)
-        return result._replace(
-            seconds=time.monotonic() - started, certificate_expires=_expiry(connection.certificate)
-        )
+        expires = _expiry(connection.certificate)
+        return result._replace(seconds=time.monotonic() - started, certificate_expires=expires)
 
     def _check_api(
         self, connection: HttpConnection, base: str, known_path: str | None

@@ -126,6 +126,7 @@ class Health:
 
     Attributes:
         state: See ``HealthState``.
+        usable: Whether requests go to the endpoint if no better endpoint is left.
         is_steady: Whether a further good request changes ``last_good`` only.
         failures: Failures in a row.
         since: When the state was entered, in monotonic seconds.
@@ -139,18 +140,13 @@ class Health:
         self._good_probes = 0
         self._probe_failures = 0
         self._postponed = 0
-        self.state = HealthState.UNKNOWN
+        self.state, self.usable = HealthState.UNKNOWN, True
         self.is_steady = False
         self.failures = 0
         self.since = now
         self.last_good: float | None = None
         self.response_time: float | None = None
         self.next_probe = now
-
-    @property
-    def usable(self) -> bool:
-        """Whether requests go to the endpoint if no better endpoint is left."""
-        return self.state in _USABLE
 
     def record(self, evidence: Evidence, now: float, chance: float = 0.5) -> Transition:
         """Record a piece of evidence.
@@ -164,7 +160,7 @@ class Health:
         self._count(evidence, now)
         before, after = self.state, self._next(evidence)
         if after is not before:
-            self.state, self.since = after, now
+            self.state, self.usable, self.since = after, after.usable, now
         self._schedule(evidence, before, now, chance)
         self.is_steady = after is HealthState.HEALTHY and not (self.failures or self._postponed)
         return Transition(before, after)

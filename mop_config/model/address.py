@@ -171,9 +171,7 @@ def refuse_network(text: str) -> None:
         AddressError: With code ``cidr``.
     """
     if _CIDR.fullmatch(text):
-        raise AddressError(
-            "cidr", "a network (CIDR) is not an endpoint: write one of its addresses"
-        )
+        raise AddressError("cidr", "a network (CIDR) is no endpoint: write one of its addresses")
 
 
 def port_without_brackets(text: str) -> str | None:

@@ -247,11 +247,9 @@ class HttpConnection(Deadline):
         try:
             if response.status == _NEEDS_CREDENTIALS and proxy is not None:
                 raise HttpError(Fault.PROXY, "the proxy demands other credentials")
-            received = {
-                name.decode("latin-1").lower(): value.decode("latin-1")
-                for name, value in response.headers
-            }
-            yield HttpReply(response.status, received), self._chunks(response)
+            received = ((n.decode("latin-1"), v.decode("latin-1")) for n, v in response.headers)
+            reply = HttpReply(response.status, {name.lower(): value for name, value in received})
+            yield reply, self._chunks(response)
         finally:
             response.close()
 

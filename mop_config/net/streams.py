@@ -31,12 +31,7 @@ class ProxyFailed(httpcore2.ProxyError):
 
 def for_httpcore(proxy: httpx2.Proxy) -> httpcore2.Proxy:
     """Return a proxy in the form that httpcore takes."""
-    return httpcore2.Proxy(
-        url=str(proxy.url),
-        auth=proxy.raw_auth,
-        headers=proxy.headers.raw,
-        ssl_context=proxy.ssl_context,
-    )
+    return httpcore2.Proxy(str(proxy.url), proxy.raw_auth, proxy.headers.raw, proxy.ssl_context)
 
 
 class _SocketStream:
