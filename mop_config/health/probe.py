@@ -9,7 +9,6 @@ all checks and of those of one server.
 
 import contextlib
 import http
-import importlib
 import json
 import logging
 import ssl
@@ -149,7 +148,7 @@ class Prober(HttpClient):
         super().__init__(DialOptions(tls, timeout), resolver, proxy_for=proxy_for)
         self._timeout = timeout
         self._health_request = request
-        importlib.import_module("mop_config.net._sync.connecting")  # slow, so before a timeout
+        from ..net._sync import connecting  # noqa: F401 - slow, so before a time-out begins
 
     def check(self, kind: str, endpoint: Endpoint, known_path: str | None = None) -> ProbeResult:
         """Check one endpoint; never raises.

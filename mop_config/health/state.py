@@ -157,15 +157,6 @@ class Health:
             chance: A random number from 0 to 1, which varies the time of the next probe, so
                 that the clients of a fleet do not probe in step.
         """
-        self._count(evidence, now)
-        before, after = self.state, self._next(evidence)
-        if after is not before:
-            self.state, self.usable, self.since = after, after.usable, now
-        self._schedule(evidence, before, now, chance)
-        self.is_steady = after is HealthState.HEALTHY and not (self.failures or self._postponed)
-        return Transition(before, after)
-
-    def _count(self, evidence: Evidence, now: float) -> None:
         if evidence in _BAD:
             self.failures += 1
             self._good_probes = 0
@@ -177,6 +168,12 @@ class Health:
             self._probe_failures = 0
         elif evidence is Evidence.BAD_PROBE:
             self._probe_failures += 1
+        before, after = self.state, self._next(evidence)
+        if after is not before:
+            self.state, self.usable, self.since = after, after.usable, now
+        self._schedule(evidence, before, now, chance)
+        self.is_steady = after is HealthState.HEALTHY and not (self.failures or self._postponed)
+        return Transition(before, after)
 
     def _next(self, evidence: Evidence) -> HealthState:
         few, *many = TRANSITIONS[self.state, evidence]

@@ -4,7 +4,3 @@ Read ``address`` first (hosts, ports and URLs), then ``endpoint`` (``Endpoint``,
 ``EndpointConfig``, ``Kind``), ``codec`` (their JSON) and ``jws`` (Ed25519 keys and
 signed lists).
 """
-
-from .endpoint import Endpoint, EndpointConfig, Kind
-
-__all__ = ["Endpoint", "EndpointConfig", "Kind"]

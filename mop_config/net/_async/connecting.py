@@ -78,10 +78,9 @@ async def connect_by_proxy(
     except OSError as error:
         raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
     deadline.until = min(deadline.until, time.monotonic() + options.timeout)
-    if place.tls_name is None and url.scheme in _PROXY_PORTS:
-        return outer
     try:
-        await _open_tunnel(outer, proxy, place, limit)
+        if place.tls_name is not None or url.scheme not in _PROXY_PORTS:
+            await _open_tunnel(outer, proxy, place, limit)
         if place.tls_name is None:
             return outer
         inner = AsyncTlsStream(outer, options.tls, place.tls_name)

@@ -79,10 +79,9 @@ def connect_by_proxy(
     except OSError as error:
         raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
     deadline.until = min(deadline.until, time.monotonic() + options.timeout)
-    if place.tls_name is None and url.scheme in _PROXY_PORTS:
-        return outer
     try:
-        _open_tunnel(outer, proxy, place, limit)
+        if place.tls_name is not None or url.scheme not in _PROXY_PORTS:
+            _open_tunnel(outer, proxy, place, limit)
         if place.tls_name is None:
             return outer
         inner = TlsStream(outer, options.tls, place.tls_name)
