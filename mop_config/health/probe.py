@@ -25,7 +25,7 @@ from ..errors import AddressError
 from ..model.address import DEFAULT_PORTS, normalise_path, parse_url
 from ..model.endpoint import Endpoint, Kind
 from ..net.connect import DialOptions
-from ..net.faults import Fault, HttpError, certificate_error, lacks_resources
+from ..net.faults import Fault, HttpError, causes, lacks_resources
 from ..net.http import Headers, HttpClient, HttpConnection, HttpReply, ProxyChoice
 from ..net.resolver import Resolver
 
@@ -173,9 +173,8 @@ class Prober(HttpClient):
                 else:
                     result = _check_socketio(connection, base)
         except HttpError as error:
-            refused = certificate_error(error)
-            other_name = refused is not None and refused.verify_code in _OTHER_NAME
-            name_matches = False if other_name else None
+            refusals = (e for e in causes(error) if isinstance(e, ssl.SSLCertVerificationError))
+            name_matches = False if any(e.verify_code in _OTHER_NAME for e in refusals) else None
             result = ProbeResult(error.fault, 0.0, str(error), name_matches=name_matches)
         if connection.certificate:
             result = result._replace(name_matches=True)

@@ -138,6 +138,9 @@ class TrustedKeys:
         keys: Keys: a JWK or a JWK set as a ``dict`` or as JSON, or PEM.
         private: Whether private keys are accepted, too; only their public half is used.
 
+    Attributes:
+        kids: The thumbprints of the keys.
+
     Raises:
         SigningKeyError: If a key cannot be used, or there is no key.
         MissingExtra: If joserfc is not installed.
@@ -154,11 +157,7 @@ class TrustedKeys:
                 self._keys[key.thumbprint()] = key
         if not self._keys:
             raise SigningKeyError("there is no key")
-
-    @property
-    def kids(self) -> tuple[str, ...]:
-        """The thumbprints of the keys."""
-        return tuple(self._keys)
+        self.kids = tuple(self._keys)
 
     def verify(
         self, text: str | bytes, now: float | None = None, most: int | None = None

@@ -69,12 +69,6 @@ class BodyTooLargeError(HttpError):
     """A response's body is longer than the caller accepts."""
 
 
-def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
-    """Return the verification error among the causes of an exception, or None."""
-    found = (e for e in causes(error) if isinstance(e, ssl.SSLCertVerificationError))
-    return next(found, None)
-
-
 def describe(error: BaseException) -> str:
     """Describe an exception, or the cause behind it, in a few words."""
     for cause in causes(error):

@@ -135,11 +135,11 @@ class HttpReply(NamedTuple):
                 body += chunk if unpack is None else unpack.decompress(chunk, room)
             except zlib.error as error:
                 raise HttpError(Fault.PROTOCOL, f"the body is not gzip ({error})") from None
-            if len(body) > max_bytes and not cut:
+            if len(body) > max_bytes:
+                if cut:
+                    break
                 text = f"the body is larger than {max_bytes} bytes"
                 raise BodyTooLargeError(Fault.PROTOCOL, text)
-            if len(body) > max_bytes:
-                break
         return self._replace(body=bytes(body[:max_bytes]))
 
 
