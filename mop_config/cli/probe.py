@@ -87,7 +87,7 @@ def check_endpoints(
         done()
 
     try:
-        for thread in check_each(prober, jobs, report, _PARALLEL):
+        for thread in check_each(prober, jobs, report, _PARALLEL, _PARALLEL):
             thread.join()
     except BaseException:  # interrupted: don't wait for the other checks
         prober.abort()

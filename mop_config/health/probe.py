@@ -122,7 +122,7 @@ Job = tuple[str, Endpoint, str | None]
 Report = Callable[[Job, ProbeResult], object]
 #: Function that starts a thread, which runs the function that is passed.
 Spawn = Callable[[Callable[[], None]], threading.Thread | None]
-#: Limit of the concurrent checks of one server (host and port).
+#: Limit of a client's concurrent checks of one server (host and port).
 PER_SERVER = 4
 
 
@@ -213,13 +213,16 @@ class CheckQueue:
     Args:
         prober: Runs the checks.
         report: Gets the results.
-        parallel: Limit of concurrent checks; of one server, the limit is ``PER_SERVER``.
+        parallel: Limit of concurrent checks.
+        share: Limit of concurrent checks of one server.
     """
 
-    def __init__(self, prober: Prober, report: Report, parallel: int) -> None:
+    def __init__(
+        self, prober: Prober, report: Report, parallel: int, share: int = PER_SERVER
+    ) -> None:
         self._prober = prober
         self._report = report
-        self._parallel = parallel
+        self._parallel, self._share = parallel, share
         self._lock = threading.Lock()
         self._waiting: deque[tuple[str, Job]] = deque()
         self._under_way: Counter[str] = Counter()
@@ -236,7 +239,7 @@ class CheckQueue:
             self._waiting.extend((_server(job), job) for job in jobs)
             waiting = Counter(server for server, _ in self._waiting)
             ready = sum(
-                min(number, max(0, PER_SERVER - self._under_way[server]))
+                min(number, max(0, self._share - self._under_way[server]))
                 for server, number in waiting.items()
             )
             more = max(0, min(self._parallel - self._threads, ready))
@@ -273,7 +276,7 @@ class CheckQueue:
             if done is not None:
                 self._under_way[done] -= 1
             for found in self._waiting:
-                if self._under_way[found[0]] < PER_SERVER:
+                if self._under_way[found[0]] < self._share:
                     self._waiting.remove(found)
                     self._under_way[found[0]] += 1
                     return found
@@ -282,7 +285,7 @@ class CheckQueue:
 
 
 def check_each(
-    prober: Prober, jobs: Iterable[Job], report: Report, parallel: int
+    prober: Prober, jobs: Iterable[Job], report: Report, parallel: int, share: int = PER_SERVER
 ) -> list[threading.Thread]:
     """Start checks of several endpoints in threads; see ``CheckQueue``.
 
@@ -291,7 +294,7 @@ def check_each(
         caller's thread. The threads are daemons: an interrupt during the start of a thread may
         leave the thread waiting for a lock for ever.
     """
-    queue = CheckQueue(prober, report, parallel)
+    queue = CheckQueue(prober, report, parallel, share)
     threads = queue.start(jobs, _spawn)
     if not threads:
         queue.run()
