@@ -2,9 +2,13 @@
 
 import json
 import os
+import sys
 from typing import Any
 
-import socketio
+# The clients of the package socketio import these, which would take most of the server's start.
+sys.modules.update(dict.fromkeys(["aiohttp", "requests"]))  # type: ignore[arg-type]
+
+import socketio  # noqa: E402
 
 NAME = os.environ.get("SOCKET_NAME", "")
 PATH = os.environ.get("SOCKET_PATH", "")

@@ -18,7 +18,7 @@ from werkzeug.datastructures import Headers
 
 from mop_config.server.auth import Token, digest, line_of
 
-from ..cli.forks import run
+from ..cli.forks import forking, run
 from ..servers import ENDPOINTS, Answer, Server, gunicorn_command, running
 from ..waiting import wait_for
 
@@ -60,6 +60,12 @@ def guarded(folder: Path, *options: str, workers: int = 2, **environ: str) -> It
         server.__class__ = Guarded
         wait_for(lambda: server.all_know(workers), seconds=30)
         yield server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forking() -> Iterator[None]:
+    with forking():
+        yield
 
 
 @pytest.fixture(scope="module")
