@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import psutil
 from werkzeug.datastructures import Headers
 
+from .gunicorns import SCRIPT, ForkedGunicorn, can_fork
 from .waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -50,24 +51,29 @@ class Server:
     def __init__(
         self, command: list[str], folder: Path, environ: Mapping[str, str], user: int | None = None
     ) -> None:
+        self.port = 0
         self.log_path = folder / f"server-{time.monotonic_ns()}.log"
         clean = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("ENDPOINT_", "COV_", "PYTEST_"))
         }
+        variables = {**clean, "PYTHONPATH": str(ROOT), **environ}
+        self.process: subprocess.Popen[bytes] | ForkedGunicorn
         with self.log_path.open("wb") as log:
+            if user is None and can_fork(command, environ):
+                self.process = ForkedGunicorn(command, variables, log.fileno())
+                return
             self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**clean, "PYTHONPATH": str(ROOT), **environ},
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 user=user,
             )
-        self.port = 0
 
     @property
     def log(self) -> str:
@@ -186,8 +192,8 @@ def _lives(process: psutil.Process) -> bool:
 
 def gunicorn_command(*options: str, module: bool = False, target: str = "wsgi:app") -> list[str]:
     """Return the command that starts gunicorn, as a console script or as a module."""
-    script = [str(Path(sys.executable).parent / "gunicorn")]
-    return [*([sys.executable, "-m", "gunicorn"] if module else script), *options, target]
+    start = [sys.executable, "-m", "gunicorn"] if module else [SCRIPT]
+    return [*start, *options, target]
 
 
 @contextmanager

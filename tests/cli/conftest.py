@@ -1,13 +1,14 @@
-"""The process that runs the commands of this folder's tests."""
+"""The processes that run the commands and the servers of this folder's tests."""
 
 from collections.abc import Iterator
 
 import pytest
 
+from ..gunicorns import forking_gunicorn
 from .forks import forking
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _forking() -> Iterator[None]:
-    with forking():
+    with forking(), forking_gunicorn():
         yield

@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 import trustme
 
+from ..gunicorns import forking_gunicorn
 from .driver import KINDS
 from .fleet import Fleet, fleet_in
 from .names import Names
 from .socket_server import SocketServer, socket_server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forking_gunicorn() -> Iterator[None]:
+    with forking_gunicorn():
+        yield
 
 
 @pytest.fixture(params=KINDS)

@@ -1,0 +1,145 @@
+"""Run gunicorn in forks of one process that has imported the server.
+
+A fork is a process of its own, with its own session, arguments, environment and log, and ends as
+gunicorn ends. It saves the imports, which take most of a server's start.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+SCRIPT = str(Path(sys.executable).parent / "gunicorn")
+
+_PROGRAM = """
+import json, os, signal, socket, sys, time
+import gunicorn.app.wsgiapp, gunicorn.arbiter
+import mop_config.server.gunicorn.asgi_worker, mop_config.server.gunicorn.logger
+import mop_config.server.web.app, mop_config.server.web.asgi
+control = socket.socket(fileno=int(sys.argv[1]))
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    message, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 2)
+    if not message:
+        sys.exit()
+    if os.fork() == 0:
+        break
+    for descriptor in descriptors:
+        os.close(descriptor)
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+control.close()
+log, end = descriptors
+pid = os.fork()
+if pid:
+    # Only the parent of a process learns its exit code.
+    os.write(end, b"%d " % pid)
+    os.write(end, b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    os._exit(0)
+os.close(end)
+os.setsid()
+arguments, environ = json.loads(message)
+os.environ.clear()
+os.environ.update(environ)
+for number in (1, 2):
+    os.dup2(log, number)
+os.close(log)
+sys.stdout = open(1, "w")
+sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")
+sys.argv = arguments
+sys.path[:1] = environ["PYTHONPATH"].split(os.pathsep)
+sys.exit(gunicorn.app.wsgiapp.run(prog="gunicorn"))
+"""
+
+_control: list[socket.socket] = []
+
+
+@contextmanager
+def forking_gunicorn() -> Iterator[None]:
+    """Run the process that forks, unless it runs already."""
+    if _control:
+        yield
+        return
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                cwd=Path(__file__).parent.parent,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        _control.append(ours)
+        try:
+            yield
+        finally:
+            _control.remove(ours)
+            ours.close()
+            process.wait(10)
+
+
+def can_fork(command: list[str], environ: Mapping[str, str]) -> bool:
+    """Return whether a fork does the same as the command with these variables.
+
+    Python and the metrics read some variables at their start or import.
+    """
+    early = ("PYTHON", "LC_", "LANG", "TZ", "PROMETHEUS")
+    return (
+        bool(_control)
+        and command[0] == SCRIPT
+        and not any(name.startswith(early) and name != "PYTHONPATH" for name in environ)
+    )
+
+
+class ForkedGunicorn:
+    """A gunicorn in a fork, with the methods of ``subprocess.Popen`` that the tests use.
+
+    Args:
+        command: The command line.
+        environ: The whole environment.
+        log: Descriptor of the log.
+
+    Attributes:
+        pid: Process id of the master.
+        returncode: The exit code; None until ``poll`` or ``wait`` has seen the end.
+    """
+
+    def __init__(self, command: list[str], environ: Mapping[str, str], log: int) -> None:
+        self._command = command
+        self._end, theirs = os.pipe()
+        message = json.dumps([command, dict(environ)]).encode()
+        socket.send_fds(_control[0], [message], [log, theirs])
+        os.close(theirs)
+        self.pid = int(os.read(self._end, 20))
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None if gunicorn runs."""
+        return self._look(0.0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until gunicorn has ended, and return its exit code."""
+        code = self._look(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(self._command, timeout or 0.0)
+        return code
+
+    def _look(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._end], [], [], timeout)[0]:
+            self.returncode = int(os.read(self._end, 20))
+            os.close(self._end)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless gunicorn has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless gunicorn has ended."""
+        self.send_signal(signal.SIGKILL)

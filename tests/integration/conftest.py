@@ -1,0 +1,13 @@
+"""The process that runs the servers of this folder's tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from ..gunicorns import forking_gunicorn
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forking_gunicorn() -> Iterator[None]:
+    with forking_gunicorn():
+        yield
