@@ -441,7 +441,7 @@ class TestServe:
             shutil.copy(ROOT / name, tmp_path)
         # pip builds a wheel of the folder, and installs that wheel.
         pip = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--no-compile"]
-        command = [*pip, "--target", str(tmp_path / "site"), str(tmp_path)]
+        command = [*pip, "--no-build-isolation", "--target", str(tmp_path / "site"), str(tmp_path)]
         result = subprocess.run(command, capture_output=True, check=False)
         assert result.returncode == 0, result.stderr
         file = tmp_path / "endpoints.txt"
