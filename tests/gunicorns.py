@@ -86,9 +86,9 @@ def forking_gunicorn() -> Iterator[None]:
 def can_fork(command: list[str], environ: Mapping[str, str]) -> bool:
     """Return whether a fork does the same as the command with these variables.
 
-    Python and the metrics read some variables at their start or import.
+    Python, gunicorn and the metrics read some variables at their start or import.
     """
-    early = ("PYTHON", "LC_", "LANG", "TZ", "PROMETHEUS")
+    early = ("PYTHON", "LC_", "LANG", "TZ", "PROMETHEUS", "FORWARDED_ALLOW_IPS")
     return (
         bool(_control)
         and command[0] == SCRIPT
