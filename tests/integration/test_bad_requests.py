@@ -38,7 +38,8 @@ def exchange(server: Server, data: bytes) -> tuple[int, dict[str, str], bytes]:
             received += chunk
     head, _, body = received.partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
-    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body
+    fields = (line.split(": ", 1) for line in lines)
+    return int(status.split()[1]), {name.title(): value for name, value in fields}, body
 
 
 @pytest.mark.parametrize(
