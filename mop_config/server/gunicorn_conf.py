@@ -8,7 +8,6 @@ package uses this module directly: ``mop-config serve`` does, and so does
 """
 
 import gc
-import logging
 import os
 import re
 import shutil
@@ -26,8 +25,6 @@ from mop_config.server.sources import check_source
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.status import lost_hooks, metrics
 from mop_config.server.web import instance_folder
-
-logger = logging.getLogger(__name__)
 
 #: The application that ``mop-config serve`` starts.
 OWN_APP = "mop_config:create_app()"
@@ -100,10 +97,7 @@ def _hand_records_over(server: Any) -> None:
         return
     # With --preload the master has loaded the application already.
     service = find(getattr(server.app, "callable", None))
-    try:
-        folder = service.state_folder if service else Settings.from_environ().state_dir
-    except SettingsError:
-        return  # the environment is bad, so that the application must have settings of its own
+    folder = service.state_folder if service else _settings.state_dir
     StateDirectory.of_user(folder or instance_folder(), cfg.uid).prepare(cfg.gid)
 
 
@@ -156,7 +150,7 @@ def _make_metrics_folder(server: Any) -> None:
     try:
         server.mop_config_metrics = metrics.make_folder(server.cfg.uid, server.cfg.gid)
     except OSError as error:
-        logger.warning("each worker's metrics speak for it alone: %s", error)
+        server.log.warning("each worker's metrics speak for it alone: %s", error)
     else:
         os.environ[metrics.VARIABLE] = str(server.mop_config_metrics)
 

@@ -5,7 +5,6 @@ and the list with the same version, makes the same JWS.
 """
 
 import hashlib
-import logging
 import stat
 import threading
 import time
@@ -17,8 +16,6 @@ from ...model.jws import MEDIA_TYPE, SigningKey
 from ..settings import Settings
 from ..sources.file import FileSource
 from .snapshot import Snapshot, Variant, common_headers
-
-logger = logging.getLogger(__name__)
 
 _VARIABLE = "ENDPOINT_SIGNING_KEY_FILE"
 _MAX_KEY_BYTES = 65536

@@ -162,12 +162,7 @@ def visible(text: str) -> str:
 
 
 def listing(
-    body: bytes,
-    wanted: str,
-    health: HealthDocument | None,
-    *,
-    only: str = "",
-    order: str = "",
+    body: bytes, wanted: str, health: HealthDocument | None, *, only: str = "", order: str = ""
 ) -> Listing:
     """Choose the rows of the table.
 
