@@ -7,7 +7,7 @@ one unit wide, and the page scales the drawing.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 from ....model.codec import iter_endpoints
@@ -176,16 +176,18 @@ def listing(
     checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
     key, wanted = ORDERS.get(order, lambda _: 0), wanted.lower()
     shown: list[Row] = []
-    matching = count = 0
+    matching, count = 0, body.count(b'{"url":"')
+    # Without a filter, the list is only decoded as far as the table needs.
+    most = None if wanted or only or order in ORDERS else MAX_ROWS
     for kind in Kind:
-        rows = [Row(kind, e, checks.get((kind, e.url))) for e in iter_endpoints(body, kind)]
-        count += len(rows)
+        endpoints = islice(iter_endpoints(body, kind), most)
+        rows = [Row(kind, e, checks.get((kind, e.url))) for e in endpoints]
         rows = [row for row in rows if wanted in row.endpoint.url.lower()]
         if only == UNHEALTHY:
             rows = [row for row in rows if row.check and row.check["state"] in _FAILING]
         matching += len(rows)
         shown += sorted(rows, key=key)[:MAX_ROWS]
-    return Listing(sorted(shown, key=key), matching, count)
+    return Listing(sorted(shown, key=key), count if most else matching, count)
 
 
 def _reported(counts: dict[str, int]) -> dict[str, Any]:
