@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -258,11 +258,8 @@ class EndpointLists:
         """Apply the endpoints of a QR text; see ``BaseManager.apply_qr``."""
         if not isinstance(text, (str, bytes)):
             raise TypeError(f"the QR text must be a text or bytes, not {type(text).__name__}")
-        try:
+        with self._refusals("qr", _QR_CODE):
             data, signed = self._read_qr(text, plain=trust)
-        except SignatureError as error:
-            refusal = UpdateUntrusted(_QR_CODE, str(error), error.code)
-            raise self.report_refused("qr", refusal) from None
         found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
         taken, ours = rules.normalized(found, _QR_CODE).kinds(), self.config.kinds()
         given = {kind: taken[kind] for kind, each in data.kinds().items() if each is not None}
@@ -270,8 +267,9 @@ class EndpointLists:
             if replace and ours[kind] and not endpoints:
                 reason = "is empty: it would take every endpoint of its kind away"
                 raise PayloadError(kind.member, reason)
-        with self._apply_lock:
-            self._accept_signed(signed, "qr", _QR_CODE, added=not replace)
+        with self._apply_lock, self._refusals("qr", _QR_CODE):
+            if signed is not None and self._trust is not None:
+                self._trust.take(signed, added=not replace)
             merged = partial(_merged, more=given)
             news = CachedList("qr", room_id=data.room_id)
             self._change(news, (lambda _: given) if replace else merged)
@@ -299,18 +297,17 @@ class EndpointLists:
         """
         shown = rules.without_query(found.url)
         tags = {} if found.etag is None else {found.url: found.etag}
-        with self._apply_lock:
-            self._accept_signed(found.signed, "remote", shown)
+        with self._apply_lock, self._refusals("remote", shown):
+            if found.signed is not None and self._trust is not None:
+                self._trust.take(found.signed)
             news = CachedList("remote", shown, etags=tags)
             return self._change(news, lambda _: found.config.kinds())
 
-    def _accept_signed(
-        self, signed: SignedList | None, origin: str, url: str, *, added: bool = False
-    ) -> None:
-        if signed is None or self._trust is None:
-            return
+    @contextlib.contextmanager
+    def _refusals(self, origin: str, url: str) -> Iterator[None]:
+        """Turn the refusal of a signature into an ``UpdateUntrusted``, and report it."""
         try:
-            self._trust.take(signed, added=added)
+            yield
         except SignatureError as error:
             refusal = UpdateUntrusted(url, str(error), error.code)
             raise self.report_refused(origin, refusal) from None
