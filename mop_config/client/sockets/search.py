@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 from socketio.exceptions import ConnectionRefusedError as LoginRefused
 
-from ...net.connect import DialOptions, Place
+from ...net.connect import Place
 from ...net.faults import Fault, lacks_resources
 from ..manager import BaseManager
 from ..pool.failover import Budget, DialRace, FailedAttempt, Failover, RetryTraits
@@ -62,11 +62,6 @@ class SocketEndpoints:
         """Unregister a client."""
         with self.state as state:
             state.socketio.attached_clients -= 1
-
-    def dial_options(self) -> DialOptions:
-        """Return the options of a dial that begins now."""
-        until = self.state.clock() + self.policy.total_timeout
-        return self.options.for_dial(self.policy.connect_timeout, until)
 
     def host_in_url(self, target: Target) -> str:
         """Return the last connected address of the host, in the form of a URL's host."""

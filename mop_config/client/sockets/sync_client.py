@@ -266,7 +266,9 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             finally:
                 self._pending_link = None
             return link
-        options, resolver = self._endpoints.dial_options(), self._endpoints.resolver
+        policy, resolver = self._endpoints.policy, self._endpoints.resolver
+        until = self._endpoints.state.clock() + policy.total_timeout
+        options = self._endpoints.options.for_dial(policy.connect_timeout, until)
         if isinstance(step, Place):
             (connect(step, options, resolver)).close()
             return None

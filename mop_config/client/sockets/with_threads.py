@@ -66,10 +66,11 @@ class EngineSession(requests.Session):
         self.trust_env = False  # the manager chooses the proxy
         if proxy is not None:
             self.proxies = dict.fromkeys(("http", "https"), with_credentials(proxy))
-        self.mount("http://", _Adapter(authority, self.connections, {}))
+        self.headers["Host"] = authority
+        self.mount("http://", _Adapter(self.connections, {}))
         # Not ``assert_hostname``: urllib3 would then disable the context's own check.
         secure = {"ssl_context": tls, "server_hostname": name}
-        self.mount("https://", _Adapter(authority, self.connections, secure))
+        self.mount("https://", _Adapter(self.connections, secure))
         self._engine = engine
         engine.http, engine.external_http = self, True
         options = {"origin": target.origin, **engine.websocket_extra_options, "host": authority}
@@ -129,10 +130,9 @@ class _WebSocket(websocket.WebSocket):
 
 
 class _Adapter(HTTPAdapter):
-    """Sends the ``Host`` and TLS name of one endpoint, and lists the open connections."""
+    """Sends the TLS name of one endpoint, and lists the open connections."""
 
-    def __init__(self, authority: str, connections: list[Any], tls: dict[str, Any]) -> None:
-        self._authority = authority
+    def __init__(self, connections: list[Any], tls: dict[str, Any]) -> None:
         self._connections = connections
         self._tls = tls
         super().__init__()
@@ -156,11 +156,6 @@ class _Adapter(HTTPAdapter):
 
     def cert_verify(self, *args: Any) -> None:
         """Do nothing: the TLS context verifies."""
-
-    def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        """Send a request with the endpoint's ``Host``."""
-        request.headers["Host"] = self._authority
-        return super().send(request, *args, **kwargs)
 
 
 def _proxy_options(proxy: httpx2.Proxy | None) -> dict[str, Any]:
