@@ -136,14 +136,14 @@ class AsyncRun:
     Attributes:
         ended: Set by ``disconnect``, and when the background task ends.
         ready: Set when the connection is open, or cannot be opened.
-        error: Why the connection could not be opened, or None.
+        error: Why the connection is not open yet, or cannot be opened; None once it is open.
         task: The background task that finds an endpoint, and then stays connected.
     """
 
     def __init__(self) -> None:
         self.ended = AsyncEvent()
         self.ready = AsyncEvent()
-        self.error: Exception | None = None
+        self.error: Exception | None = SocketConnectionError("disconnected meanwhile")
         self.task: Any = None
 
 
@@ -217,14 +217,13 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             raise
         if run.error is not None:
             raise run.error
-        if run.ended.is_set():
-            raise SocketConnectionError("disconnected meanwhile")
 
     async def _work(self, run: AsyncRun) -> None:
         """Find an endpoint, and stay connected until ``disconnect``."""
-        self._endpoints.attach()
         try:
+            self._endpoints.attach()
             link = await self._find(run, None, self._endpoints.state.clock())
+            run.error = None
             run.ready.set()
             await self._stay_connected(link, run)
         except Exception as error:

@@ -53,10 +53,10 @@ class SocketEndpoints:
         self._failed_moves = 0
 
     def attach(self) -> None:
-        """Register a client: start the manager, and let the client report moves by ``moved``."""
-        self._manager._start_if_new()
+        """Register a client, which reports moves by ``moved``, and start the manager."""
         with self.state as state:
             state.socketio.attached_clients += 1
+        self._manager._start_if_new()
 
     def detach(self) -> None:
         """Unregister a client."""
