@@ -388,6 +388,13 @@ class TestBreaking:
             assert not done.is_alive()
             assert not client.connected
 
+    def test_a_connect_handler_may_disconnect(self, pair: Pair) -> None:
+        """A ``connect`` handler may call ``disconnect``; ``connect`` then raises nothing."""
+        client = FailoverSocketClient(manager_of(pair[0].url))
+        client.on("connect", client.disconnect)
+        client.connect()
+        assert not client.connected
+
 
 @contextlib.asynccontextmanager
 async def aio(*sockets: Any, **options: Any) -> AsyncIterator[AsyncFailoverSocketClient]:
