@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ try:
     import fcntl
 except ImportError:  # Windows has no flock
     fcntl = None  # type: ignore[assignment]
+
+_SCRATCH = re.compile(r"[0-9]+\.[0-9a-f]+")
+#: Age in seconds at which a temporary file counts as left over from a killed process.
+_LEFT = 600.0
 
 
 def open_flags(*names: str) -> int:
@@ -56,7 +61,9 @@ class Scratch:
 
     def __init__(self, name: str, *, folder: int | None = None, mode: int) -> None:
         parent, base = os.path.split(name)
-        self._name = os.path.join(parent, f".{base}.{os.getpid()}.{os.urandom(6).hex()}")
+        prefix = f".{base}."
+        _sweep(parent, prefix, folder)
+        self._name = os.path.join(parent, f"{prefix}{os.getpid()}.{os.urandom(6).hex()}")
         self._folder = folder
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         flags |= open_flags("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
@@ -90,6 +97,17 @@ class Scratch:
         if self._there:
             with contextlib.suppress(OSError):
                 os.unlink(self._name, dir_fd=self._folder)
+
+
+def _sweep(parent: str, prefix: str, folder: int | None) -> None:
+    """Remove the temporary files that killed processes have left."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir((parent or os.curdir) if folder is None else folder):
+            if name.startswith(prefix) and _SCRATCH.fullmatch(name.removeprefix(prefix)):
+                path = os.path.join(parent, name)
+                status = os.stat(path, dir_fd=folder, follow_symlinks=False)
+                if time.time() - status.st_mtime > _LEFT:
+                    os.unlink(path, dir_fd=folder)
 
 
 @contextlib.contextmanager

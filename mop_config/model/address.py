@@ -235,10 +235,17 @@ def _to_a_labels(text: str) -> str:
         raise AddressError("bad-port", "the character before the port is '：': write ':'")
     try:
         return idna.encode(text, uts46=True).decode("ascii")
-    except (idna.IDNAError, UnicodeError):
-        # Not idna's message, which quotes the text and its unprintable characters.
-        message = "a character of the host name, or its place, is not allowed by IDNA 2008"
-        raise AddressError("bad-host", message) from None
+    except (idna.IDNAError, UnicodeError) as error:
+        raise AddressError("bad-host", _why_not_a_name(error)) from None
+
+
+def _why_not_a_name(error: Exception) -> str:
+    # Our own messages: idna's quote the text, which may hold unprintable characters.
+    if isinstance(error, idna.IDNABidiError):
+        return "the host name mixes directions of writing in a way that is not allowed"
+    if isinstance(error, (idna.InvalidCodepoint, idna.InvalidCodepointContext)):
+        return "the host name has a character that is not allowed in host names"
+    return "not an internationalised host name (IDNA 2008)"
 
 
 def _normalise_ipv4(host: str) -> str:
