@@ -338,6 +338,8 @@ def test_every_way_of_starting_gunicorn(
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
     command = gunicorn_command(*options, module=module)
+    if not module:
+        command.insert(0, sys.executable)  # a new process, not a fork of one with the imports
     with running(tmp_path, file, command=command, WORKER_CLASS=worker_class) as server:
         pids = server.workers
         writer = Writer(file)
