@@ -17,6 +17,7 @@ from mop_config.client import EndpointState, ListSource, NoEndpointAvailable, Po
 from mop_config.client.pool.failover import FailedAttempt
 from mop_config.errors import (
     AddressError,
+    CodedError,
     MissingExtra,
     MopConfigError,
     PayloadError,
@@ -42,6 +43,7 @@ REQUEST = httpx2.Request("POST", "https://a.example/", content=b"body")
 ERRORS: list[Exception] = [
     MopConfigError("what"),
     SettingsError("ENDPOINT_PROTOCOL", "ftp", "http or https"),
+    CodedError("bad-host", "a message"),
     AddressError("bad-host", "a message"),
     PayloadError("api_endpoints[0].url", "a message"),
     QrTooLong("full", 9, 8, (("list", 2),)),

@@ -228,10 +228,13 @@ def is_read_whole(
     if not (traits.idempotent and traits.replayable):
         return False
     whole: bool | None = request.extensions.get(WHOLE)
-    if whole is None:
-        length = httpx2.Headers(response.headers).get("content-length", "")
-        return length.isdecimal() and int(length[:9]) <= SMALL
-    return whole
+    return is_short(response) if whole is None else whole
+
+
+def is_short(response: httpcore2.Response) -> bool:
+    """Return whether an answer declares a body of at most ``SMALL`` bytes."""
+    length = httpx2.Headers(response.headers).get("content-length", "")
+    return length.isdecimal() and int(length[:9]) <= SMALL
 
 
 def to_endpoint(

@@ -17,7 +17,7 @@ from typing import Any, Unpack
 import httpcore2
 import httpx2
 
-from ....net.connect import FOREVER, Limit
+from ....net.connect import FOREVER, Deadline, Limit
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
 from ...pool.member import PoolMember, route_of
@@ -31,6 +31,7 @@ from ..attempt import (
     at_endpoint,
     from_endpoint,
     is_read_whole,
+    is_short,
     least,
     to_endpoint,
     total_of,
@@ -42,6 +43,9 @@ from ..with_asyncio import close, hedged
 from .connecting import AsyncConnector
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for reading the rest of an unused answer, so that its connection can be kept.
+DRAIN = 0.05
 
 
 class AsyncClient(httpx2.AsyncClient):
@@ -128,7 +132,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             with core:
                 failover.record(exchange)
             if failover.discard is not None:
-                await close(failover.discard)
+                await _discard(failover.discard)
         if core.clock() >= self._connector.sweep_at and self._inner is None:
             await self._connector.sweep(core.clock())
         return await self._conclude(failover, request)
@@ -270,6 +274,15 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await self._inner.aclose()
         for transport in self._plain.values():
             await transport.aclose()
+
+
+async def _discard(exchange: Exchange) -> None:
+    """Close an unused answer; read a short rest of the body first, to keep the connection."""
+    exchange.timeouts["read"] = Limit.of(DRAIN, Deadline(exchange.core.clock() + DRAIN))
+    with contextlib.suppress(Exception):
+        if exchange.content is None and is_short(exchange.response):
+            await exchange.response.aread()
+    await close(exchange)
 
 
 async def _send_through(

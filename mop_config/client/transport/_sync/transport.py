@@ -18,7 +18,7 @@ from typing import Any, Unpack
 import httpcore2
 import httpx2
 
-from ....net.connect import FOREVER, Limit
+from ....net.connect import FOREVER, Deadline, Limit
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
 from ...pool.member import PoolMember, route_of
@@ -32,6 +32,7 @@ from ..attempt import (
     at_endpoint,
     from_endpoint,
     is_read_whole,
+    is_short,
     least,
     to_endpoint,
     total_of,
@@ -43,6 +44,9 @@ from ..with_threads import close, hedged
 from .connecting import Connector
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for reading the rest of an unused answer, so that its connection can be kept.
+DRAIN = 0.05
 
 
 class Client(httpx2.Client):
@@ -129,7 +133,7 @@ class FailoverTransport(httpx2.BaseTransport):
             with core:
                 failover.record(exchange)
             if failover.discard is not None:
-                close(failover.discard)
+                _discard(failover.discard)
         if core.clock() >= self._connector.sweep_at and self._inner is None:
             self._connector.sweep(core.clock())
         return self._conclude(failover, request)
@@ -269,6 +273,15 @@ class FailoverTransport(httpx2.BaseTransport):
             self._inner.close()
         for transport in self._plain.values():
             transport.close()
+
+
+def _discard(exchange: Exchange) -> None:
+    """Close an unused answer; read a short rest of the body first, to keep the connection."""
+    exchange.timeouts["read"] = Limit.of(DRAIN, Deadline(exchange.core.clock() + DRAIN))
+    with contextlib.suppress(Exception):
+        if exchange.content is None and is_short(exchange.response):
+            exchange.response.read()
+    close(exchange)
 
 
 def _send_through(
