@@ -15,6 +15,7 @@ from mop_config.model import codec
 from mop_config.server.parsing.parser import parse
 from mop_config.server.parsing.render import EMPTY_BODY, build, render
 from mop_config.server.settings import UrlRules
+from mop_config.server.state.directory import parse_record
 from tests.servers import ENDPOINTS, Server, gunicorn_command, running
 
 from .load import CORES, LOAD_CORE, SERVER_CORE, cpu_seconds, on_load_core, on_server_core
@@ -71,7 +72,7 @@ class Site:
 
 def served_etags(state: Path) -> list[str]:
     """Return the ETag of the list that each worker serves, from the records in a state folder."""
-    records = (json.loads(path.read_bytes()) for path in state.glob("*/[!.]*.worker.*"))
+    records = (parse_record(path.read_bytes()) for path in state.glob("*/[!.]*.worker.*"))
     return [record["served"]["etag"] for record in records]
 
 
