@@ -4,6 +4,7 @@ A fork is a process of its own, with its own session, arguments, environment and
 gunicorn ends. It saves the imports, which take most of a server's start.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -60,27 +61,37 @@ _control: list[socket.socket] = []
 
 
 @contextmanager
-def forking_gunicorn() -> Iterator[None]:
-    """Run the process that forks, unless it runs already."""
-    if _control:
-        yield
-        return
+def forking(program: str, control: list[socket.socket]) -> Iterator[None]:
+    """Run a process that forks for each message on a socket.
+
+    Args:
+        program: The program; its argument is the descriptor of its end of the socket.
+        control: Holds our end of the socket while the process runs.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(60)
     with ours:
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                [sys.executable, "-c", program, str(theirs.fileno())],
                 cwd=Path(__file__).parent.parent,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
-        _control.append(ours)
+        control.append(ours)
         try:
             yield
         finally:
-            _control.remove(ours)
+            control.remove(ours)
             ours.close()
             process.wait(10)
+
+
+@contextmanager
+def forking_gunicorn() -> Iterator[None]:
+    """Run the process that forks, unless it runs already."""
+    with contextlib.nullcontext() if _control else forking(_PROGRAM, _control):
+        yield
 
 
 def can_fork(command: list[str], environ: Mapping[str, str]) -> bool:

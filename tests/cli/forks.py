@@ -10,9 +10,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
+from .. import gunicorns
 from ..servers import ROOT
 
 _PROGRAM = """
@@ -49,22 +49,9 @@ main(arguments)
 _control: list[socket.socket] = []
 
 
-@contextmanager
-def forking() -> Iterator[None]:
+def forking() -> AbstractContextManager[None]:
     """Run the process that forks."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(60)
-    with ours:
-        with theirs:
-            command = [sys.executable, "-c", _PROGRAM, str(theirs.fileno())]
-            process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
-        _control.append(ours)
-        try:
-            yield
-        finally:
-            _control.remove(ours)
-            ours.close()
-            process.wait(10)
+    return gunicorns.forking(_PROGRAM, _control)
 
 
 def start(

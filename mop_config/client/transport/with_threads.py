@@ -52,7 +52,7 @@ def start_beside(run: Callable[..., None], *args: Any) -> threading.Thread:
 
 
 def end_beside(thread: threading.Thread) -> None:
-    """Wait until a thread has ended; its dial notices within 0.1 s that the client closes."""
+    """Wait until a thread has ended; its dial notices within ``GLANCE`` that the client closes."""
     thread.join()
 
 

@@ -1,7 +1,7 @@
 """Parse the text of an endpoint file into entries and problems, line by line. Pure.
 
 A bad entry does not affect the others: it is left out, and a problem states the place and the
-reason. ``builder`` turns the entries into endpoints.
+reason. ``render`` turns the entries into endpoints.
 """
 
 import re
