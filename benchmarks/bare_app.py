@@ -11,7 +11,7 @@ from typing import Any
 from flask import Flask, Response, request
 
 from mop_config.server.parsing.render import EMPTY_BODY, render
-from mop_config.server.serving.snapshot import Snapshot, Variant
+from mop_config.server.serving.store import Snapshot, Variant
 from mop_config.server.settings import Settings, UrlRules
 from tests.servers import ENDPOINTS
 

@@ -60,7 +60,7 @@ PURE = (
     "qr",
     "health.state",
     "server.parsing",
-    "server.serving.snapshot",
+    "server.serving.answers",
     "server.monitor.schedule",
     "server.status.document",
     "server.web.dashboard.viewmodel",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..errors import SourceError
 from .parsing.problems import Code, Problem
-from .serving.snapshot import ConditionalAnswer, problem
+from .serving.answers import ConditionalAnswer, problem
 from .settings import TOKEN, Settings
 from .sources.file import FileSource, Fingerprint, detached
 

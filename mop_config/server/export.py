@@ -30,8 +30,7 @@ from .parsing.render import EMPTY
 from .reload.pipeline import Reloader
 from .reload.thread import ReloadThread
 from .serving import signer
-from .serving.snapshot import Snapshot
-from .serving.store import ServerState, SnapshotStore, SourceState
+from .serving.store import ServerState, Snapshot, SnapshotStore, SourceState
 from .settings import Settings
 from .sources import check_source, open_source
 from .state import workers

@@ -26,8 +26,7 @@ from .reload.pipeline import Reloader
 from .reload.thread import ReloadRequests, ReloadThread
 from .serving.responder import Responder
 from .serving.signer import Signer
-from .serving.snapshot import Snapshot
-from .serving.store import ServerState, SnapshotStore, SourceState, Trigger
+from .serving.store import ServerState, Snapshot, SnapshotStore, SourceState, Trigger
 from .settings import Settings
 from .sources import open_source
 from .state import workers

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from mop_config.server.serving.snapshot import SECURITY_HEADERS
+from mop_config.server.serving.answers import SECURITY_HEADERS
 
 from ..servers import ENDPOINTS, Server, running
 from ..waiting import wait_for

@@ -30,8 +30,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http import httptools_impl
 
+from ..serving.answers import ConditionalAnswer
 from ..serving.responder import LongPoll
-from ..serving.snapshot import ConditionalAnswer
 from ..web.asgi import AsgiApp, ParkedPolls
 from ..web.bridge import SOCKET
 from .worker import error_page

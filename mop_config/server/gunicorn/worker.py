@@ -17,7 +17,7 @@ from gunicorn.workers import gthread, sync
 from gunicorn.workers.base import Worker
 
 from ..service import EXTENSION, ConfigService
-from ..serving.snapshot import problem
+from ..serving.answers import problem
 from ..status import lost_hooks, metrics
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,7 @@ from typing import Any, TypedDict
 
 from ...health.probe import HealthRequest, Prober, ProbeResult
 from ..logs import describe
-from ..serving.snapshot import Snapshot
-from ..serving.store import SnapshotStore
+from ..serving.store import Snapshot, SnapshotStore
 from ..settings import Settings
 from ..state.directory import Leadership, StateDirectory, dump_record, parse_record
 from .alerts import OutageNotifier

@@ -16,8 +16,7 @@ from ...model.codec import rfc3339
 from ..parsing.attributes import PlannedChange
 from ..parsing.problems import MAX_KEPT, Code, Problem
 from ..parsing.render import Rendering, first_problems, render
-from ..serving.snapshot import Snapshot
-from ..serving.store import Reload, Result, SnapshotStore, SourceState, Trigger
+from ..serving.store import Reload, Result, Snapshot, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
 from ..sources import Source
 from ..sources.file import Fingerprint, SourceText, detached
@@ -294,9 +293,9 @@ class Reloader:
             result, snapshot = Result.APPLIED, self._snapshot(rendering, release)
             change = rendering.difference
         reload = attempt.done(result, snapshot.etag, error=None, change=change)
-        self.store.publish(
-            snapshot,
+        self.store.update(
             reload,
+            snapshot=snapshot,
             state=SourceState.FRESH,
             problems=rendering.problems,
             errors=rendering.errors,
@@ -318,7 +317,7 @@ class Reloader:
         snapshot = self.store.view.snapshot
         stamped = snapshot.stamped(release.last_modified, release.version)
         if stamped is not snapshot:
-            self.store.restamp(stamped)
+            self.store.update(snapshot=stamped)
             logger.info("version %d, etag %s", stamped.ver, stamped.etag)
         return stamped
 
@@ -352,7 +351,8 @@ class Reloader:
 
     def _adopt(self, rendering: Rendering, release: Release, what: str) -> None:
         snapshot = self._snapshot(rendering, release)
-        self.store.adopt(snapshot, self.loaded.planned)
+        state = self.store.view.state if self.store.view.loaded else SourceState.STALE
+        self.store.update(snapshot=snapshot, state=state, planned=self.loaded.planned)
         logger.info("etag %s, %s", snapshot.etag, what)
 
     def _judge_anew(
@@ -438,7 +438,7 @@ class Reloader:
         elif refused and self.loaded.seen_good:
             state = SourceState.REJECTED
         reload = attempt.done(result, view.snapshot.etag, error=str(error), code=code)
-        self.store.refuse(reload, state=state, planned=self.loaded.planned, **changes)
+        self.store.update(reload, state=state, planned=self.loaded.planned, **changes)
         self.follow_others()
         view = self.store.view
         serving = f"still serving etag {view.snapshot.etag}" if view.loaded else "serving nothing"

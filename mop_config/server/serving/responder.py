@@ -2,6 +2,7 @@
 
 Flask's view and the ASGI application both call the responder, so that their answers are equal. The
 responder itself never waits: it returns a ``LongPoll``, and each front waits in its own way.
+Conditional requests follow RFC 9110, sections 8 and 13.
 """
 
 import math
@@ -9,22 +10,24 @@ import random
 import re
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
-from .signer import Signer
-from .snapshot import (
+from werkzeug.http import parse_etags
+
+from .answers import (
     ConditionalAnswer,
     HeaderFields,
-    Snapshot,
+    accepts_gzip,
     header,
     preferred_form,
     problem,
-    respond_conditionally,
 )
-from .store import ChangeEvent, SnapshotStore
+from .signer import Signer
+from .store import ChangeEvent, Snapshot, SnapshotStore
 
 #: Longest time for which a client may ask to be parked, in seconds.
 MAX_WAIT = 60
@@ -32,6 +35,10 @@ MAX_WAIT = 60
 RETRY_AFTER = (5, 20)
 
 _SECONDS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,6})?")
+# What may stand behind the list's own tag: a suffix such as -br, which a compressing proxy adds.
+_CODING = re.compile(r"-[\w!#$%&'*+.^`|~-]+", re.ASCII)
+# After a change, all long polls name the same list.
+_tags = lru_cache(maxsize=256)(parse_etags)
 
 Environ = dict[str, Any]
 
@@ -181,3 +188,46 @@ def waited(answer: ConditionalAnswer, *more: tuple[str, str]) -> ConditionalAnsw
 def _waited(headers: HeaderFields) -> HeaderFields:
     kept = (each for each in headers if each[0] != "Cache-Control")
     return HeaderFields((*kept, ("Cache-Control", "no-store"), ("Preference-Applied", "wait")))
+
+
+def respond_conditionally(
+    snapshot: Snapshot, environ: Mapping[str, Any], *, dated: bool = True
+) -> ConditionalAnswer:
+    """Answer a GET or HEAD from a snapshot by the request's headers.
+
+    There is no 406: a client that forbids every encoding gets the plain body.
+    ``If-Modified-Since`` matches only if its date equals the list's date, so that a rollback to
+    an older file reaches clients that have seen the newer one.
+
+    Args:
+        snapshot: The list.
+        environ: The request in WSGI's form.
+        dated: Whether ``If-Modified-Since`` counts.
+    """
+    variant, accepted = snapshot.plain, header(environ, "HTTP_ACCEPT_ENCODING")
+    if snapshot.gzip and accepted and accepts_gzip(accepted):
+        variant = snapshot.gzip
+    tags = header(environ, "HTTP_IF_NONE_MATCH")
+    if tags is not None:
+        # Almost every client sends back the one tag it got, so compare before parsing.
+        fresh = tags == variant.etag or etag_matches(tags, snapshot)
+    else:
+        since = header(environ, "HTTP_IF_MODIFIED_SINCE")
+        fresh = dated and since == snapshot.last_modified_text
+    if fresh:
+        return ConditionalAnswer(304, variant.not_modified, b"")
+    body = b"" if environ["REQUEST_METHOD"] == "HEAD" else variant.body
+    return ConditionalAnswer(200, variant.headers, body)
+
+
+def etag_matches(if_none_match: str, snapshot: Snapshot) -> bool:
+    """Return whether ``If-None-Match`` names the ETag of a list, in any of its encodings.
+
+    All variants of a list are equally new. A compressing proxy makes a variant of its own, and
+    adds the name of the coding to the ETag.
+    """
+    tags, own = _tags(if_none_match), snapshot.etag
+    return tags.contains_weak(own) or any(
+        tag.startswith(own) and _CODING.fullmatch(tag, len(own))
+        for tag in tags.as_set(include_weak=True)
+    )

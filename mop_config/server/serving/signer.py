@@ -15,7 +15,7 @@ from ...errors import MissingExtra, SettingsError, SigningKeyError, SourceError
 from ...model.jws import MEDIA_TYPE, SigningKey
 from ..settings import Settings
 from ..sources.file import FileSource
-from .snapshot import Snapshot, Variant, common_headers
+from .store import Snapshot, Variant, common_headers
 
 _VARIABLE = "ENDPOINT_SIGNING_KEY_FILE"
 _MAX_KEY_BYTES = 65536

@@ -1,5 +1,7 @@
 """SnapshotStore holds the served snapshot, the state of the source and the latest reloads.
 
+A snapshot is a rendered list with its bytes and headers, ready to be sent.
+
 Readers read ``store.view`` once and get a consistent state without a lock. The only writer, the
 reload thread, replaces the whole view in one assignment.
 """
@@ -10,18 +12,139 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from email.utils import formatdate
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from ... import signals
 from ...model.codec import Difference
 from ..parsing.attributes import PlannedChange
 from ..parsing.problems import Problem
-from .snapshot import Snapshot
+from ..parsing.render import Rendering
+from ..settings import Settings
+from .answers import SECURITY_HEADERS, HeaderFields, Headers
 
 HISTORY = 20
 #: The poll flag for a peer that has closed its side; some systems report only a reset connection.
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)
+
+
+class Variant(NamedTuple):
+    """One encoding of the body.
+
+    Attributes:
+        etag: The entity tag as it stands in the header, with its quotes.
+        body: The bytes on the wire.
+        headers: Headers of a 200 answer.
+        not_modified: Headers of a 304 answer.
+    """
+
+    etag: str
+    body: bytes
+    headers: HeaderFields
+    not_modified: HeaderFields
+
+    @classmethod
+    def of(cls, etag: str, body: bytes, own: Headers, common: Headers) -> "Variant":
+        """Make a variant from the headers of a 200 answer only, and those of a 304 answer too.
+
+        A 304 repeats the caching headers only; caches have the others (RFC 9110, 15.4.5).
+        """
+        common = (("ETag", etag), *common)
+        headers = (*own, ("Content-Length", str(len(body))), *common)
+        return cls(etag, body, HeaderFields(headers), HeaderFields(common))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One list, ready to be served.
+
+    Attributes:
+        rendering: The rendered list.
+        settings: The settings by which it is served.
+        loaded_at: POSIX time at which this process began to serve the list.
+        last_modified: POSIX seconds of ``Last-Modified``; rises whenever the content changes.
+        last_modified_text: The same instant as an HTTP date.
+        plain: The uncompressed variant.
+        gzip: The compressed variant, or None if gzip would not make the body smaller enough.
+        ver: The version in the signed list, in milliseconds; never falls when the content
+            changes.
+    """
+
+    rendering: Rendering
+    settings: Settings
+    loaded_at: float
+    last_modified: int
+    last_modified_text: str
+    plain: Variant
+    gzip: Variant | None
+    ver: int = 0
+
+    @property
+    def etag(self) -> str:
+        """The content hash, equal on every worker and node."""
+        return self.plain.etag[1:-1]
+
+    @property
+    def api_count(self) -> int:
+        """Number of API endpoints."""
+        return self.rendering.api_count
+
+    @property
+    def socketio_count(self) -> int:
+        """Number of Socket.io endpoints."""
+        return self.rendering.socketio_count
+
+    @classmethod
+    def of(
+        cls,
+        rendering: Rendering,
+        settings: Settings,
+        loaded_at: float,
+        last_modified: int,
+        ver: int = 0,
+    ) -> "Snapshot":
+        """Make the snapshot of a rendering that may be served.
+
+        An empty list gets ``no-store``, because it only stands for a moment without a list.
+
+        Args:
+            rendering: The rendered list.
+            settings: With a signing key, ``Accept`` selects the plain or the signed list at the
+                same URL, so responses vary by ``Accept``. With access tokens, responses vary by
+                ``Authorization`` and are ``private``.
+            loaded_at: POSIX time at which this process began to serve the list.
+            last_modified: POSIX seconds for ``Last-Modified``.
+            ver: Version for the signed list, in milliseconds.
+        """
+        common = common_headers(settings, settings.max_age if rendering.usable else None)
+        date = formatdate(last_modified, usegmt=True)
+        dated = (("Content-Type", "application/json"), ("Last-Modified", date))
+        plain, gzip = Variant.of(f'"{rendering.etag}"', rendering.body, dated, common), None
+        if rendering.gzip is not None:
+            encoded = (*dated, ("Content-Encoding", "gzip"))
+            gzip = Variant.of(f'"{rendering.etag}-gzip"', rendering.gzip, encoded, common)
+        return cls(rendering, settings, loaded_at, last_modified, date, plain, gzip, ver)
+
+    def stamped(self, last_modified: int, ver: int) -> "Snapshot":
+        """Return a snapshot of the same list with another date and version."""
+        if (last_modified, ver) == (self.last_modified, self.ver):
+            return self
+        return Snapshot.of(self.rendering, self.settings, self.loaded_at, last_modified, ver)
+
+
+def common_headers(settings: Settings, max_age: int | None) -> Headers:
+    """Return the headers of both the 200 and the 304 answer, but for the ETag.
+
+    Args:
+        settings: The settings; see ``Snapshot.of``.
+        max_age: Seconds for which a cache may keep the list; None forbids caches.
+    """
+    vary = ["Accept"] if settings.signing_key_file is not None else []
+    vary += ["Accept-Encoding", "Authorization"] if settings.guarded else ["Accept-Encoding"]
+    private = "private, " if settings.guarded else ""
+    caching = "no-store" if max_age is None else f"{private}max-age={max_age}"
+    return (("Cache-Control", caching), ("Vary", ", ".join(vary)), *SECURITY_HEADERS)
 
 
 class SourceState(StrEnum):
@@ -216,51 +339,30 @@ class SnapshotStore:
         if event is not None:
             event.set()
 
-    def publish(self, snapshot: Snapshot, reload: Reload, **changes: Any) -> None:
-        """Serve the list that the source holds; send ``config_reloaded`` if it is a new list."""
-        previous = self._replace(reload, snapshot=snapshot, reason=None, **changes)
-        if reload.result is Result.APPLIED:
-            self._announce(previous, reload.trigger)
+    def update(self, reload: Reload | None = None, **changes: Any) -> None:
+        """Replace the view, wake the parked requests if the list has changed, and send a signal.
 
-    def adopt(self, snapshot: Snapshot, planned: tuple[PlannedChange, ...]) -> None:
-        """Serve a list that another worker found good; the state stays, but empty becomes stale."""
-        state = self.view.state if self.view.loaded else SourceState.STALE
-        previous = self._replace(snapshot=snapshot, state=state, planned=planned)
-        self._announce(previous, Trigger.POLL)
+        A refused text or an unreadable source sends ``config_rejected``, and a new list sends
+        ``config_reloaded``.
 
-    def restamp(self, snapshot: Snapshot) -> None:
-        """Serve the same list with another date and version."""
-        self._replace(snapshot=snapshot)
-
-    def refuse(self, reload: Reload, **changes: Any) -> None:
-        """Note a refused text or an unreadable source, and send ``config_rejected``."""
-        self._replace(reload, reason=reload.error, **changes)
-        signals.send(
-            signals.config_rejected,
-            self,
-            reason=reload.error,
-            problems=self.view.problems,
-            trigger=reload.trigger,
-        )
-
-    def _replace(self, reload: Reload | None = None, **changes: Any) -> ServerState:
-        """Replace the view, wake the parked requests, and return the view before."""
+        Args:
+            reload: The reload that has caused the update, for the history; None without one.
+            changes: The members of the view that change.
+        """
         with self._lock:
             before = self.view
             if reload is not None:
-                changes["history"] = (reload, *before.history)[:HISTORY]
-            self.view = replace(before, **changes)
-        if self.view.snapshot is not before.snapshot:
+                changes |= {"history": (reload, *before.history)[:HISTORY], "reason": reload.error}
+            view = self.view = replace(before, **changes)
+        if view.snapshot is not before.snapshot:
             self.wake()
+        trigger = reload.trigger if reload is not None else Trigger.POLL
         if reload is not None:
             self._on_reload(reload)
-        return before
-
-    def _announce(self, before: ServerState, trigger: Trigger) -> None:
-        signals.send(
-            signals.config_reloaded,
-            self,
-            snapshot=self.view.snapshot,
-            previous=before.snapshot if before.loaded else None,
-            trigger=trigger,
-        )
+        if reload is not None and reload.error is not None:
+            about = {"reason": reload.error, "problems": view.problems, "trigger": trigger}
+            signals.send(signals.config_rejected, self, **about)
+        elif view.loaded and not (before.loaded and view.snapshot.etag == before.snapshot.etag):
+            previous = before.snapshot if before.loaded else None
+            served = {"snapshot": view.snapshot, "previous": previous, "trigger": trigger}
+            signals.send(signals.config_reloaded, self, **served)

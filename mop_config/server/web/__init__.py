@@ -11,7 +11,7 @@ from flask import Flask, Response, current_app, request
 from werkzeug.datastructures import Headers
 
 from ..service import EXTENSION, ConfigService
-from ..serving.snapshot import ConditionalAnswer, problem
+from ..serving.answers import ConditionalAnswer, problem
 
 #: Import name of the Flask application of ``create_app``, which decides its instance folder.
 PACKAGE = "mop_config"

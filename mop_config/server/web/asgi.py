@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from flask import Flask
 
 from ..service import EXTENSION, ConfigService
+from ..serving.answers import ConditionalAnswer
 from ..serving.responder import LongPoll, waited
-from ..serving.snapshot import ConditionalAnswer
 from ..serving.store import ChangeEvent
 from ..settings import ProcessSettings, Settings
 from .app import create_app

@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from ..auth import USER
-from ..serving.snapshot import ConditionalAnswer, HeaderFields, problem
+from ..serving.answers import ConditionalAnswer, HeaderFields, problem
 from .guards import failure
 
 Scope = MutableMapping[str, Any]

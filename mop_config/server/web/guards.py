@@ -16,7 +16,7 @@ from ...model.address import normalise_host, split_port
 from ...model.printable import printable
 from ..logs import describe
 from ..service import ConfigService
-from ..serving.snapshot import MAX_VALUE, SECURITY_HEADERS, ConditionalAnswer, Headers, problem
+from ..serving.answers import MAX_VALUE, SECURITY_HEADERS, ConditionalAnswer, Headers, problem
 from ..status.metrics import OTHER
 from . import as_response, problem_response
 

@@ -30,8 +30,8 @@ from ..auth import USER
 from ..monitor.reports import parse_report
 from ..parsing.problems import Code
 from ..service import ConfigService, Places
+from ..serving.answers import ConditionalAnswer, json_answer, problem, to_json, uncached
 from ..serving.responder import LongPoll
-from ..serving.snapshot import ConditionalAnswer, json_answer, problem, to_json, uncached
 from . import as_response, current_service, problem_response, revalidated
 from .guards import refusal
 

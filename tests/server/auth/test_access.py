@@ -24,7 +24,7 @@ from mop_config.server.auth import (
     digest,
     line_of,
 )
-from mop_config.server.serving.snapshot import SECURITY_HEADERS, ConditionalAnswer
+from mop_config.server.serving.answers import SECURITY_HEADERS, ConditionalAnswer
 from mop_config.server.settings import Settings
 from mop_config.server.web.guards import MAX_BODY
 

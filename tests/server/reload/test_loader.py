@@ -19,8 +19,7 @@ from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY, EMPTY_BODY
 from mop_config.server.reload import pipeline
 from mop_config.server.reload.pipeline import SWITCH_INTERVAL, VAIN_TRIES, Reloader
-from mop_config.server.serving.snapshot import Snapshot
-from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
+from mop_config.server.serving.store import Result, Snapshot, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import Settings, UrlRules
 from mop_config.server.sources.file import FileSource, Fingerprint, SourceText
 from mop_config.server.state.directory import StateDirectory

@@ -5,12 +5,9 @@ import gzip
 import pytest
 
 from mop_config.server.parsing.render import EMPTY, EMPTY_BODY, render
-from mop_config.server.serving.snapshot import (
-    SECURITY_HEADERS,
-    ConditionalAnswer,
-    Snapshot,
-    respond_conditionally,
-)
+from mop_config.server.serving.answers import SECURITY_HEADERS, ConditionalAnswer
+from mop_config.server.serving.responder import respond_conditionally
+from mop_config.server.serving.store import Snapshot
 from mop_config.server.settings import Settings, UrlRules
 
 from ...conftest import SAMPLE

@@ -19,8 +19,8 @@ from mop_config.model.jws import SignedList, SigningKey, TrustedKeys
 from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.service import EXTENSION, ConfigService
 from mop_config.server.serving import signer
+from mop_config.server.serving.answers import preferred_form
 from mop_config.server.serving.signer import Signer
-from mop_config.server.serving.snapshot import preferred_form
 from mop_config.server.serving.store import Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.state.directory import StateDirectory

@@ -20,8 +20,7 @@ from mop_config.server import sources
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY
 from mop_config.server.reload.pipeline import Reloader
-from mop_config.server.serving.snapshot import Snapshot
-from mop_config.server.serving.store import Result, SnapshotStore, SourceState, Trigger
+from mop_config.server.serving.store import Result, Snapshot, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import EtcdSettings, Settings
 from mop_config.server.sources import watch
 from mop_config.server.sources.etcd import EtcdSource

@@ -20,8 +20,8 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from mop_config.model.jws import SigningKey
 from mop_config.server.service import EXTENSION, ConfigService
+from mop_config.server.serving.answers import ConditionalAnswer
 from mop_config.server.serving.responder import LongPoll
-from mop_config.server.serving.snapshot import ConditionalAnswer
 from mop_config.server.settings import Settings
 from mop_config.server.web.asgi import create_asgi_app
 from mop_config.server.web.bridge import WsgiBridge
