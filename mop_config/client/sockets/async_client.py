@@ -11,13 +11,12 @@ from socketio.exceptions import ConnectionError as SocketConnectionError
 from socketio.exceptions import ConnectionRefusedError as LoginRefused
 
 from ...net._async.connecting import connect
-from ...net.connect import Place
 from ...net.faults import Fault
 from ..keywords import ConnectKeywords, SocketKeywords, check_keywords
 from ..manager import BaseManager
 from ..pool.member import PoolMember
 from ..transport._async.connecting import dial
-from ..transport.outcome import NoEndpointAvailable
+from ..transport.outcome import DialError, NoEndpointAvailable
 from . import search
 from .with_asyncio import AsyncEngineSession, AsyncEvent, is_current, stop_task, wait_for_task
 
@@ -138,6 +137,7 @@ class AsyncRun:
         ready: Set when the connection is open, or cannot be opened.
         error: Why the connection is not open yet, or cannot be opened; None once it is open.
         task: The background task that finds an endpoint, and then stays connected.
+        search: The latest search for an endpoint.
     """
 
     def __init__(self) -> None:
@@ -145,6 +145,7 @@ class AsyncRun:
         self.ready = AsyncEvent()
         self.error: Exception | None = SocketConnectionError("disconnected meanwhile")
         self.task: Any = None
+        self.search: Any = None
 
 
 class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
@@ -235,46 +236,75 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             self._endpoints.detach()
 
     async def _find(self, run: AsyncRun, before: str | None, since: float) -> AsyncLink:
-        """Find an endpoint that accepts a connection, and use that connection."""
-        link: AsyncLink = await self._drive(search.Search(self._endpoints).find(before, since), run)
-        await self._switch_to(link, run)
-        return link
+        """Find an endpoint that accepts a connection, and use that connection.
 
-    async def _drive(self, steps: search.Steps, run: AsyncRun) -> Any:
-        """Carry out the steps of a search, and return its result."""
-        try:
-            step = next(steps)
-            while not run.ended.is_set():
-                try:
-                    result = await self._carry_out(step, run)
-                except Exception as error:
-                    if run.ended.is_set():
-                        break
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as end:
-            return end.value
-        raise SocketConnectionError("disconnected meanwhile")
+        Args:
+            run: The run that searches.
+            before: URL of the endpoint of the connection that broke, or None.
+            since: Monotonic seconds at which the time without a connection began.
 
-    async def _carry_out(self, step: search.Step, run: AsyncRun) -> Any:
-        if isinstance(step, PoolMember):
-            link = self._pending_link = AsyncLink(self, step)
+        Raises:
+            ConnectionRefusedError: If the application of an endpoint refused the login.
+            NoEndpointAvailable: If no endpoint could be reached.
+        """
+        endpoints = self._endpoints
+        found = run.search = endpoints.search()
+        first = member = found.member
+        while member is not None and not run.ended.is_set():
+            reached = await self._reach(run, member)
+            if reached is not None and (link := await self._open(run, reached)) is not None:
+                origin = before or (None if first is None or first is reached else first.url)
+                seconds = max(0.0, endpoints.state.clock() - since)
+                endpoints.record_connected(reached, origin, "failed", seconds)
+                await self._switch_to(link, run)
+                return link
+            member = endpoints.next(found, endpoints.state.clock())
+        if run.ended.is_set():
+            raise SocketConnectionError("disconnected meanwhile")
+        exhausted = NoEndpointAvailable(tuple(found.trials))
+        if found.error is None:
+            raise exhausted
+        raise found.error from (exhausted if found.trials else None)
+
+    async def _reach(self, run: AsyncRun, member: PoolMember) -> PoolMember | None:
+        """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
+        endpoints, policy = self._endpoints, self._endpoints.policy
+        until = endpoints.state.clock() + policy.total_timeout
+        options = endpoints.options.for_dial(policy.connect_timeout, until)
+        proxy = endpoints.options.for_target(member.target)
+        if proxy is not None:
             try:
-                await link.open(**self._arguments)
-            finally:
-                self._pending_link = None
-            return link
-        policy, resolver = self._endpoints.policy, self._endpoints.resolver
-        until = self._endpoints.state.clock() + policy.total_timeout
-        options = self._endpoints.options.for_dial(policy.connect_timeout, until)
-        if isinstance(step, Place):
-            await (await connect(step, options, resolver)).aclose()
-            return None
-        step.called_off = run.ended.is_set
-        winner, stream = await dial(step, options, resolver)
-        await stream.aclose()
+                place = search.place_of(proxy)
+                await (await connect(place, options, endpoints.resolver)).aclose()
+            except Exception:
+                endpoints.record_failed(run.search, member, Fault.PROXY)
+                return None
+            return member
+        race, winner = endpoints.race(run.search, member), None
+        race.called_off = run.ended.is_set
+        try:
+            winner, stream = await dial(race, options, endpoints.resolver)
+            await stream.aclose()
+        except (OSError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, DialError):
+                logger.warning("no Socket.io endpoint can be dialled: %s", error)
+        for loser, fault in race.losers:
+            endpoints.record_failed(run.search, loser, fault)
         return winner
+
+    async def _open(self, run: AsyncRun, member: PoolMember) -> AsyncLink | None:
+        """Open a connection; return None if that fails."""
+        link = self._pending_link = AsyncLink(self, member)
+        try:
+            await link.open(**self._arguments)
+        except Exception as error:  # python-engineio raises undocumented exceptions
+            if not run.ended.is_set():
+                self._endpoints.record_error(run.search, member, error)
+            return None
+        finally:
+            self._pending_link = None
+        self._endpoints.record_served(member)
+        return link
 
     async def _switch_to(self, link: AsyncLink, run: AsyncRun) -> None:
         """Replace the connection in use by a new connection."""
@@ -318,7 +348,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
                 broke = self._endpoints.state.clock()
                 if run.ended.is_set():
                     break
-                self._endpoints.record_failed(link.member, Fault.RESET)
+                self._endpoints.record_failed(self._endpoints.search(), link.member, Fault.RESET)
                 await link.close()
                 rounds = 0 if broke - began >= search.STABLE_AFTER else rounds
                 while not await run.ended.wait(self._endpoints.retry_delay(rounds)):
@@ -341,7 +371,8 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             if better is None:
                 continue
             member, reason = better
-            moved = await self._drive(search.Search(self._endpoints).open(member), run)
+            run.search = self._endpoints.search()
+            moved = await self._open(run, member)
             if moved is None:
                 self._endpoints.record_failed_move()
                 continue

@@ -1,13 +1,7 @@
-"""The decisions of both Socket.io clients: where to connect, and when to move.
+"""The decisions of both Socket.io clients, without I/O: where to connect, and when to move."""
 
-The generator ``Search.find`` yields one of three steps: a dial race to run, the place of a proxy
-to connect to, or an endpoint to open a Socket.io connection to. The client performs the step, and
-sends the winner of the race, None or the link, or throws the error into the generator.
-"""
-
-import logging
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import httpx2
 from socketio.exceptions import ConnectionRefusedError as LoginRefused
@@ -15,11 +9,8 @@ from socketio.exceptions import ConnectionRefusedError as LoginRefused
 from ...net.connect import Place
 from ...net.faults import Fault, lacks_resources
 from ..manager import BaseManager
-from ..pool.failover import Budget, DialRace, FailedAttempt, Failover, RetryTraits
+from ..pool.failover import Attempt, Budget, DialRace, Failover, RetryTraits
 from ..pool.member import PoolMember, Target
-from ..transport.outcome import DialError, NoEndpointAvailable
-
-logger = logging.getLogger(__name__)
 
 #: Seconds after which an open connection resets the backoff of the search.
 STABLE_AFTER = 10.0
@@ -31,10 +22,8 @@ MOVE_CHECK_INTERVAL = 0.5
 MOVED = "moved to another endpoint"
 
 _PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
-
-
-Step = DialRace | Place | PoolMember
-Steps = Generator[Step, Any, Any]
+#: A connect may be repeated at any endpoint, and is never sent twice at once.
+_TRAITS = RetryTraits(idempotent=True, replayable=True, hedged=False)
 
 
 class SocketEndpoints:
@@ -69,11 +58,46 @@ class SocketEndpoints:
         address = known[0] if known else target.host
         return f"[{address.strip('[]')}]" if ":" in address else address
 
-    def record_failed(self, member: PoolMember, fault: Fault, began: float | None = None) -> None:
+    def search(self) -> Failover:
+        """Begin a search for an endpoint.
+
+        The search has a budget of its own, so that a client without a connection can always search.
+        """
+        with self.state as state:
+            return Failover(_TRAITS, state.socketio, Budget(self.policy), state.clock())
+
+    def next(self, search: Failover, now: float) -> PoolMember | None:
+        """Return the next endpoint of a search, or None."""
+        with self.state:
+            return search.next(now)
+
+    def race(self, search: Failover, member: PoolMember) -> DialRace:
+        """Return the dial race of a search that begins with an endpoint."""
+        # No race with proxies: it would dial endpoints directly that need a proxy.
+        more: Callable[[float], PoolMember | None] = lambda _: None  # noqa: E731
+        if not self.options.knows_proxies:
+            more = partial(self.next, search)
+        return DialRace(member, more, self.policy.race_delay)
+
+    def record_failed(self, search: Failover, member: PoolMember, fault: Fault) -> None:
         """Record that an endpoint could not be reached, or dropped the connection."""
         with self.state as state:
-            now = state.clock()
-            state.socketio.failed(member, fault, now, now if began is None else began)
+            search.record_failure(Attempt(member, state.clock(), search.since), fault)
+
+    def record_error(self, search: Failover, member: PoolMember, error: Exception) -> None:
+        """Record an error of python-socketio; a refused login does not blame the endpoint."""
+        if not isinstance(error, LoginRefused):
+            if "status code 401" not in str(error):
+                self.record_failed(search, member, fault_of_text(error))
+                return
+            error = LoginRefused(str(error))
+        search.error = search.error or error
+        self.record_served(member)
+
+    def record_served(self, member: PoolMember) -> None:
+        """Record that an endpoint accepted the connection, or that its application answered."""
+        with self.state as state:
+            state.socketio.served(member, state.clock())
 
     def record_connected(
         self, member: PoolMember, origin: str | None, reason: str, seconds: float
@@ -119,105 +143,6 @@ class SocketEndpoints:
         """Record a failed move; the open connection stays."""
         self._failed_moves += 1
         self._move_at = self.state.clock() + self.retry_delay(self._failed_moves)
-
-
-#: A connect may be repeated at any endpoint, and is never sent twice at once.
-_TRAITS = RetryTraits(idempotent=True, replayable=True, hedged=False)
-
-
-class Search:
-    """One search for an endpoint: its candidates and its failures.
-
-    Args:
-        endpoints: The endpoints to search.
-    """
-
-    def __init__(self, endpoints: SocketEndpoints) -> None:
-        self._endpoints = endpoints
-        self._state = endpoints.state
-        # A separate budget, so that a client without a connection can always search.
-        budget = Budget(endpoints.policy)
-        self._began = endpoints.state.clock()
-        with self._state as state:
-            self._failover = Failover(_TRAITS, state.socketio, budget, self._began)
-        self._failed: list[FailedAttempt] = []
-        self._refusal: Exception | None = None
-
-    def find(self, before: str | None, since: float) -> Steps:
-        """Find an endpoint that accepts a connection, and return its link.
-
-        Args:
-            before: URL of the endpoint of the connection that broke, or None.
-            since: Monotonic seconds at which the time without a connection began.
-
-        Raises:
-            ConnectionRefusedError: If the application of an endpoint refused the login.
-            NoEndpointAvailable: If no endpoint could be reached.
-        """
-        first = member = self._failover.member
-        while member is not None:
-            reached = yield from self._reach(member)
-            if reached is not None and (link := (yield from self.open(reached))) is not None:
-                seconds = max(0.0, self._state.clock() - since)
-                origin = before or (None if first is None or first is reached else first.url)
-                self._endpoints.record_connected(reached, origin, "failed", seconds)
-                return link
-            member = self._next(self._state.clock())
-        exhausted = NoEndpointAvailable(tuple(self._failed))
-        if self._refusal is None:
-            raise exhausted
-        raise self._refusal from (exhausted if self._failed else None)
-
-    def _next(self, now: float) -> PoolMember | None:
-        with self._state:
-            return self._failover.next(now)
-
-    def _reach(self, member: PoolMember) -> Generator[DialRace | Place, Any, PoolMember | None]:
-        """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
-        proxy = self._endpoints.options.for_target(member.target)
-        if proxy is not None:
-            try:
-                yield place_of(proxy)
-            except Exception:
-                self._record_failed(member, Fault.PROXY)
-                return None
-            return member
-        # No race with proxies: it would dial endpoints directly that need a proxy.
-        proxied = self._endpoints.options.knows_proxies
-        more = (lambda _: None) if proxied else self._next
-        race = DialRace(member, more, self._endpoints.policy.race_delay)
-        winner = None
-        try:
-            winner = yield race
-        except (OSError, RuntimeError, MemoryError) as error:
-            if not isinstance(error, DialError):
-                logger.warning("no Socket.io endpoint can be dialled: %s", error)
-        for loser, fault in race.losers:
-            self._record_failed(loser, fault)
-        return winner
-
-    def open(self, member: PoolMember) -> Steps:
-        """Open a connection, and return its link; None if that fails.
-
-        A refused login does not count against the endpoint.
-        """
-        try:
-            link = yield member
-        except Exception as error:  # python-engineio raises undocumented exceptions
-            refused = isinstance(error, LoginRefused) or "status code 401" in str(error)
-            if not refused:
-                self._record_failed(member, fault_of_text(error))
-                return None
-            link, own = None, isinstance(error, LoginRefused)
-            self._refusal = self._refusal or (error if own else LoginRefused(str(error)))
-        with self._state as state:  # the endpoint accepted, or its application answered
-            state.socketio.served(member, state.clock())
-        return link
-
-    def _record_failed(self, member: PoolMember, fault: Fault) -> None:
-        self._endpoints.record_failed(member, fault, self._began)
-        seconds = self._state.clock() - self._began
-        self._failed.append(FailedAttempt(member.url, fault, seconds))
 
 
 def place_of(proxy: httpx2.Proxy) -> Place:
