@@ -30,8 +30,6 @@ LATE = 0.05
 SECOND_AFTER = 0.25
 #: Longest wait in seconds between two looks at running dials, for timeouts and the next dials.
 GLANCE = 0.02
-#: Faults at the false addresses of a censoring resolver, such as certificates for other names.
-_LIES = frozenset({Fault.TLS, Fault.UNREACHABLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +164,9 @@ class Ring:
             self.waker.send(b"!")
 
     def finished(self) -> Iterator["HostDial"]:
-        """Advance the dials, and yield those that have finished.
-
-        Raises:
-            ConnectionAbortedError: If the waker was shut down.
-        """
+        """Advance the dials, and yield those that have finished."""
         with contextlib.suppress(BlockingIOError):
-            if not self._woken.recv(4096):
-                raise ConnectionAbortedError("called off")
+            self._woken.recv(4096)
         for dial in self.dials[:]:
             if next(dial.race, True):
                 self.dials.remove(dial)
@@ -246,27 +239,21 @@ class HostDial:
             for _, dial in dials.values():
                 dial.close()
 
-    def _has_failed(self, now: float, patience: float) -> bool:
-        """Whether the resolver has failed, or has taken longer than ``patience`` seconds."""
-        first = self._look_ups[0]
-        return first.exception() is not None if first.done() else now >= self._began + patience
-
     def _addresses(self, now: float) -> list[str]:
         """Return the known addresses in the order of dialling."""
-        found = self._resolver.last(self._host) if self._has_failed(now, LATE) else []
-        for look_up in self._look_ups:
-            if look_up.done() and look_up.exception() is None:
-                found += look_up.result()
-        found += self._resolver.proven(self._host)
-        return self._resolver.in_turn(self._host, found)
+        is_pending = not self._look_ups[0].done() and now < self._began + LATE
+        known = self._resolver.second if is_pending else self._resolver
+        return self._resolver.in_turn(self._host, known.last(self._host) if known else [])
 
     def _needs_second(self, now: float, failures: dict[str, Exception]) -> bool:
         """Whether the second resolver must start: the first is late, has failed or has lied."""
-        if len(self._look_ups) > 1:
+        first, *others = self._look_ups
+        if others:
             return False
+        if not first.done():
+            return now >= self._began + SECOND_AFTER
         faults = {fault_of(failure, connecting=True) for failure in failures.values()}
-        lied = Fault.TLS in faults and faults <= _LIES
-        return lied or self._has_failed(now, SECOND_AFTER)
+        return first.exception() is not None or Fault.TLS in faults
 
     def _error(self, failures: dict[str, Exception]) -> Exception:
         """Return why the host cannot be connected to."""

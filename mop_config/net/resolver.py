@@ -50,12 +50,8 @@ class Resolver:
         self._look_up = look_up or _ask_the_system
         self._last: dict[str, list[str]] = {}
         self._best: dict[str, str] = {}
-        self._begin()
-
-    def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._running: dict[str, Future[list[str]]] = {}
+        # By process, as a forked child has no threads of its parent.
+        self._running: dict[tuple[int, str], Future[list[str]]] = {}
 
     def resolve(self, host: str) -> "Future[list[str]]":
         """Start the look-up of a host, or join the running look-up.
@@ -67,31 +63,33 @@ class Resolver:
             A future of the IP addresses in the system's order; its exception is the
             resolver's ``socket.gaierror``.
         """
+        future: Future[list[str]] = Future()
+        # A running future cannot be cancelled, so no caller can end the shared look-up.
+        future.set_running_or_notify_cancel()
         if is_ip(host):
-            done: Future[list[str]] = Future()
-            done.set_result([host.strip("[]")])
-            return done
-        if self._pid != os.getpid():
-            self._begin()  # after a fork: the parent's look-up threads do not exist here
-        with self._lock:
-            future = self._running.get(host)
-            if future is None:
-                future = self._start(host)
-        return future
+            _remember(self._last, host, [host.strip("[]")])
+            future.set_result([host.strip("[]")])
+            return future
+        key = os.getpid(), host
+        shared = self._running.setdefault(key, future)
+        if shared is future:
+            thread = threading.Thread(
+                target=self._run, args=(key, future), name="mop-config-resolve", daemon=True
+            )
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError) as error:  # no thread left
+                del self._running[key]
+                future.set_exception(error)
+        return shared
 
     def last(self, host: str) -> list[str]:
-        """Return the addresses of the last successful look-up of a host; empty before the first."""
-        return [*self._last.get(host, []), *self.proven(host)]
-
-    def proven(self, host: str) -> list[str]:
-        """Return the second resolver's addresses if the last connection used such an address."""
-        found = [] if self.second is None else self.second.last(host)
-        return found if self._best.get(host) in found else []
+        """Return the addresses of the last look-ups of a host, with the second resolver's."""
+        return self._last.get(host, []) + (self.second.last(host) if self.second else [])
 
     def succeeded(self, host: str, address: str) -> None:
         """Remember the connected address of a host, which the next dial tries first."""
-        if address != host.strip("[]"):
-            _remember(self._best, host, address)
+        _remember(self._best, host, address)
 
     def in_turn(self, host: str, addresses: Sequence[str]) -> list[str]:
         """Sort addresses as RFC 8305 (section 4) dials them.
@@ -104,34 +102,16 @@ class Resolver:
         best = self._best.get(host)
         return sorted(turns, key=lambda address: address != best)
 
-    def _start(self, host: str) -> "Future[list[str]]":
-        future: Future[list[str]] = Future()
-        # A running future cannot be cancelled, so no caller can end the shared look-up.
-        future.set_running_or_notify_cancel()
-        thread = threading.Thread(
-            target=self._run, args=(host, future), name="mop-config-resolve", daemon=True
-        )
+    def _run(self, key: tuple[int, str], future: "Future[list[str]]") -> None:
         try:
-            thread.start()  # the thread cannot end before this lock is released
-        except (RuntimeError, MemoryError) as error:  # no thread left
+            addresses = self._look_up(key[1])
+        except BaseException as error:
+            del self._running[key]
             future.set_exception(error)
         else:
-            self._running[host] = future
-        return future
-
-    def _run(self, host: str, future: "Future[list[str]]") -> None:
-        failure: BaseException | None = None
-        try:
-            addresses = self._look_up(host)
-            _remember(self._last, host, addresses)
-        except BaseException as error:
-            failure = error
-        with self._lock:
-            del self._running[host]
-        if failure is None:
+            _remember(self._last, key[1], addresses)
+            del self._running[key]
             future.set_result(addresses)
-        else:
-            future.set_exception(failure)
 
 
 def _remember(memory: dict[str, Any], host: str, value: Any) -> None:

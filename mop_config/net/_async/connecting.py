@@ -31,17 +31,14 @@ async def connect(
     """
     owner = owner or Owner()
     with Ring() as ring:
-        try:
-            owner.adopt(ring.waker)
-            HostDial(ring, place, options, resolver)
-            while True:
-                await AsyncStream.wait_for(ring, GLANCE)
-                for dial in ring.finished():
-                    if dial.error is not None:
-                        raise dial.error
-                    return AsyncStream(dial.socket, owner)
-        finally:
-            owner.release(ring.waker)
+        HostDial(ring, place, options, resolver)
+        while not owner.aborted:
+            await AsyncStream.wait_for(ring, GLANCE)
+            for dial in ring.finished():
+                if dial.error is not None:
+                    raise dial.error
+                return AsyncStream(dial.socket, owner)
+    raise ConnectionAbortedError("called off")
 
 
 async def connect_by_proxy(

@@ -32,17 +32,14 @@ def connect(
     """
     owner = owner or Owner()
     with Ring() as ring:
-        try:
-            owner.adopt(ring.waker)
-            HostDial(ring, place, options, resolver)
-            while True:
-                Stream.wait_for(ring, GLANCE)
-                for dial in ring.finished():
-                    if dial.error is not None:
-                        raise dial.error
-                    return Stream(dial.socket, owner)
-        finally:
-            owner.release(ring.waker)
+        HostDial(ring, place, options, resolver)
+        while not owner.aborted:
+            Stream.wait_for(ring, GLANCE)
+            for dial in ring.finished():
+                if dial.error is not None:
+                    raise dial.error
+                return Stream(dial.socket, owner)
+    raise ConnectionAbortedError("called off")
 
 
 def connect_by_proxy(
