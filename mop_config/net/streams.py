@@ -9,7 +9,6 @@ import contextlib
 import select
 import socket
 import ssl
-import time
 from typing import Any
 
 import httpcore2
@@ -42,18 +41,15 @@ class _SocketStream:
         owner: Object that may shut the socket down from another thread, or None.
 
     Attributes:
-        limit: The time-out of operations without one.
         shared: Whether several requests share the connection (HTTP/2).
     """
 
     def __init__(self, sock: socket.socket, owner: Owner | None = None) -> None:
         sock.setblocking(False)
-        self.limit: Limit | None = None
         self._sock = sock
         self._owner = owner or Owner()
         self._owner.adopt(sock)
-        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
-        self.shared = self._tls is not None and self._tls.selected_alpn_protocol() == "h2"
+        self.shared = isinstance(sock, ssl.SSLSocket) and sock.selected_alpn_protocol() == "h2"
         self._readable = select.poll()
         self._readable.register(sock, select.POLLIN)
 
@@ -63,7 +59,7 @@ class _SocketStream:
             case "is_readable":
                 return self._sock.fileno() < 0 or bool(self._readable.poll(0))
             case "ssl_object":
-                return self._tls
+                return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
             case "client_addr":
                 return self._sock.getsockname()
             case "server_addr":
@@ -122,16 +118,15 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
             TimeoutError: After ``timeout`` seconds, or at the deadline of a ``Limit``.
             Exception: Raised by the hedge of the request, to end the read.
         """
-        seconds = self.limit if timeout is None else timeout
-        if isinstance(seconds, Limit):
-            deadline = seconds.deadline
-            seconds = min(seconds, max(0.0, deadline.until - time.monotonic()))
+        if isinstance(timeout, Limit):
+            deadline = timeout.deadline
+            timeout = deadline.least(timeout)
             if deadline.hedge is not None and event == select.POLLIN:
-                deadline.hedge.wait(self._sock, seconds)
+                deadline.hedge.wait(self._sock, timeout)
                 return
         poll = select.poll()
         poll.register(self._sock, event)
-        if not poll.poll(None if seconds is None else seconds * 1000 + 1):
+        if not poll.poll(None if timeout is None else timeout * 1000 + 1):
             raise TimeoutError("timed out")
 
     @staticmethod
@@ -153,7 +148,7 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
     def __init__(self, sock: socket.socket, owner: Owner | None = None) -> None:
         super().__init__(sock, owner)
         self._turn = asyncio.Lock()
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: set[_Wait] = set()
         self._reads_in_a_row = 0
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -174,22 +169,19 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write the whole buffer."""
-        if buffer and self.shared:
+        if self.shared:
             # A cancelled request must not leave half a frame on a shared connection.
-            await asyncio.shield(self._write_in_turn(buffer, timeout))
+            await asyncio.shield(self._write(buffer, timeout))
         else:
-            await self._write(buffer, timeout)
-
-    async def _write_in_turn(self, buffer: bytes, timeout: float | None) -> None:
-        async with self._turn:
             await self._write(buffer, timeout)
 
     async def _write(self, buffer: bytes, timeout: float | None) -> None:
         rest = memoryview(buffer)
         try:
-            # A system call for an empty buffer could only lose an error.
-            while rest and (rest := self._send(rest, timeout)):
-                await self._wait(timeout, writable=True)
+            async with self._turn:
+                # A system call for an empty buffer could only lose an error.
+                while rest and (rest := self._send(rest, timeout)):
+                    await self._wait(timeout, writable=True)
         except (OSError, ValueError) as error:
             raise _translated(error, httpcore2.WriteTimeout, httpcore2.WriteError) from error
 
@@ -200,16 +192,15 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
             TimeoutError: After ``timeout`` seconds, or at the deadline of a ``Limit``.
             OSError: If the stream was closed.
         """
-        seconds = self.limit if timeout is None else timeout
-        if isinstance(seconds, Limit):
-            seconds = seconds.deadline.least(seconds)
-        await _until_ready(self._sock.fileno(), seconds, self._waiting, writable=writable)
+        if isinstance(timeout, Limit):
+            timeout = timeout.deadline.least(timeout)
+        await _until_ready(self._sock.fileno(), timeout, self._waiting, writable=writable)
 
     @staticmethod
     async def wait_for(ring: Any, seconds: float) -> None:
         """Wait until a socket of a ring is ready, for at most ``seconds``."""
         with contextlib.suppress(TimeoutError):
-            await _until_ready(ring.selector.fileno(), seconds, set(), writable=False)
+            await _until_ready(ring.selector.fileno(), seconds, set())
 
     async def aclose(self) -> None:
         """Close the socket; reads and writes that wait for the socket end with an error."""
@@ -217,25 +208,31 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
             waiting = self._waiting.pop()
             waiting.get_loop().remove_reader(self._sock.fileno())
             waiting.get_loop().remove_writer(self._sock.fileno())
-            _fail(waiting, ConnectionAbortedError("closed"))
+            _end(waiting, ConnectionAbortedError("closed"))
         self._close()
 
 
+#: A wait for a descriptor, whose result is the error that ended the wait, or None.
+_Wait = asyncio.Future[OSError | None]
+
+
 async def _until_ready(
-    fd: int, seconds: float | None, waiting: set["asyncio.Future[None]"], *, writable: bool
+    fd: int, seconds: float | None, waiting: set[_Wait], *, writable: bool = False
 ) -> None:
-    """Wait for a descriptor; ``waiting`` holds the future meanwhile, unless the stream closes."""
+    """Wait for a descriptor; ``waiting`` holds the wait meanwhile, unless the stream closes."""
     loop = asyncio.get_running_loop()
     add, remove = loop.add_reader, loop.remove_reader
     if writable:
         add, remove = loop.add_writer, loop.remove_writer
-    ready = loop.create_future()
-    add(fd, _fail, ready, None)
+    ready: _Wait = loop.create_future()
+    add(fd, _end, ready)
     waiting.add(ready)
-    error = TimeoutError("timed out")
-    late = loop.call_later(FOREVER if seconds is None else seconds, _fail, ready, error)
+    late = loop.call_later(
+        FOREVER if seconds is None else seconds, _end, ready, TimeoutError("timed out")
+    )
     try:
-        await ready
+        if error := await ready:
+            raise error
     finally:
         late.cancel()
         if ready in waiting:
@@ -243,11 +240,6 @@ async def _until_ready(
             remove(fd)
 
 
-def _fail(ready: "asyncio.Future[None]", error: OSError | None) -> None:
-    """End a wait, with an error or, for None, because the descriptor is ready."""
-    if ready.done():
-        return
-    if error is None:
-        ready.set_result(None)
-    else:
-        ready.set_exception(error)
+def _end(wait: _Wait, error: OSError | None = None) -> None:
+    if not wait.done():
+        wait.set_result(error)

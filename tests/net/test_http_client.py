@@ -1,6 +1,5 @@
 """The guarantees of one bounded HTTP request."""
 
-import contextlib
 import gzip
 import socket
 import ssl
@@ -24,6 +23,7 @@ from ..client.fleet import black_hole, silence
 from ..client.handmade import NOBODY, Answer, Asked, handmade
 from ..client.proxy import forward_proxy
 from ..ports import closed_port
+from ..waiting import wait_for
 
 TOKEN = "a-token"
 MAX_BYTES = 10_000
@@ -315,21 +315,19 @@ class TestAbort:
     def test_what_runs_and_what_comes_later(self, scheme: str) -> None:
         """An abort ends running and later requests without a fault, and closes every socket."""
         failures: list[HttpError] = []
-        with contextlib.ExitStack() as stack:
-            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
+        with silence() as port:
             asker = client()
 
             def ask() -> None:
                 try:
-                    asker.request(asking(url, 30))
+                    asker.request(asking(f"{scheme}://127.0.0.1:{port}", 30))
                 except HttpError as error:
                     failures.append(error)
 
             threads = [threading.Thread(target=ask) for _ in range(3)]
             for thread in threads:
                 thread.start()
-                stack.enter_context(listener.accept()[0])
+            wait_for(lambda: len(asker._sockets) == 3)
             asker.abort()
             for thread in threads:
                 thread.join(5)

@@ -31,13 +31,17 @@ async def connect(
     """
     owner = owner or Owner()
     with Ring() as ring:
-        HostDial(ring, place, options, resolver)
-        while not owner.aborted:
-            await AsyncStream.wait_for(ring, GLANCE)
-            for dial in ring.finished():
-                if dial.error is not None:
-                    raise dial.error
-                return AsyncStream(dial.socket, owner)
+        owner.adopt(ring.waker)
+        try:
+            HostDial(ring, place, options, resolver)
+            while not owner.aborted:
+                await AsyncStream.wait_for(ring, GLANCE)
+                for dial in ring.finished():
+                    if dial.error is not None:
+                        raise dial.error
+                    return AsyncStream(dial.socket, owner)
+        finally:
+            owner.release(ring.waker)
     raise ConnectionAbortedError("called off")
 
 
@@ -97,20 +101,21 @@ async def _open_tunnel(
         httpcore2.ProxyError: If the proxy refuses.
     """
     url = proxy.url
+    timeouts: dict[str, float | None] = {"read": limit, "write": limit}
     if url.scheme not in _PROXY_PORTS:
         from httpcore2._async.socks_proxy import _init_socks5_connection
 
         host = place.host.strip("[]").encode()
-        stream.limit = limit  # httpcore passes no time-out here
-        await _init_socks5_connection(stream, host=host, port=place.port, auth=proxy.auth)
-        stream.limit = None
+        await _init_socks5_connection(
+            stream, host=host, port=place.port, auth=proxy.auth, timeouts=timeouts
+        )
         return
     where = b"%b:%d" % (place.host.encode(), place.port)
     request = httpcore2.Request(
         "CONNECT",
         httpcore2.URL(scheme=url.scheme, host=url.host, port=url.port, target=where),
         headers=[(b"Host", where), (b"Accept", b"*/*"), *proxy.headers],
-        extensions={"timeout": {"read": limit, "write": limit}},
+        extensions={"timeout": timeouts},
     )
     http = httpcore2.AsyncHTTP11Connection(url.origin, stream)
     response = await http.handle_async_request(request)
@@ -133,13 +138,11 @@ class AsyncTlsStream(httpcore2.AsyncNetworkStream):
 
         Raises:
             httpcore2.ConnectError: If the handshake fails.
-            httpcore2.ConnectTimeout: If the handshake takes too long.
+            httpcore2.ReadTimeout: If the handshake takes too long.
         """
         try:
             await self._run(self._tls.do_handshake, timeout)
-        except httpcore2.ReadTimeout as error:
-            raise httpcore2.ConnectTimeout(str(error)) from error
-        except (OSError, httpcore2.NetworkError) as error:
+        except OSError as error:
             raise httpcore2.ConnectError(str(error)) from error
         self._stream.shared = self._tls.selected_alpn_protocol() == "h2"
 

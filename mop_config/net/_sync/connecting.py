@@ -32,13 +32,17 @@ def connect(
     """
     owner = owner or Owner()
     with Ring() as ring:
-        HostDial(ring, place, options, resolver)
-        while not owner.aborted:
-            Stream.wait_for(ring, GLANCE)
-            for dial in ring.finished():
-                if dial.error is not None:
-                    raise dial.error
-                return Stream(dial.socket, owner)
+        owner.adopt(ring.waker)
+        try:
+            HostDial(ring, place, options, resolver)
+            while not owner.aborted:
+                Stream.wait_for(ring, GLANCE)
+                for dial in ring.finished():
+                    if dial.error is not None:
+                        raise dial.error
+                    return Stream(dial.socket, owner)
+        finally:
+            owner.release(ring.waker)
     raise ConnectionAbortedError("called off")
 
 
@@ -96,20 +100,21 @@ def _open_tunnel(stream: Stream, proxy: httpcore2.Proxy, place: Place, limit: Li
         httpcore2.ProxyError: If the proxy refuses.
     """
     url = proxy.url
+    timeouts: dict[str, float | None] = {"read": limit, "write": limit}
     if url.scheme not in _PROXY_PORTS:
         from httpcore2._sync.socks_proxy import _init_socks5_connection
 
         host = place.host.strip("[]").encode()
-        stream.limit = limit  # httpcore passes no time-out here
-        _init_socks5_connection(stream, host=host, port=place.port, auth=proxy.auth)
-        stream.limit = None
+        _init_socks5_connection(
+            stream, host=host, port=place.port, auth=proxy.auth, timeouts=timeouts
+        )
         return
     where = b"%b:%d" % (place.host.encode(), place.port)
     request = httpcore2.Request(
         "CONNECT",
         httpcore2.URL(scheme=url.scheme, host=url.host, port=url.port, target=where),
         headers=[(b"Host", where), (b"Accept", b"*/*"), *proxy.headers],
-        extensions={"timeout": {"read": limit, "write": limit}},
+        extensions={"timeout": timeouts},
     )
     http = httpcore2.HTTP11Connection(url.origin, stream)
     response = http.handle_request(request)
@@ -132,13 +137,11 @@ class TlsStream(httpcore2.NetworkStream):
 
         Raises:
             httpcore2.ConnectError: If the handshake fails.
-            httpcore2.ConnectTimeout: If the handshake takes too long.
+            httpcore2.ReadTimeout: If the handshake takes too long.
         """
         try:
             self._run(self._tls.do_handshake, timeout)
-        except httpcore2.ReadTimeout as error:
-            raise httpcore2.ConnectTimeout(str(error)) from error
-        except (OSError, httpcore2.NetworkError) as error:
+        except OSError as error:
             raise httpcore2.ConnectError(str(error)) from error
         self._stream.shared = self._tls.selected_alpn_protocol() == "h2"
 
