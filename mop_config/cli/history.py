@@ -1,16 +1,35 @@
-"""``mop-config history``: list the good texts of the past, or compare two of them."""
+"""``history``, ``rollback`` and ``push``: the good texts of the past, and a text written back.
 
+``history`` lists the texts of a source or compares two of them, ``rollback`` writes one of them
+back and waits until it is served, and ``push`` writes a file into a key in etcd.
+"""
+
+import difflib
+import time
+from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import click
 
-from ..model.codec import rfc3339
+from ..errors import MopConfigError, SourceError
+from ..model.address import without_userinfo
+from ..model.codec import Difference, rfc3339
 from ..model.endpoint import Kind
+from ..server.parsing.render import EMPTY_BODY, render, render_body
 from ..server.settings import Settings
-from .differences import changed_endpoints, text_difference
-from .input import env_file_option, settings_for
-from .output import json_text, say
-from .texts import GoodTexts, is_release
+from ..server.sources import SCHEME
+from ..server.sources.file import FileSource
+from ..server.state.workers import WorkerRecord
+from .input import env_file_option, etcd_key, judged, settings_for
+from .output import COLOURS, json_text, say
+from .texts import ChangedError, EtcdTarget, FileTarget, GoodTexts, is_release, replace_text
+
+#: Limit of the wait for the workers, in seconds, and the pause between two reads of their records.
+PATIENCE = 30.0
+_PAUSE = 0.1
+#: Number of lines above which texts are compared by their endpoints only.
+MOST_LINES = 20_000
 
 
 @click.command(epilog="Example: mop-config history --env-file /etc/mop-config/environment")
@@ -74,3 +93,198 @@ def _list(kept: GoodTexts, settings: Settings, *, as_json: bool) -> None:
     if as_json:
         folder = str(kept.directory.path)
         print(json_text({"source": kept.source, "folder": folder, "releases": rows}))
+
+
+@click.command(epilog="Example: mop-config rollback 1764403200123 --env-file /etc/mop-config/env")
+@click.argument("release")
+@click.argument("source", required=False)
+@click.option("--yes", is_flag=True, help="Write without asking.")
+@click.option("--in-place", is_flag=True, help="Keep hard links and mounts: write into the file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; never ask.")
+@env_file_option
+def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_json: bool) -> int:
+    """Write the text of RELEASE back into SOURCE, and wait until every worker serves it.
+
+    RELEASE is a number that mop-config history shows, or the beginning of its ETag. The
+    difference is shown, and on a terminal the command asks before it writes. A file is replaced
+    in one step and keeps its owner, mode and symbolic links; a key in etcd is written in one
+    transaction. If the text removes more than ENDPOINT_MAX_REMOVED allows, the confirming line is
+    added to it. Exit 1 if nothing is written, or if a worker does not serve it within 30 s.
+
+    SOURCE is a file or etcd://host:2379/key, and defaults to ENDPOINT_CONFIG_FILE.
+    """
+    settings = settings_for(source)
+    kept = GoodTexts.of(settings)
+    good = kept.find(release)
+    number, etag = good.release.version, good.release.etag
+    name = f"release {number}"
+    if len(good.data) > settings.max_bytes:
+        too_large = f"{name} is larger than {settings.max_bytes} bytes (ENDPOINT_MAX_BYTES)"
+        raise MopConfigError(f"{too_large}: nothing is written")
+    reading = judged(name, lambda: (good.data, good.saved_at), settings)
+    if reading.refusal is not None:
+        raise MopConfigError(f"{reading.refusal}: nothing is written")
+    etcd = settings.source.startswith(SCHEME)
+    target = EtcdTarget(settings) if etcd else FileTarget(settings.source, in_place=in_place)
+    old = target.read()
+    difference = text_difference(old, good.data, (str(target), name), settings)
+    data, added = kept.confirmed(good.data, settings)
+    if not as_json:
+        difference.print()
+    result = replace_text(target, old, data, sure=yes or as_json)
+    if not as_json:
+        for line in added:
+            say(f"added: {line}")
+        say(f"{target}: {name} is {result}")
+    workers = wait_until_served(kept, {etag, reading.rendering.etag})
+    if as_json:
+        outcome = {"target": str(target), "release": number, "etag": etag, "result": result}
+        outcome |= {"added": added, "workers": [worker["pid"] for worker in workers]}
+        click.echo(json_text({**outcome, **difference.as_dict()}))
+    elif workers:
+        say(f"every worker serves it ({len(workers)}), etag {workers[0]['served']['etag']}")
+    else:
+        say("no running worker is seen from here: the next one that starts serves it")
+    return 0
+
+
+def wait_until_served(kept: GoodTexts, etags: set[str]) -> list[WorkerRecord]:
+    """Wait until every worker serves a list, and return the records of the workers.
+
+    Args:
+        kept: The texts of the source, with the records of its running workers.
+        etags: The ETags of the list by the current settings and by the settings of its release.
+
+    Raises:
+        MopConfigError: If a worker refuses the list, or does not serve the list in time.
+    """
+    began, deadline = rfc3339(time.time()), time.monotonic() + PATIENCE
+    while True:
+        workers = kept.workers()
+        late = [
+            worker
+            for worker in workers
+            if worker["served"]["etag"] not in etags or worker["served"]["state"] != "fresh"
+        ]
+        for worker in late:
+            newest = [reload["entry"] for reload in worker["history"][:1]]
+            error = next((entry["error"] for entry in newest if entry["at"] >= began), None)
+            if error or time.monotonic() > deadline:
+                reason = error or "it has not read it yet"
+                raise MopConfigError(f"worker {worker['pid']} does not serve it: {reason}")
+        if not late:
+            return workers
+        time.sleep(_PAUSE)
+
+
+@click.command(
+    epilog="Example: mop-config push config/endpoints.txt etcd://10.0.0.1,10.0.0.2/mop/endpoints"
+)
+@click.argument("file")
+@click.argument("key", metavar="[ETCD-KEY]", required=False)
+@click.option("--force", is_flag=True, help="Write even if the key has changed meanwhile.")
+@click.option("--yes", is_flag=True, help="Write without asking.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; never ask.")
+@env_file_option
+def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> int:
+    """Write FILE into ETCD-KEY, from which servers read their list.
+
+    ETCD-KEY is etcd://host:2379[,host:2379]/key and defaults to ENDPOINT_CONFIG_FILE; the
+    login and the certificates come from ENDPOINT_ETCD_USER, _PASSWORD, _CA, _CERT and _KEY.
+
+    A file with errors is refused. The difference is shown, and on a terminal the command
+    asks before it writes. Nothing is written if another client has written the key meanwhile.
+    Exit 1 if nothing could be written.
+    """
+    if file.startswith(SCHEME):
+        raise click.UsageError("name the FILE to push")
+    settings = Settings.from_environ()
+    settings = replace(settings, source=etcd_key(key or settings.source))
+    target = EtcdTarget(settings, force=force)
+    reading = judged(file, lambda: FileSource(file, settings.max_bytes).read()[:2], settings)
+    if not reading.lines and reading.refusal is not None:
+        raise reading.refusal
+    problems = [problem.as_dict() for problem in reading.rendering.problems]
+    outcome: dict[str, object] = {"target": str(target), "problems": problems}
+
+    def report(result: str, **more: int | None) -> None:
+        if as_json:
+            print(json_text({**outcome, "result": result, **more}))
+
+    if not as_json:
+        for problem in reading.rendering.problems:
+            say(f"{file}: {problem} [{problem.code}]", err=True)
+    if reading.rendering.errors:
+        report("refused")
+        raise MopConfigError(f"{file} has errors ({reading.rendering.errors}): nothing is written")
+    old = target.read()
+    difference = text_difference(old, reading.data, (str(target), file), settings)
+    outcome |= {"previous_revision": target.revision, **difference.as_dict()}
+    if not as_json:
+        difference.print()
+    try:
+        result = replace_text(target, old, reading.data, sure=yes or as_json)
+    except ChangedError:
+        report("conflict", revision=None)
+        raise
+    report(result, revision=target.revision)
+    if not as_json:
+        say(f"{target}: {result}, revision {target.revision}")
+    return 0
+
+
+class TextDifference(NamedTuple):
+    """The difference of two texts.
+
+    Attributes:
+        lines: The difference in the unified format, or None for texts too long to compare.
+        change: The endpoints that differ, or None if the newer text has no list.
+    """
+
+    lines: list[str] | None
+    change: Difference | None
+
+    def print(self) -> None:
+        """Print the lines, with colours on a terminal, and the number of endpoints."""
+        for line in self.lines or []:
+            say(line, fg=COLOURS.get(line[:1]))
+        if self.change is not None:
+            say(str(self.change))
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the members ``diff`` and ``change`` of a JSON document."""
+        return {"diff": self.lines, "change": self.change and self.change._asdict()}
+
+
+def text_difference(
+    old: bytes, new: bytes, names: tuple[str, str], settings: Settings
+) -> TextDifference:
+    """Compare two texts.
+
+    Args:
+        old: The older text.
+        new: The newer text.
+        names: The names of the older and the newer text.
+        settings: Settings by which the endpoints are read.
+    """
+    before, after = _lines(old), _lines(new)
+    lines = None
+    if max(len(before), len(after)) <= MOST_LINES:
+        lines = list(difflib.unified_diff(before, after, *names, lineterm="", n=1))
+    return TextDifference(lines, changed_endpoints(old, new, settings))
+
+
+def changed_endpoints(old: bytes, new: bytes, settings: Settings) -> Difference | None:
+    """Compare the endpoints of two texts; return None if the newer text has no list."""
+    now = time.time()
+    served = render_body(old, settings.rules, now) or EMPTY_BODY
+    try:
+        return render(new, settings.rules, served, now).difference
+    except SourceError:
+        return None
+
+
+def _lines(data: bytes) -> list[str]:
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    lines = [without_userinfo(line) for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]

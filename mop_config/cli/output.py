@@ -1,4 +1,7 @@
-"""Print lines and JSON with external text escaped: a terminal would execute control characters."""
+"""Print lines, JSON and the changes of a list, with external text escaped.
+
+A terminal would execute control characters.
+"""
 
 import json
 import os
@@ -7,7 +10,8 @@ from typing import Any
 
 import click
 
-from ..model.endpoint import EndpointConfig
+from ..model.codec import EndpointChange, endpoint_changes, entry_of
+from ..model.endpoint import EndpointConfig, Kind
 from ..model.printable import printable, replace_unprintable
 from ..server.parsing.attributes import PlannedChange
 
@@ -15,6 +19,9 @@ from ..server.parsing.attributes import PlannedChange
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 #: Maximum number of changes that are shown.
 _MOST_CHANGES = 20
+#: The colours and the JSON members of what is removed, added and changed.
+COLOURS = {"-": "red", "+": "green", "~": "yellow"}
+_MEMBERS = {"-": "removed", "+": "added", "~": "changed"}
 
 
 def say(line: str, *, err: bool = False, nl: bool = True, **style: Any) -> None:
@@ -75,3 +82,39 @@ def json_text(document: Any, indent: int | None = 2) -> str:
     """
     text = json.dumps(document, ensure_ascii=False, indent=indent)
     return replace_unprintable(text, lambda character: json.dumps(character)[1:-1], keep="\n")
+
+
+def list_changes(before: EndpointConfig, after: EndpointConfig) -> list[EndpointChange]:
+    """Compare two lists: first what is removed, then what is added, then what is changed."""
+    changes = [
+        change
+        for kind in Kind
+        for change in endpoint_changes(kind, before.kinds()[kind], after.kinds()[kind])
+    ]
+    return sorted(changes, key=lambda change: list(_MEMBERS).index(change.sign))
+
+
+def print_changes(changes: Sequence[EndpointChange], prefix: str = "") -> None:
+    """Print one line for each change, with a colour on a terminal.
+
+    Args:
+        changes: The changes; without any, only the order of the list has changed.
+        prefix: A text before each change.
+    """
+    for sign, kind, endpoint, before in changes:
+        was = f" (was {before.line.partition(' ')[2]})" if before else ""
+        say(prefix, nl=False)
+        say(f"{sign} {kind} {endpoint.line}{was}", fg=COLOURS[sign])
+    if not changes:
+        say(f"{prefix}~ the order changed")
+
+
+def changes_document(changes: Sequence[EndpointChange]) -> dict[str, list[dict[str, object]]]:
+    """Return the changes as the members ``added``, ``removed`` and ``changed`` of a document."""
+    document: dict[str, list[dict[str, object]]] = {name: [] for name in _MEMBERS.values()}
+    for sign, kind, endpoint, before in changes:
+        entry = {"kind": kind, **entry_of(endpoint)}
+        if before is not None:
+            entry["before"] = {"kind": kind, **entry_of(before)}
+        document[_MEMBERS[sign]].append(entry)
+    return document

@@ -150,15 +150,24 @@ def read_token(file: str | None) -> str | None:
         if not token:
             return None
     else:
-        try:
-            with open(file, "rb") as opened:
-                token = opened.read(_MAX_TOKEN_FILE).decode("ascii", "replace").strip()
-        except OSError as error:
-            raise MopConfigError(f"{file} cannot be read: {error.strerror}") from None
+        token = read_file(file, _MAX_TOKEN_FILE).decode("ascii", "replace").strip()
     if not TOKEN.fullmatch(token):
         rule = "one line of A-Z a-z 0-9 - . _ ~ + / and ="
         raise MopConfigError(f"{file or VARIABLE} holds no token: {rule}")
     return token
+
+
+def read_file(path: str, limit: int) -> bytes:
+    """Read a file, up to a number of bytes.
+
+    Raises:
+        MopConfigError: If the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        raise MopConfigError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def ask(

@@ -15,9 +15,16 @@ from ..model import codec
 from ..model.codec import EndpointChange
 from ..model.endpoint import EndpointConfig
 from ..net.http import backoff, retry_after
-from .differences import changes_document, list_changes, print_changes
 from .input import SECONDS
-from .output import complain, counts_of, json_text, say
+from .output import (
+    changes_document,
+    complain,
+    counts_of,
+    json_text,
+    list_changes,
+    print_changes,
+    say,
+)
 from .server_api import LIST_PATH, ServerReply, ask, read_token, route, token_option
 
 #: Seconds for which the server may hold a long poll.

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 
 from mop_config import Endpoint, EndpointConfig, cli
-from mop_config.cli.differences import list_changes
+from mop_config.cli.output import list_changes
 from mop_config.cli.server_api import ServerReply
 from mop_config.cli.watch import (
     HASTE_PAUSE,
