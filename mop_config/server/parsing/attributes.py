@@ -3,9 +3,10 @@
 A window is half-open: its entry is served from ``start`` on, and until just before ``end``. Pure.
 """
 
+import contextlib
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -15,10 +16,9 @@ from ...model.codec import rfc3339
 from ...model.endpoint import Kind, canonical_server_name
 from .problems import Code
 
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_MOMENT = re.compile(
-    rf"{_DATE.pattern}[Tt][0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}(\.[0-9]{{1,6}})?([Zz]|[+-][0-9]{{2}}:[0-9]{{2}})"
-)
+_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_TIME = r"T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
+_MOMENT = re.compile(f"{_DATE}({_TIME})?", re.IGNORECASE)
 MAX_PRIORITY = 65535
 FOREVER = float("inf")
 
@@ -73,23 +73,28 @@ def _parse_moment(text: str, _host: str) -> float:
     Raises:
         AddressError: If the text is neither.
     """
-    try:
-        if _DATE.fullmatch(text):
-            return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
-        if _MOMENT.fullmatch(text):
-            return datetime.fromisoformat(text.upper()).timestamp()
-    except (ValueError, OverflowError):
-        pass
+    with contextlib.suppress(ValueError, OverflowError):
+        if match := _MOMENT.fullmatch(text):
+            moment = text.upper() if match[1] else f"{text}T00:00:00Z"
+            return datetime.fromisoformat(moment).timestamp()
     form = "a time such as 2027-01-31T18:00:00Z, or a date such as 2027-01-31, which means 00:00Z"
     raise AddressError(Code.BAD_WINDOW, f"from and until take {form}")
 
 
-def split_attribute(token: str) -> tuple[str, str]:
-    """Split ``name=value`` after an address, and return the name of the attribute and the value."""
+def add_attribute(values: dict[str, Any], token: str, host: str) -> None:
+    """Parse ``name=value`` after an address, and add the value to those of the entry.
+
+    Raises:
+        AddressError: If the attribute is unknown or is there already, or if its value is wrong.
+    """
     name, equals, value = token.partition("=")
     name = name.lower()
+    if name in values:
+        raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"{name} is given twice")
     if equals and name in ATTRIBUTES:
-        return name, value
+        _, parse_value = ATTRIBUTES[name]
+        values[name] = parse_value(value, host)
+        return
     near = get_close_matches(name, ATTRIBUTES, n=1)
     hint = f"did you mean {ATTRIBUTES[near[0]][0]}?" if near else "a comma separates two entries"
     *others, last = (form for form, _ in ATTRIBUTES.values())

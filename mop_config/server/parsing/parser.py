@@ -6,7 +6,6 @@ reason. ``render`` turns the entries into endpoints.
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
@@ -27,13 +26,9 @@ from ...model.address import (
     split_port,
 )
 from ...model.endpoint import Attributes
-from .attributes import ALWAYS, ATTRIBUTES, FOREVER, MAX_PRIORITY, Window, split_attribute
-from .problems import MAX_KEPT, Code, Problem, Severity
+from .attributes import ALWAYS, FOREVER, MAX_PRIORITY, Window, add_attribute
+from .problems import Code, Problems
 
-#: Errors that are kept in any case, even after a hundred warnings.
-MIN_ERRORS = 10
-#: Characters of the offending text that are kept.
-MAX_TEXT = 200
 #: Characters of a word that are searched for the name of a section; no address is longer.
 MAX_WORD = 2048
 # Shared by all entries without attributes: a dictionary for each of 50,000 entries costs time.
@@ -73,39 +68,6 @@ class Entry(NamedTuple):
     column: int
     text: str
     window: Window
-
-
-class Problems:
-    """The problems of a file: exact counts, and the first 100 problems in file order.
-
-    A file of half a million bad entries must not cost half a million objects. The first ten errors
-    are always among the 100, because an error after a hundred warnings must be visible too.
-    """
-
-    def __init__(self) -> None:
-        self.counts: Counter[Severity] = Counter()
-        self.found: list[Problem] = []
-
-    @property
-    def kept(self) -> list[Problem]:
-        """The problems that are kept, in file order."""
-        found = sorted(self.found)
-        errors = [problem for problem in found if problem.severity is Severity.ERROR]
-        first = set(errors[:MIN_ERRORS])
-        others = [problem for problem in found if problem not in first]
-        return sorted([*first, *others[: MAX_KEPT - len(first)]])
-
-    def add(
-        self, code: Code, line: int, column: int, message: str, text: str = "", word: int = 0
-    ) -> None:
-        """Add a problem; ``text`` is shortened to 200 characters."""
-        severity = code.severity
-        self.counts[severity] += 1
-        if len(text) > MAX_TEXT:
-            text = text[: MAX_TEXT - 1] + "…"
-        self.found.append(Problem(line, column, severity, code, message, text, word))
-        if len(self.found) > 10 * MAX_KEPT:
-            self.found = self.kept
 
 
 # Unicode's default-ignorable code points, which no font draws (DerivedCoreProperties.txt).
@@ -183,19 +145,16 @@ class EndpointFile:
             line = _blank(line)
             if known := _KNOWN_HEADER.match(line):
                 line = _HIDDEN.sub(" ", known[0]) + _blank(line[known.end() :])
-        bare = line.lstrip()
-        if not bare or bare[0] == "#":
-            return
         whole = line
         if "#" in line and (comment := _COMMENT.search(line)):
             # A password may contain what looks like the start of a comment.
             whole, line = line[: comment.end()], line[: comment.start()]
-        secret_end = secret_part(whole) if USERINFO.search(whole) else 0
+        secret_end = secret_part(whole)
         start = self._header(number, line, secret_end) if _COLON.search(line) else 0
         if start and self.skipping:
             return
         if name := _misplaced_name(line[start:]):
-            self._refuse_header(number, *_words(line, written), name, secret_end)
+            self._refuse(number, *_words(line, written), name, secret_end)
         elif not self.skipping:
             if start:
                 end = start if line[start:].strip() else len(line)
@@ -241,18 +200,13 @@ class EndpointFile:
         self.problems.add(Code.UNKNOWN_SECTION, number, other.start(1) + 1, message, name)
         return other.end()
 
-    def _refuse_header(
-        self, number: int, column: int, shown: str, name: str, secret_end: int
-    ) -> None:
+    def _refuse(self, number: int, column: int, shown: str, name: str, secret_end: int) -> None:
         """Leave out a line with a malformed section header, and the entries below it."""
         known = _SECTIONS[name.lower()]
-        if _BARE_NAME.match(shown):
-            code, message = Code.MISSING_COLON, f"write {known}: with a colon"
-        else:
+        code, message = Code.MISSING_COLON, f"write {known}: with a colon"
+        if not _BARE_NAME.match(shown):
             code = Code.UNKNOWN_SECTION
-            message = (
-                f"a section starts with its name and a colon, first on the line: write {known}:"
-            )
+            message = f"a section starts with its name and a colon on the line: write {known}:"
         if self.section is not None or code is Code.UNKNOWN_SECTION:
             message += "; this line, and the entries below it, are left out"
             self._open_section(None, skipping=True)
@@ -268,7 +222,11 @@ class EndpointFile:
         self.problems.add(Code.INVISIBLE, line, column, message, shown)
 
     def _entries(self, number: int, line: str, start: int, secret_end: int, written: str) -> None:
+        is_plain = written.startswith(line) and not secret_end
         for chunk in _CHUNK.finditer(line, start):
+            plain = PLAIN_LINE.fullmatch(line, *chunk.span()) if is_plain else None
+            if plain and self.add_plain(number, plain):
+                continue
             tokens = [(t.start(), t[0]) for t in _TOKEN.finditer(line, *chunk.span())]
             if not tokens:
                 continue
@@ -282,21 +240,15 @@ class EndpointFile:
 
     def _entry(self, line: int, tokens: list[tuple[int, str]], shown: str) -> None:
         (begin, address), *words = tokens
-        if self.section is None:
-            message = "an entry before any section: it is left out"
-            self.problems.add(Code.NO_SECTION, line, begin + 1, message, shown)
-            return
         word = 0
         values: dict[str, Any] = {}
         try:
+            if self.section is None:
+                raise AddressError(Code.NO_SECTION, "an entry before any section: it is left out")
             host, port, url = self._address(self.section, address)
             for place, token in words:
                 word = place + 1
-                name, value = split_attribute(token)
-                if name in values:
-                    raise AddressError(Code.UNKNOWN_ATTRIBUTE, f"{name} is given twice")
-                _, parse_value = ATTRIBUTES[name]
-                values[name] = parse_value(value, host)
+                add_attribute(values, token, host)
             window = Window(values.pop("from", -FOREVER), values.pop("until", FOREVER))
             if window.end <= window.start:
                 raise AddressError(Code.BAD_WINDOW, "until must be later than from")
@@ -317,17 +269,11 @@ class EndpointFile:
             return url.host, url.port, url
         if USERINFO.search(text):
             normalise_host(text)
-        if "://" in text:
-            where = (
-                f"only {Section.API} and {Section.SOCKET} may have URLs, this section only hosts"
-            )
-            raise AddressError(Code.BAD_HOST, where)
         refuse_network(text)
         if any(sign in text for sign in "/?#"):
-            where = "a URL begins with its scheme, such as https://"
+            message = "only a URL may have a path, and begins with its scheme, such as https://"
             if schemes is None:
-                where = f"only {Section.API} and {Section.SOCKET} may have URLs"
-            message = f"the host is followed by a path, which only a URL may have: {where}"
+                message = f"only {Section.API} and {Section.SOCKET} may have URLs and paths"
             raise AddressError(Code.BAD_HOST, message)
         written, port = split_port(text)
         return normalise_host(written), port, None
@@ -336,11 +282,9 @@ class EndpointFile:
 def _oddities(section: Section, host: str, address: str) -> Iterator[tuple[Code, str]]:
     """Return the code and the message of each warning about an entry's address."""
     if section is Section.IPS and not is_ip(host):
-        message = f"a host name under {Section.IPS}: it belongs under {Section.DOMAINS}"
-        yield Code.NAME_IN_IP_LIST, message
+        yield Code.NAME_IN_IP_LIST, "a host name under IPList: it belongs under DomainList"
     if section is Section.DOMAINS and is_ip(host):
-        message = f"an IP address under {Section.DOMAINS}: it belongs under {Section.IPS}"
-        yield Code.IP_IN_DOMAIN_LIST, message
+        yield Code.IP_IN_DOMAIN_LIST, "an IP address under DomainList: it belongs under IPList"
     if is_ip(host) and (meant := port_without_brackets(address)):
         message = f"an IPv6 address without a port; {meant} would be one with a port"
         yield Code.IPV6_WITHOUT_PORT, message

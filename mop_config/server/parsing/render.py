@@ -12,8 +12,8 @@ from ...model.address import identity
 from ...model.endpoint import Endpoint, EndpointConfig, Kind, assemble
 from ..settings import UrlRules
 from .attributes import ALWAYS, FOREVER, PlannedChange
-from .parser import EndpointFile, Entry, Problems, Section, parse
-from .problems import Code, Problem, Severity
+from .parser import EndpointFile, Entry, Section, parse
+from .problems import Code, Problem, Problems, Severity
 
 GZIP_LEVEL = 6
 #: Problems that one log line names.
@@ -52,112 +52,97 @@ def build(file: EndpointFile, rules: UrlRules, at: float = 0.0) -> Built:
         rules: The rules by which hosts become URLs.
         at: POSIX seconds of the moment by which windows are judged.
     """
-    entries, problems = file.entries, file.problems
-    api = _KindBuilder(Kind.API, rules, problems, at)
-    socket = _KindBuilder(Kind.SOCKETIO, rules, problems, at)
-    for entry in chain(entries[Section.DOMAINS], entries[Section.IPS]):
-        new = api.add(entry)
-        socket.add(entry, quiet=entry.window.end <= at or not new)
-    for entry in entries[Section.API]:
-        api.add(entry)
-    for entry in entries[Section.SOCKET]:
-        socket.add(entry)
-    api.check()
-    socket.check()
-    if rules.protocol == "http" and api.generated + socket.generated:
+    builder = _Builder(file, rules, at)
+    socket_port = rules.socket_port or (None if rules.socket_path else rules.default_port)
+    config = EndpointConfig(
+        builder.add(Kind.API, Section.API, rules.api_path, rules.default_port),
+        builder.add(Kind.SOCKETIO, Section.SOCKET, rules.socket_path, socket_port),
+    )
+    if rules.protocol == "http" and builder.generated:
         message = "URLs are generated with plain http (ENDPOINT_PROTOCOL): use https"
-        problems.add(Code.PLAIN_HTTP, 1, 1, message)
-    config = EndpointConfig(tuple(api.endpoints), tuple(socket.endpoints))
-    planned = tuple(sorted([*api.planned, *socket.planned]))
-    return Built(config, problems, planned, max(api.boundary, socket.boundary))
+        file.problems.add(Code.PLAIN_HTTP, 1, 1, message)
+    return Built(config, file.problems, tuple(sorted(builder.planned)), builder.boundary)
 
 
-class _KindBuilder:
-    """Collects the endpoints of one kind at a moment, without duplicates."""
+class _Builder:
+    """Builds the endpoints of both kinds, and collects the boundaries of the windows."""
 
-    def __init__(self, kind: Kind, rules: UrlRules, problems: Problems, at: float) -> None:
-        self.kind = kind
-        self.protocol, self.port = rules.protocol, rules.default_port
-        self.path = rules.api_path
-        if kind is Kind.SOCKETIO:
-            self.path = rules.socket_path
-            self.port = rules.socket_port or (None if self.path else self.port)
-        self.problems = problems
-        self.endpoints: list[Endpoint] = []
+    def __init__(self, file: EndpointFile, rules: UrlRules, at: float) -> None:
+        self.file = file
+        self.protocol = rules.protocol
         self.at = at
         self.planned: list[PlannedChange] = []
         self.boundary = 0.0
-        self.entries: dict[str, Entry] = {}  # the first entry of each URL, by its identity
-        self.later: dict[str, list[Entry]] = {}  # all entries of a URL that has several
-        self.count = 0
-        self.generated = 0
+        self.generated = False
+        self.warned: set[tuple[Code, int, int]] = set()
 
-    def add(self, entry: Entry, *, quiet: bool = False) -> bool:
-        """Add an entry, and return whether its URL was new.
+    def add(self, kind: Kind, own: Section, path: str, port: int | None) -> tuple[Endpoint, ...]:
+        """Return the endpoints of a kind.
 
         Args:
-            entry: The entry.
-            quiet: The other kind has already reported the duplicate.
+            kind: The kind.
+            own: The section of the kind.
+            path: The path of generated URLs.
+            port: The port of generated URLs, or None.
         """
-        host, port, url, priority, attributes, line, column, shown, window = entry
-        if url is None:
-            text, key = self._url(host, port or self.port)
-            self.generated += 1
-        else:
-            text, key = url.text, url.identity
-        first = self.entries.setdefault(key, entry)
-        if first is not entry:
-            others = self.later.setdefault(key, [first])
-            other = next((each for each in others if each.window.overlaps(window)), None)
-            if other is not None:
-                if not quiet:
-                    message = (
-                        f"a duplicate {self.kind.label} endpoint: line {other.line} has it already"
-                    )
-                    self.problems.add(Code.DUPLICATE, line, column, message, shown)
-                return False
-            others.append(entry)
-        position, self.count = self.count, self.count + 1
-        if window != ALWAYS and not self._is_served(entry, text, quiet=quiet):
-            return True
-        rank = position if priority is None else priority
-        endpoint = assemble(text, rank, **attributes) if attributes else assemble(text, rank)
-        self.endpoints.append(endpoint)
-        if url is not None and url.scheme in {"http", "ws"}:
-            message = (
-                f"{url.scheme} is not encrypted: anyone on the way can read and change the traffic"
-            )
-            self.problems.add(Code.PLAIN_HTTP, line, column, message, shown)
-        return True
+        endpoints: list[Endpoint] = []
+        taken: dict[str, Entry] = {}  # the first entry of each URL, by its identity
+        later: dict[str, list[Entry]] = {}  # all entries of a URL that has several
+        position = 0
+        sections = self.file.entries
+        for entry in chain(sections[Section.DOMAINS], sections[Section.IPS], sections[own]):
+            url, window, attributes = entry.url, entry.window, entry.attributes
+            if url is None:
+                text, key = self._generate(entry.host, entry.port or port, path)
+            else:
+                text, key = url.text, url.identity
+            first = taken.setdefault(key, entry)
+            if first is not entry:
+                others = later.setdefault(key, [first])
+                if other := next((each for each in others if each.window.overlaps(window)), None):
+                    reason = f"a duplicate {kind.label} endpoint: line {other.line} has it already"
+                    self._warn(Code.DUPLICATE, entry, reason)
+                    continue
+                others.append(entry)
+            rank = position if entry.priority is None else entry.priority
+            position += 1
+            if window != ALWAYS and not self._is_served(kind, entry, text):
+                continue
+            endpoints.append(assemble(text, rank, **attributes))
+            if url is not None and url.scheme in {"http", "ws"}:
+                risk = "anyone on the way can read and change the traffic"
+                self._warn(Code.PLAIN_HTTP, entry, f"{url.scheme} is not encrypted: {risk}")
+        if len(endpoints) < 2:
+            few = f"{kind.label} endpoints: {len(endpoints)}; failover needs at least 2"
+            self.file.problems.add(Code.FEW_ENDPOINTS, 1, 1, few)
+        return tuple(endpoints)
 
-    def _url(self, host: str, port: int | None) -> tuple[str, str]:
+    def _generate(self, host: str, port: int | None, path: str) -> tuple[str, str]:
         """Return the URL of a host, and the identity of the URL."""
+        self.generated = True
         if port is None:
-            text = f"{self.protocol}://{host}{self.path}"
-            return text, text if self.path else text + "/"
-        text = f"{self.protocol}://{host}:{port}{self.path}"
-        return text, identity(self.protocol, host, port, self.path)
+            text = f"{self.protocol}://{host}{path}"
+            return text, text if path else text + "/"
+        return f"{self.protocol}://{host}:{port}{path}", identity(self.protocol, host, port, path)
 
-    def _is_served(self, entry: Entry, url: str, *, quiet: bool) -> bool:
+    def _is_served(self, kind: Kind, entry: Entry, url: str) -> bool:
         """Take in the boundaries of an entry, and return whether it is served at the moment."""
         window = entry.window
         for boundary, added in ((window.start, True), (window.end, False)):
             if boundary <= self.at:
                 self.boundary = max(self.boundary, boundary)
             elif boundary < FOREVER:
-                self.planned.append(PlannedChange(boundary, self.kind, added, url))
-        if window.end <= self.at and not quiet:
-            message = "until is past: the entry is not served any more"
-            self.problems.add(Code.EXPIRED, entry.line, entry.column, message, entry.text)
+                self.planned.append(PlannedChange(boundary, kind, added, url))
+        if window.end <= self.at:
+            self._warn(Code.EXPIRED, entry, "until is past: the entry is not served any more")
         return window.holds(self.at)
 
-    def check(self) -> None:
-        """Warn if the kind has too few endpoints for failover."""
-        if len(self.endpoints) < 2:
-            message = (
-                f"{self.kind.label} endpoints: {len(self.endpoints)}; failover needs at least 2"
-            )
-            self.problems.add(Code.FEW_ENDPOINTS, 1, 1, message)
+    def _warn(self, code: Code, entry: Entry, message: str) -> None:
+        """Warn about an entry, once for both kinds."""
+        what = code, entry.line, entry.column
+        if what not in self.warned:
+            self.warned.add(what)
+            self.file.problems.add(code, entry.line, entry.column, message, entry.text)
 
 
 class Rendering(NamedTuple):
@@ -259,9 +244,11 @@ def render(data: bytes, rules: UrlRules, served: bytes, at: float = 0.0) -> Rend
     """
     config, problems, planned, boundary = build(parse(decode(data)), rules, at)
     body = codec.dumps(config)
+    # Without a time stamp, so that the bytes are equal on every node.
+    packed = gzip.compress(body, GZIP_LEVEL, mtime=0)
     return Rendering(
         body=body,
-        gzip=_compress(body),
+        gzip=packed if len(packed) < len(body) else None,
         etag=hashlib.sha256(body).hexdigest()[:32],
         api_count=len(config.api_endpoints),
         socketio_count=len(config.socketio_endpoints),
@@ -280,12 +267,6 @@ def render_body(data: bytes, rules: UrlRules, at: float = 0.0) -> bytes | None:
         return codec.dumps(build(parse(decode(data)), rules, at).config)
     except SourceError:
         return None
-
-
-def _compress(body: bytes) -> bytes | None:
-    # Without a time stamp, so that the bytes are equal on every node.
-    packed = gzip.compress(body, GZIP_LEVEL, mtime=0)
-    return packed if len(packed) < len(body) else None
 
 
 EMPTY = render(b"", UrlRules(), EMPTY_BODY)._replace(problems=(), warnings=0)
