@@ -18,7 +18,7 @@ from ..errors import SourceError
 from .parsing.problems import Code, Problem
 from .serving.answers import ConditionalAnswer, problem
 from .settings import TOKEN, Settings
-from .sources.file import FileSource, Fingerprint, detached
+from .sources.file import FileSource, Fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -277,11 +277,11 @@ class TokenAuthenticator:
             self._lock.release()
 
     def _read(self, file: FileSource) -> None:
-        (tokens, faults), is_detached = parse(b""), False
+        (tokens, faults), detached = parse(b""), ""
         failure = f"{file} holds no token"
         try:
             text = file.read()
-            self._signature, is_detached = text.signature, text.detached
+            self._signature, detached = text.signature, text.detached
             tokens, faults = parse(text.data)
         except SourceError as error:
             if error.code != Code.CHANGING:
@@ -293,7 +293,7 @@ class TokenAuthenticator:
             logger.warning("the tokens in %s cannot be read now: %s", file, error.strerror)
             self._signature = self._seen
             return
-        found = tokens, faults, failure, is_detached
+        found = tokens, faults, failure, detached
         if found == self._found:
             return
         self._found = found
@@ -309,7 +309,7 @@ class TokenAuthenticator:
             Problem.of(Code.TOKENS_LINE, f"{file}, line {line}: {message}", line)
             for line, message in faults[:MAX_FAULTS]
         ]
-        if is_detached:
-            logger.error("tokens: %s", detached(file))
-            problems.append(Problem.of(Code.DETACHED, detached(file)))
+        if detached:
+            logger.error("tokens: %s", detached)
+            problems.append(Problem.of(Code.DETACHED, detached))
         self.problems = tuple(problems)

@@ -19,7 +19,7 @@ import pytest
 from mop_config import create_app
 from mop_config.server.service import EXTENSION, ConfigService
 from mop_config.server.settings import Settings
-from mop_config.server.sources.watch import Watcher
+from mop_config.server.sources.file import Watcher
 
 from ..conftest import need_program, skip
 from ..disks import fill, small_disk

@@ -19,7 +19,7 @@ from ..parsing.render import Rendering, first_problems, render
 from ..serving.store import Reload, Result, Snapshot, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
 from ..sources import Source
-from ..sources.file import Fingerprint, SourceText, detached
+from ..sources.file import Fingerprint, SourceText
 from ..state.releases import LastGood, Release, ReleaseStore
 from .guard import check_replaces, count, with_planned_refusals
 
@@ -212,7 +212,7 @@ class Reloader:
                 return False
             self._publish(*accepted[:2], attempt)
             if text.detached:
-                self._note(SourceError(Code.DETACHED, detached(source)), attempt)
+                self._note(SourceError(Code.DETACHED, text.detached), attempt)
         except Exception as error:
             return self._refuse(error, attempt, signature)
         return True

@@ -1,6 +1,10 @@
 """ReloadThread: the one thread of a process that waits for a trigger and reloads the source.
 
-Events, polls and requests are triggers; the debouncer decides when a changing file is read.
+Events, polls and requests are triggers; the debouncer decides when a changing file is read. At the
+first event of an in-place save the file is often empty or torn; at the close event it is complete.
+So after a write the debouncer waits for the close event, and after any other change for a moment of
+quiet. Without events it waits until two ``stat`` calls in a row return the same. The debouncer has
+no clock.
 
 ReloadRequests passes requests to reload to all workers of a host as one growing number: the worker
 that gets a request writes a higher number into a record of the state folder, and each reload thread
@@ -25,12 +29,27 @@ from queue import Empty
 
 from ..serving.store import Trigger
 from ..sources import Source
-from ..sources.etcd import EtcdSource
-from ..sources.watch import Debouncer, EtcdWatcher, Event, Events, Watcher, pause
+from ..sources.etcd import EtcdSource, EtcdWatcher, pause
+from ..sources.file import Event, Events, Fingerprint, Watcher
 from ..state.directory import StateDirectory
 from .pipeline import Reloader
 
 logger = logging.getLogger(__name__)
+
+#: Seconds of quiet after a change that is not a write in progress.
+QUIET = 0.05
+#: Seconds of quiet after a change that ``stat`` showed before any event: the event may still be
+#: on its way through watchdog's threads.
+SILENT_QUIET = 0.2
+#: Seconds of quiet after a file appeared without an event. watchdog holds back the first half of
+#: a rename, and all events behind it, for 0.5 s, so that the file may still be written to.
+APPEARED_QUIET = 0.55
+#: Seconds to wait for the close after the last write.
+CLOSE_WAIT = 2.0
+#: Seconds between a close event and the read, so that a write right after the close is noticed.
+CLOSE_GRACE = 0.01
+#: Seconds after which a file that keeps changing is reported.
+PATIENCE = 5.0
 
 #: Seconds between two ``stat`` calls while the folder is watched.
 STAT_INTERVAL = 0.25
@@ -74,6 +93,94 @@ class ReloadRequests:
     def newest(self) -> int:
         """Return the number of the newest request, or 0."""
         return max(self._own, self._directory.load(self._name, int, "the request to reload") or 0)
+
+
+class Debouncer:
+    """Takes the events and ``stat`` results of a file, and tells when to read the file.
+
+    All times are monotonic seconds that the caller passes in.
+
+    Args:
+        signature: Fingerprint of the file at the last read.
+
+    Attributes:
+        seen: Fingerprint of the file at the last ``stat``.
+        writing: Whether a write event came and its close event has not come yet.
+    """
+
+    def __init__(self, signature: Fingerprint) -> None:
+        self.read(signature)
+
+    def read(self, signature: Fingerprint) -> None:
+        """Take the end of a read, accepted or refused: no read is due any more."""
+        self.seen = signature
+        self.writing = False
+        self._since = self._due = math.inf
+
+    @property
+    def pending(self) -> bool:
+        """Whether a read is due, now or soon."""
+        return self._since < math.inf
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until the file should be read; infinity if no read is due."""
+        return max(0.0, self._due - now)
+
+    def _read_at(self, due: float, now: float) -> None:
+        self._since, self._due = min(self._since, now), due
+
+    def written(self, now: float) -> None:
+        """Take a write event: the file is open for writing."""
+        self.writing = True
+        self._read_at(now + CLOSE_WAIT, now)
+
+    def closed(self, now: float) -> None:
+        """Take a close event, or a rename that put a complete file in place."""
+        self.writing = False
+        self._read_at(now + CLOSE_GRACE, now)
+
+    def asked(self, now: float) -> None:
+        """Take a request to read the file, whether it has changed or not."""
+        if not self.pending:
+            self._read_at(now, now)
+
+    def again(self, now: float) -> None:
+        """Take a failed read, or a read that found another file than ``seen``: read again soon."""
+        due = self._due if self.pending else now
+        self._read_at(max(due, now + QUIET), now)
+
+    def looked(self, signature: Fingerprint, now: float, *, by_event: bool, expected: bool) -> None:
+        """Take the result of a ``stat`` call.
+
+        Args:
+            signature: Fingerprint of the file now.
+            now: Monotonic seconds.
+            by_event: Whether an event caused this call.
+            expected: Whether the folder is watched, so that a change causes an event.
+        """
+        if signature == self.seen:
+            return
+        appeared = self.seen.missing and not signature.missing
+        self.seen = signature
+        if self.writing or signature.blank:
+            quiet = CLOSE_WAIT  # a file that was created or truncated will be written to
+        elif by_event or not expected:
+            quiet = QUIET
+        else:
+            quiet = APPEARED_QUIET if appeared else SILENT_QUIET
+        self._read_at(now + quiet, now)
+
+    def unguarded(self, read: Fingerprint) -> bool:
+        """Whether the file has changed since the last read while no close event is awaited.
+
+        Args:
+            read: Fingerprint of the file at the last read.
+        """
+        return not self.writing and self.seen != read
+
+    def restless(self, now: float) -> bool:
+        """Whether the file has kept changing for longer than ``PATIENCE``."""
+        return now - self._since > PATIENCE and self._due > now
 
 
 class ReloadThread:

@@ -1,7 +1,6 @@
 """The source of the list: a file or a key in etcd, how it is read, and how a change is noticed.
 
-Read ``file`` first, then ``watch``, which decides when the file is read. ``etcd`` is the other
-source.
+Read ``file`` first; ``etcd`` is the other source.
 """
 
 from ...errors import SettingsError

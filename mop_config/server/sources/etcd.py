@@ -1,4 +1,4 @@
-"""EtcdSource: a key in etcd v3, read and watched through whichever member responds.
+"""EtcdSource reads a key in etcd v3, and EtcdWatcher watches it, at whichever member responds.
 
 Gateway sends the requests to the JSON gateway of one member.
 """
@@ -6,8 +6,11 @@ Gateway sends the requests to the JSON gateway of one member.
 import base64
 import contextlib
 import json
+import logging
 import math
+import random
 import ssl
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -17,11 +20,13 @@ from ...model.address import EtcdAddress, Url
 from ...model.printable import blanked
 from ...net.connect import DialOptions
 from ...net.faults import BodyTooLargeError, Fault, HttpError
-from ...net.http import HttpClient, HttpConnection, HttpRequest
+from ...net.http import HttpClient, HttpConnection, HttpRequest, backoff
 from ...net.resolver import Resolver
 from ..parsing.problems import Code
 from ..settings import EtcdSettings
-from .file import Fingerprint, Order, SourceText
+from .file import Event, Events, Fingerprint, Order, SourceText
+
+logger = logging.getLogger(__name__)
 
 #: Limits of a connection, and of each wait for bytes, in seconds.
 CONNECT_TIMEOUT = 2.0
@@ -37,12 +42,6 @@ Message = dict[str, Any]
 #: internal, unavailable, data loss.
 _TRY_ANOTHER = frozenset({1, 4, 10, 13, 14, 15})
 _STALE_TOKEN = ("invalid auth token", "revision in header is old", "revision of auth store is old")
-_HINTS = (
-    ("user name is empty", " (it requires ENDPOINT_ETCD_USER and ENDPOINT_ETCD_PASSWORD)"),
-    ("permission denied", " (this user may not do that with this key)"),
-    ("received message larger than max", " (a limit of etcd's: --max-request-bytes)"),
-    ("request is too large", " (a limit of etcd's: --max-request-bytes)"),
-)
 
 T = TypeVar("T")
 #: Limit of a request over all members in seconds, and the least share of each of them.
@@ -199,8 +198,11 @@ def _error(status: int, body: bytes) -> Exception:
         return StaleTokenError()
     if status >= 500 or answer.get("code") in _TRY_ANOTHER:
         return _down(said)
-    hint = next((hint for sign, hint in _HINTS if sign in said), "")
-    return SourceError(Code.UNREADABLE, f"etcd says: {said}{hint}")
+    if "user name is empty" in said:
+        said += " (it requires ENDPOINT_ETCD_USER and ENDPOINT_ETCD_PASSWORD)"
+    elif "larger than max" in said or "request is too large" in said:
+        said += " (a limit of etcd's: --max-request-bytes)"
+    return SourceError(Code.UNREADABLE, f"etcd says: {said}")
 
 
 def parse(body: bytes) -> Message:
@@ -265,6 +267,7 @@ class EtcdSource:
     def __init__(self, address: EtcdAddress, settings: EtcdSettings, max_bytes: int) -> None:
         self.address = address
         self.preferred = 0
+        self._most = f"{max_bytes} bytes (ENDPOINT_MAX_BYTES)"
         self.max_bytes = max_bytes
         self.key = encode(address.key.encode())
         self._settings = settings
@@ -324,7 +327,7 @@ class EtcdSource:
         except (ValueError, TypeError, LookupError, AttributeError):
             raise SourceError(Code.UNREACHABLE, f"{self}: the response is not etcd's") from None
         if len(data) > self.max_bytes:
-            raise self._too_large()
+            raise SourceError(Code.TOO_LARGE, f"{self} is larger than {self._most}")
         return found
 
     def ask(self, path: str, message: Message) -> Message:
@@ -361,11 +364,6 @@ class EtcdSource:
 
         return self._with_member(once, stopping)
 
-    def _too_large(self) -> SourceError:
-        return SourceError(
-            Code.TOO_LARGE, f"{self} is larger than {self.max_bytes} bytes (ENDPOINT_MAX_BYTES)"
-        )
-
     def _with_member(
         self, once: Callable[[Gateway], T], stopping: Callable[[], bool] = lambda: False
     ) -> T:
@@ -381,7 +379,7 @@ class EtcdSource:
                 host, port = members[index]
                 failures.append(f"{host}:{port}: {error}")
             except BodyTooLargeError:
-                raise self._too_large() from None
+                raise SourceError(Code.TOO_LARGE, f"{self} is larger than {self._most}") from None
             else:
                 self.preferred = index
                 return answer
@@ -418,3 +416,81 @@ class EtcdSource:
 def encode(data: bytes) -> str:
     """Return bytes in base64, as the gateway takes them."""
     return base64.b64encode(data).decode()
+
+
+#: Upper bounds in seconds of the pause after the first failure, and after any failure.
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 10.0
+
+
+def pause(failures: int) -> float:
+    """Return the seconds to wait after a number of failures in a row, with jitter."""
+    return backoff(failures, FIRST_PAUSE, LONGEST_PAUSE) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+class EtcdWatcher:
+    """Watches a key in etcd in a thread of its own, and wakes the reload thread after each event.
+
+    The watch is opened before the key is read, so that no change in between is missed. It starts
+    at the present revision, so that a compaction or a restore of the cluster does not disturb it.
+
+    Args:
+        source: The key.
+        events: The queue of the events.
+    """
+
+    mode = "etcd"
+
+    def __init__(self, source: EtcdSource, events: Events) -> None:
+        self._source = source
+        self._events = events
+        self._failures = 0
+        self._member: Gateway | None = None  # at which a watch is established
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mop-config-etcd", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether a watch is established."""
+        return self._member is not None
+
+    def check(self, now: float) -> None:
+        """Start the thread on the first call."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the watch, and wait for its thread."""
+        self._stopping.set()
+        if (member := self._member) is not None:
+            member.close()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._follow()
+            except Exception as error:
+                self._member = None
+                self._failures += 1
+                # The reload thread reads the key, and so learns whether etcd responds at all.
+                if self._failures == 1:
+                    self._events.put(Event.CLOSED)
+                if not isinstance(error, SourceError):
+                    logger.error("watching etcd failed: %s: %s", type(error).__name__, error)
+                elif self._failures == 2:
+                    logger.warning("the watch on etcd is lost: %s", error)
+                self._stopping.wait(pause(self._failures))
+
+    def _follow(self) -> None:
+        """Watch the key until the member has been silent for too long; the caller watches again."""
+        member = self._source.watch(self._stopping.is_set)
+        with contextlib.closing(member.messages) as messages:
+            if self._failures:
+                logger.info("watching etcd again")
+            self._member, self._failures = member, 0
+            self._events.put(Event.CLOSED)
+            if not self._stopping.is_set():  # else ``stop`` may not have seen the watch
+                for _ in messages:
+                    self._events.put(Event.CLOSED)

@@ -1,23 +1,35 @@
-"""FileSource: reads the endpoint file safely, whatever the path names.
+"""FileSource reads the endpoint file safely, whatever the path names; Watcher watches its folders.
 
 Every system call on the file has a deadline, because ``stat`` never returns on a mount whose server
 is gone.
+
+The watcher watches the folder of the path as written and the folder of the path that this resolves
+to: a watch on the file itself would miss every replacement of the file. The event handler only
+wakes the reload thread, since an exception in a handler would silently end watchdog's dispatcher
+thread.
 """
 
 import codecs
+import contextlib
 import errno
 import hashlib
+import logging
 import os
-import re
 import signal
 import stat
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from enum import Enum
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
+
+from watchdog import events as fs
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
 
 from ...errors import SourceError
 from ...files import open_flags
@@ -27,6 +39,8 @@ try:
     import fcntl
 except ImportError:  # Windows has neither leases nor flock
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
 
 # Load the codec now: importing it after dropping privileges may fail.
 codecs.lookup("utf-8")
@@ -42,6 +56,41 @@ LOOK = 3.0
 #: Seconds, times the calls that hang, after which another call is tried. A call on a dead file
 #: system may hang for ever, so that each try may cost a thread: tries must get rarer.
 AGAIN = 30.0
+
+
+#: Seconds before watching is tried again where it failed.
+RETRY = 3.0
+#: Seconds between two wake-ups that events of other files in the folder may cause.
+NEIGHBOUR_INTERVAL = 0.05
+# Opened and closed-without-write are left out: each read of the file would cause another read.
+_EVENTS: list[type[fs.FileSystemEvent]] = [
+    fs.FileModifiedEvent,
+    fs.FileAttribEvent,
+    fs.FileClosedEvent,
+    fs.FileCreatedEvent,
+    fs.FileMovedEvent,
+    fs.FileDeletedEvent,
+    fs.DirCreatedEvent,
+    fs.DirMovedEvent,
+    fs.DirDeletedEvent,
+]
+
+
+class Event(Enum):
+    """An event that wakes the reload thread."""
+
+    WRITTEN = "the file was written, and is not closed yet"
+    CLOSED = "the file was closed after writing or replaced by a rename, or the key changed"
+    OTHER = "any other event that may mean a change of the source"
+    SIGHUP = "SIGHUP"
+    STOP = "the process stops"
+
+
+#: The events for the reload thread. A signal handler runs between two bytecodes of the main thread,
+#: which may hold the lock that the handler needs: ``threading.Event.set`` in a handler has
+#: deadlocked a worker. ``SimpleQueue.put`` takes no such lock, so any thread and any signal handler
+#: may call it.
+Events = SimpleQueue[Event]
 
 
 class Fingerprint(NamedTuple):
@@ -115,20 +164,20 @@ class SourceText(NamedTuple):
         signature: Fingerprint of the source right before the read.
         order: Place of the text in etcd, or None for a file. With a place, ``mtime`` is the time at
             which the read began.
-        detached: Whether the file is a bind mount whose original was replaced or removed, so that
-            edits of the original are not visible here.
+        detached: The message that the file is a bind mount whose original was replaced or removed,
+            so that edits of the original are not visible here; else empty.
     """
 
     data: bytes
     mtime: float
     signature: Fingerprint
     order: Order | None = None
-    detached: bool = False
+    detached: str = ""
 
     @property
     def identity(self) -> bytes:
         """A digest that differs whenever another text was read, or the same is detached."""
-        return hashlib.sha256(self.data).digest() + b"detached" * self.detached
+        return hashlib.sha256(self.data).digest() + self.detached.encode()
 
 
 class FileSource:
@@ -181,9 +230,15 @@ class FileSource:
         if self._hanging and now < self._again:
             return late
         call: Future[T] = Future()
-        arguments, name = (function, call), "mop-config-look"
+
+        def run() -> None:
+            try:
+                call.set_result(function())
+            except BaseException as error:
+                call.set_exception(error)
+
         try:
-            threading.Thread(target=_run, args=arguments, name=name, daemon=True).start()
+            threading.Thread(target=run, name="mop-config-look", daemon=True).start()
         except RuntimeError:  # the process cannot start another thread
             return function()
         try:
@@ -267,7 +322,7 @@ class FileSource:
         same = Fingerprint.of(before).contents == Fingerprint.of(after).contents
         if not same or len(data) != before.st_size:
             raise self._changing()
-        detached = after.st_nlink == 0 and self._is_mount()
+        detached = self._detached() if after.st_nlink == 0 else ""
         return SourceText(data, after.st_mtime, signature, detached=detached)
 
     def is_current(self, text: SourceText) -> bool:
@@ -281,14 +336,20 @@ class FileSource:
         except (SourceError, OSError):
             return False
 
-    def _is_mount(self) -> bool:
-        """Whether the file is a mount point; on some file systems no file has a link count."""
-        try:
-            mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
-        except OSError:
-            return True
-        path = os.fsencode(os.path.realpath(self.path))
-        return any(_unescaped(line.split(b" ")[4]) == path for line in mounts)
+    def _detached(self) -> str:
+        """Return the message for a file without links that is a mount point, else an empty text.
+
+        On some file systems no file has a link count.
+        """
+        # In proc(5), a space in a path is written in octal.
+        path = os.fsencode(os.path.realpath(self.path)).replace(b" ", rb"\040")
+        with contextlib.suppress(OSError):
+            if b" %b " % path not in Path("/proc/self/mountinfo").read_bytes():
+                return ""
+        return (
+            f"{self._name} is mounted by itself, and was replaced or removed where it comes from:"
+            " the mount shows the old file for ever; mount the folder that holds it instead"
+        )
 
     def _changing(self) -> SourceError:
         return SourceError(Code.CHANGING, f"{self._name} changes while it is read")
@@ -305,13 +366,6 @@ class FileSource:
         return SourceError(Code.UNREADABLE, f"{self._name} cannot be read: {reason}")
 
 
-def _run(function: Callable[[], T], call: Future[T]) -> None:
-    try:
-        call.set_result(function())
-    except BaseException as error:
-        call.set_exception(error)
-
-
 def _grants_leases(path: str) -> bool:
     """Whether the file system of a file grants leases at all.
 
@@ -319,30 +373,129 @@ def _grants_leases(path: str) -> bool:
     So a lease is requested on a new file without a name (``O_TMPFILE``), which no other process can
     have open. If no such file can be made, the file system counts as one without leases.
     """
-    flags = getattr(os, "O_TMPFILE", None)
-    if flags is None:
-        return False
-    try:
-        descriptor = os.open(os.path.dirname(path), flags | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return False
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
+    flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+    with contextlib.suppress(OSError):
+        with open(os.open(os.path.dirname(path), flags, 0o600), "r+b") as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        return True
+    return False
 
 
-def _unescaped(name: bytes) -> bytes:
-    """Decode a path of proc(5), in which white space is written in octal."""
-    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)
+class Watcher(fs.FileSystemEventHandler):
+    """Keeps a watchdog observer on the folders of a file, and handles its events.
 
+    Args:
+        path: The file.
+        events: The queue of the events.
+    """
 
-def detached(source: object) -> str:
-    """Return the message for a detached file."""
-    return (
-        f"{source} is mounted by itself, and was replaced or removed where it comes from: the mount"
-        " shows the old file for ever; mount the folder that holds it instead"
-    )
+    def __init__(self, path: Path, events: Events) -> None:
+        self._path = path
+        self._events = events
+        self._observer: BaseObserver | None = None
+        self._folders: dict[str, tuple[int, int]] = {}  # device and inode of each existing folder
+        self._names: set[str] = set()  # the paths in events; watchdog resolves no symbolic link
+        self._retry_at = 0.0
+        self._complaint = ""
+        self._checking = threading.Lock()
+        self._ended = False
+        self._quiet_until = 0.0  # no event of another file is passed on before
+
+    @property
+    def mode(self) -> str:
+        """``inotify``, or the name of another system's mechanism; ``poll`` while not watching."""
+        if self._observer is None:
+            return "poll"
+        return type(self._observer).__name__.removesuffix("Observer").lower()
+
+    @property
+    def alive(self) -> bool:
+        """Whether every thread that delivers events is running."""
+        observer = self._observer
+        reader = getattr(observer, "_inotify_fd", None)
+        return observer is not None and (
+            observer.is_alive()
+            and len(observer.emitters) == len(self._folders)
+            and all(emitter.is_alive() for emitter in observer.emitters)
+            # The thread that reads the inotify descriptor; other systems have no such thread.
+            and (reader is None or reader.is_alive())
+        )
+
+    def check(self, now: float) -> None:
+        """Start or renew the observer if the folders or its threads have changed.
+
+        Called at each ``stat`` of the file: a folder may have been renamed and replaced, or a
+        thread of watchdog may have ended. If an earlier call still hangs in the file system, this
+        call does nothing.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        if not self._checking.acquire(blocking=False):
+            return
+        try:
+            written = os.path.join(os.path.realpath(self._path.parent), self._path.name)
+            names = {written, os.path.realpath(self._path)}
+            found = {folder: Fingerprint.at(Path(folder)) for folder in map(os.path.dirname, names)}
+            folders = {folder: status[1:3] for folder, status in found.items() if not status.error}
+            same = (names, folders) == (self._names, self._folders)
+            if self._ended or (same and (self.alive or now < self._retry_at)):
+                return
+            self._unwatch()
+            self._names, self._folders = names, folders
+            self._retry_at = now + RETRY
+            complaint = self._start() if folders else ""
+            if complaint and complaint != self._complaint:
+                logger.warning("%s: polling instead", complaint)
+            self._complaint = complaint
+        finally:
+            self._checking.release()
+
+    def stop(self) -> None:
+        """Stop watching for good."""
+        self._ended = True
+        self._unwatch()
+
+    def _unwatch(self) -> None:
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            # stop() may raise if a thread of the observer has died; the rest must be closed still.
+            with contextlib.suppress(Exception):
+                observer.stop()
+            if observer.is_alive():
+                observer.join(2.0)
+
+    def _start(self) -> str:
+        """Start an observer; return why that is not possible, or an empty text."""
+        # inotify delivers no events of a folder that this process may not list.
+        if not all(os.access(folder, os.R_OK) for folder in self._folders):
+            return "a folder of the file may not be listed"
+        try:
+            self._observer = Observer()
+            for folder in self._folders:
+                self._observer.schedule(self, folder, event_filter=_EVENTS)
+            self._observer.start()
+        except (OSError, RuntimeError) as error:
+            self._unwatch()
+            return f"watching is not possible ({error})"
+        # stop() may have run meanwhile: it does not wait for a check that hangs.
+        if self._ended:
+            self._unwatch()
+        return ""
+
+    def dispatch(self, event: fs.FileSystemEvent) -> None:
+        """Put an event of watchdog into the queue of the reload thread."""
+        if isinstance(event, fs.FileMovedEvent) and os.fsdecode(event.dest_path) in self._names:
+            self._events.put(Event.CLOSED)
+        elif os.fsdecode(event.src_path) not in self._names:
+            # A log file in the same folder may be written to a thousand times a second. The next
+            # regular stat finds the changes whose events are dropped here.
+            if (now := time.monotonic()) >= self._quiet_until:
+                self._quiet_until = now + NEIGHBOUR_INTERVAL
+                self._events.put(Event.OTHER)
+        elif isinstance(event, fs.FileModifiedEvent):
+            self._events.put(Event.WRITTEN)
+        elif isinstance(event, fs.FileClosedEvent):
+            self._events.put(Event.CLOSED)
+        else:
+            self._events.put(Event.OTHER)

@@ -22,7 +22,7 @@ from mop_config.server.parsing.render import EMPTY
 from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.serving.store import Result, Snapshot, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import EtcdSettings, Settings
-from mop_config.server.sources import watch
+from mop_config.server.sources import etcd as etcd_module
 from mop_config.server.sources.etcd import EtcdSource
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.releases import ReleaseStore
@@ -498,7 +498,7 @@ def test_a_password_in_the_clear_is_warned_of() -> None:
 def test_pauses_grow_to_a_limit_and_differ() -> None:
     """Many workers must not come back at the same moment."""
     for failures in range(1, 100):
-        longest = min(watch.LONGEST_PAUSE, watch.FIRST_PAUSE * 2 ** (failures - 1))
-        pauses = {watch.pause(failures) for _ in range(20)}
+        longest = min(etcd_module.LONGEST_PAUSE, etcd_module.FIRST_PAUSE * 2 ** (failures - 1))
+        pauses = {etcd_module.pause(failures) for _ in range(20)}
         assert len(pauses) > 1
         assert all(longest / 2 <= pause <= longest for pause in pauses)

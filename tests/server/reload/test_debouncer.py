@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.server.sources.file import Fingerprint
-from mop_config.server.sources.watch import (
+from mop_config.server.reload.thread import (
     APPEARED_QUIET,
     CLOSE_GRACE,
     CLOSE_WAIT,
@@ -17,6 +16,7 @@ from mop_config.server.sources.watch import (
     SILENT_QUIET,
     Debouncer,
 )
+from mop_config.server.sources.file import Fingerprint
 
 OLD = Fingerprint(0, 1, 1, 0o100644, 100, 5, 5)
 NEW = OLD._replace(size=120, mtime_ns=6)
