@@ -11,14 +11,14 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..errors import SourceError
 from .parsing.problems import Code, Problem
+from .reload.thread import Debouncer
 from .serving.answers import ConditionalAnswer, problem
 from .settings import TOKEN, Settings
-from .sources.file import FileSource, Fingerprint
+from .sources.file import FileSource
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +80,6 @@ def line_of(token: Token) -> str:
     return f"{token.name}:{token.digest.hex()}:{ADMIN if token.admin else READ}"
 
 
-def from_environment(tokens: Iterable[str]) -> tuple[Token, ...]:
-    """Return the tokens of ``ENDPOINT_TOKENS``, named ``env-1`` and so on; all are admin tokens."""
-    return tuple(Token(f"env-{n}", digest(text), True) for n, text in enumerate(tokens, 1))
-
-
 def parse(data: bytes) -> tuple[tuple[Token, ...], tuple[TokenFault, ...]]:
     """Parse a token file: one ``name:sha256-hex[:read|admin]`` per line, ``#`` starts a comment.
 
@@ -127,19 +122,6 @@ def _parse_line(entry: str) -> Token | str:
     return Token(name, bytes.fromhex(rest[0]), scope == ADMIN)
 
 
-def find(tokens: Iterable[Token], shown: str) -> Token | None:
-    """Return the known token with this text, or None.
-
-    Every digest is compared, in constant time, so that the duration reveals nothing.
-    """
-    wanted = digest(shown)
-    found = None
-    for token in tokens:
-        if hmac.compare_digest(token.digest, wanted):
-            found = token
-    return found
-
-
 def credentials(authorization: str | None) -> tuple[str, str | None]:
     """Read an ``Authorization`` header: Bearer, or Basic with the token as the password.
 
@@ -174,10 +156,6 @@ LOOK = 1.5
 #: Seconds without a check of the file after which a request checks it, because the reload thread
 #: hangs or does not run.
 NEGLECTED = 3.0
-#: Seconds without a change before the file is read. An empty or missing file waits longer, because
-#: an editor may be about to write it.
-QUIET = 0.1
-BLANK_QUIET = 1.0
 #: Limit of the bad lines that are reported one by one.
 MAX_FAULTS = 20
 
@@ -198,23 +176,30 @@ class TokenAuthenticator:
 
     def __init__(self, settings: Settings) -> None:
         path = settings.tokens_file
-        self._own = self._tokens = from_environment(settings.tokens)
+        # The tokens of ``ENDPOINT_TOKENS`` are admin tokens.
+        self._own = self._tokens = tuple(
+            Token(f"env-{number}", digest(text), True)
+            for number, text in enumerate(settings.tokens, 1)
+        )
         self._file = None if path is None else FileSource(path, MAX_BYTES, LOOK)
         self.problems: tuple[Problem, ...] = ()
         self._lock = threading.Lock()
-        self._signature: Fingerprint | None = None  # of the file when it was read last
-        self._seen: Fingerprint | None = None  # at the last check
         self._found: tuple[Any, ...] = ()  # by the last read
-        self._since = self._looked_at = time.monotonic()
+        self._looked_at = time.monotonic()
         if self._file is not None:
-            self._seen = self._file.signature()
+            self._debouncer = Debouncer(self._file.signature())
             self._read(self._file)
 
     def find(self, shown: str) -> Token | None:
-        """Return the known token with this text, or None."""
+        """Return the known token with this text, or None.
+
+        Every digest is compared, in constant time, so that the duration reveals nothing.
+        """
         if self._file is not None and time.monotonic() - self._looked_at > NEGLECTED:
             self.refresh()
-        return find(self._tokens, shown)
+        wanted = digest(shown)
+        matches = [t for t in self._tokens if hmac.compare_digest(t.digest, wanted)]
+        return matches[0] if matches else None
 
     def check(self, environ: dict[str, Any]) -> ConditionalAnswer | None:
         """Return the refusal of a request, or None if it is authorised; see ``authorise``."""
@@ -267,10 +252,10 @@ class TokenAuthenticator:
             return
         try:
             now, signature = time.monotonic(), file.signature()
-            if signature != self._seen:
-                self._seen, self._since = signature, now
-            quiet = BLANK_QUIET if signature.error or signature.blank else QUIET
-            if signature != self._signature and now - self._since >= quiet:
+            # An editor may be about to write an empty or missing file.
+            self._debouncer.writing = bool(signature.error)
+            self._debouncer.looked(signature, now, by_event=True, expected=True)
+            if self._debouncer.wait(now) == 0:
                 self._read(file)
         finally:
             self._looked_at = time.monotonic()
@@ -279,19 +264,18 @@ class TokenAuthenticator:
     def _read(self, file: FileSource) -> None:
         (tokens, faults), detached = parse(b""), ""
         failure = f"{file} holds no token"
+        self._debouncer.read(self._debouncer.seen)
         try:
             text = file.read()
-            self._signature, detached = text.signature, text.detached
-            tokens, faults = parse(text.data)
+            (tokens, faults), detached = parse(text.data), text.detached
         except SourceError as error:
-            if error.code != Code.CHANGING:
-                self._signature = self._seen
-            elif self._found:
-                return
+            if error.code == Code.CHANGING:
+                self._debouncer.again(time.monotonic())
+                if self._found:
+                    return
             failure = str(error)
         except OSError as error:  # this process has no descriptor left; the file may be good
             logger.warning("the tokens in %s cannot be read now: %s", file, error.strerror)
-            self._signature = self._seen
             return
         found = tokens, faults, failure, detached
         if found == self._found:
@@ -302,13 +286,13 @@ class TokenAuthenticator:
             logger.info("tokens: %d in %s", len(tokens), file)
         else:
             logger.error("tokens: %s: nobody is admitted until it holds a good line", failure)
-        if faults:
-            told = "; ".join(f"line {line}: {message}" for line, message in faults[:MAX_FAULTS])
-            logger.error("tokens: bad lines in %s, %d of them: %s", file, len(faults), told)
         problems = [
             Problem.of(Code.TOKENS_LINE, f"{file}, line {line}: {message}", line)
             for line, message in faults[:MAX_FAULTS]
         ]
+        if faults:
+            told = "; ".join(problem.message for problem in problems)
+            logger.error("tokens: bad lines, %d of them: %s", len(faults), told)
         if detached:
             logger.error("tokens: %s", detached)
             problems.append(Problem.of(Code.DETACHED, detached))

@@ -17,13 +17,12 @@ from mop_config.server.auth import (
     Token,
     TokenAuthenticator,
     digest,
-    find,
-    from_environment,
     is_name,
     line_of,
     parse,
 )
 from mop_config.server.parsing.problems import Code
+from mop_config.server.reload import thread as reload_thread
 from mop_config.server.settings import Settings
 from mop_config.server.sources.file import Fingerprint
 
@@ -102,15 +101,16 @@ class TestFile:
 
 def test_a_token_is_found_by_its_digest() -> None:
     """Only the exact text of a token is found, not its digest or a similar text."""
-    tokens = (Token("ci", digest("secret-of-ci"), True), *from_environment(["from-the-env"]))
-    found = find(tokens, "secret-of-ci")
+    keyring = TokenAuthenticator(Settings(tokens=("from-the-env",)))
+    keyring._tokens = (Token("ci", digest("secret-of-ci"), True), *keyring._tokens)
+    found = keyring.find("secret-of-ci")
     assert found is not None
     assert found.name == "ci"
-    found = find(tokens, "from-the-env")
+    found = keyring.find("from-the-env")
     assert found is not None
     assert (found.name, found.admin) == ("env-1", True)
     for wrong in ("", "secret-of-c", "secret-of-ci ", HEX, "ci"):
-        assert find(tokens, wrong) is None
+        assert keyring.find(wrong) is None
 
 
 class Ring:
@@ -195,8 +195,13 @@ def test_a_bad_line_is_told_once_with_its_number(
         for _ in range(5):
             assert ring.knows("secret-of-ci")
         os.utime(ring.file, (1, 1))
-        before = ring.keyring._signature
-        wait_for(lambda: ring.knows("secret-of-ci") and ring.keyring._signature != before)
+        debouncer = ring.keyring._debouncer
+        before = debouncer.seen
+        wait_for(
+            lambda: (
+                ring.knows("secret-of-ci") and debouncer.seen != before and not debouncer.pending
+            )
+        )
     (problem,) = ring.keyring.problems
     assert (problem.code, problem.line, problem.text) == (Code.TOKENS_LINE, 2, "")
     assert "line 2" in problem.message
@@ -208,7 +213,7 @@ def test_an_editor_that_empties_the_file_first_shuts_nobody_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is empty or missing for a moment does not count."""
-    monkeypatch.setattr(keyring_module, "BLANK_QUIET", 30.0)
+    monkeypatch.setattr(reload_thread, "CLOSE_WAIT", 30.0)
     ring = Ring(tmp_path, f"ci:{HEX}\n")
     with ring.file.open("w") as file:
         file.flush()
