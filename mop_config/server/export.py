@@ -16,7 +16,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -64,14 +64,13 @@ _EMPTY = "there is no usable endpoint (ENDPOINT_ALLOW_EMPTY=1 would allow it)"
 _SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 
 
-def write(folder: Path, wanted: Mapping[str, bytes], known: Iterable[str]) -> list[str]:
+def write(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:
     """Bring a folder up to date; files that are up to date are not touched.
 
     Args:
         folder: The folder; it is made if it is missing.
-        wanted: The content of each file by its path.
-        known: The files that may be in the folder; those that are not wanted are removed. Other
-            files stay.
+        wanted: The content of each file by its path. Other files of ours are removed, except for
+            the signed ones.
 
     Returns:
         The paths of the files that were written or removed.
@@ -81,9 +80,16 @@ def write(folder: Path, wanted: Mapping[str, bytes], known: Iterable[str]) -> li
             name. All files keep their old content then.
     """
     with contextlib.ExitStack() as stack:
-        files = _opened(folder, {*known, *wanted}, stack)
+        folders: dict[Path, int] = {}
+        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        for path in (folder, folder / "api", folder / "api/v1", folder / _CONFIG):
+            folders[path] = _open_or_make(path, folders.get(path.parent))
+            stack.callback(os.close, folders[path])
+        paths = {name: folder / name for name in TYPES}
+        files = {name: PublicFile(path, folders[path.parent]) for name, path in paths.items()}
         changed = [name for name, data in wanted.items() if not files[name].holds(data)]
-        removed = [name for name in known if name not in wanted and files[name].status()]
+        others = TYPES.keys() - _SIGNED - wanted.keys()
+        removed = [name for name in others if files[name].status()]
         # Remove first: an old compressed list must not stand beside a new plain list.
         for name in removed:
             os.unlink(files[name].path.name, dir_fd=files[name].folder)
@@ -92,30 +98,6 @@ def write(folder: Path, wanted: Mapping[str, bytes], known: Iterable[str]) -> li
             scratch.become(files[name].path.name)
             files[name].status()  # another user may have moved a link there
     return [*changed, *removed]
-
-
-def _opened(
-    path: Path, names: Iterable[str], stack: contextlib.ExitStack
-) -> dict[str, "PublicFile"]:
-    """Open a folder and the sub-folders of files, which are made if they are missing.
-
-    Args:
-        path: The folder. If it is a link, this user or root must have made the link.
-        names: The files that may be in the folder: relative paths, with ``/`` between the parts.
-        stack: Closes the folders.
-
-    Raises:
-        OSError: If a folder cannot be opened or made.
-    """
-    path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-    paths = {name: path / name for name in names}
-    wanted = {parent for name in names for parent in (path / name).parents}
-    folders: dict[Path, int] = {}
-    # A parent's path is shorter, so it comes before its sub-folders.
-    for folder in sorted(wanted - set(path.parents), key=lambda folder: len(folder.parts)):
-        folders[folder] = _open_or_make(folder, folders.get(folder.parent))
-        stack.callback(os.close, folders[folder])
-    return {name: PublicFile(file, folders[file.parent]) for name, file in paths.items()}
 
 
 class PublicFile(NamedTuple):
@@ -213,19 +195,13 @@ def _open_or_make(path: Path, above: int | None) -> int:
             raise _refusal(status, path) from None
         return os.open(path, _FOLDER)
     if above is not None:
-        _open_to_all(descriptor, above)
+        # Everybody may read a folder that was private, unless another user can have moved another
+        # folder of this user there.
+        status, parent = os.fstat(descriptor), os.fstat(above)
+        ours = status.st_uid == parent.st_uid == os.geteuid() and not parent.st_mode & _OTHERS_WRITE
+        if ours and status.st_mode & _FOLDER_MODE != _FOLDER_MODE:
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode) | _FOLDER_MODE)
     return descriptor
-
-
-def _open_to_all(descriptor: int, above: int) -> None:
-    """Make a folder accessible to everybody, even if it was made under a strict umask.
-
-    This is only done if no other user can have moved another folder of this user there.
-    """
-    status, parent = os.fstat(descriptor), os.fstat(above)
-    ours = status.st_uid == parent.st_uid == os.geteuid() and not parent.st_mode & _OTHERS_WRITE
-    if ours and status.st_mode & _FOLDER_MODE != _FOLDER_MODE:
-        os.fchmod(descriptor, stat.S_IMODE(status.st_mode) | _FOLDER_MODE)
 
 
 class StaticExporter:
@@ -264,7 +240,7 @@ class StaticExporter:
         self._store = SnapshotStore(Snapshot.of(EMPTY, settings, now, int(now)))
         self._reloader = Reloader(source, settings, self._store, releases)
         self._signer = signer.Signer(settings, clock)
-        self._complaint = ""
+        self._complained = False
 
     def publish(self) -> tuple[list[str], ServerState]:
         """Publish the source as it is now.
@@ -307,17 +283,19 @@ class StaticExporter:
     def _turn(self) -> None:
         if not self._store.view.loaded:
             return
-        complaint = ""
         try:
             if changed := self._write():
                 logger.info("published %s", ", ".join(changed))
+            self._complained = False
         except SourceError as error:
-            complaint = f"not published: {error}"
+            self._complain(str(error))
         except OSError as error:
-            complaint = f"cannot be published: {error.filename}: {error.strerror}"
-        if complaint and not self._complaint:
-            logger.error("%s", complaint)
-        self._complaint = complaint
+            self._complain(f"{error.filename}: {error.strerror}")
+
+    def _complain(self, reason: str) -> None:
+        if not self._complained:
+            logger.error("the list cannot be published: %s", reason)
+        self._complained = True
 
     def _write(self) -> list[str]:
         """Bring the folder up to date, and return the paths of the files that have changed."""
@@ -326,28 +304,21 @@ class StaticExporter:
         # list from an earlier run, which an empty list must not replace.
         if not (snapshot.api_count + snapshot.socketio_count or self._settings.allow_empty):
             raise SourceError(Code.NO_ENDPOINTS, _EMPTY)
-        files = _plain_files(snapshot, self._settings.service_name)
-        files |= _qr_files(snapshot.plain.body)
+        health = {
+            "status": "healthy",
+            "service": self._settings.service_name,
+            "version": __version__,
+        }
+        alive = json.dumps(health, separators=(",", ":")).encode() + b"\n"
+        files = {"api/v1/health": alive, "health": alive, **_qr_files(snapshot.plain.body)}
+        files[f"{_CONFIG}/endpoints"] = snapshot.plain.body
+        if snapshot.gzip:
+            files[f"{_CONFIG}/endpoints.gz"] = snapshot.gzip.body
         if signed := self._signer.signed(snapshot):
             files[f"{_CONFIG}/endpoints.jws"] = signed.plain.body
         if self._signer.key is not None:
             files[f"{_CONFIG}/keys"] = json.dumps(jwk_set([self._signer.key])).encode()
-        return write(self._folder, files, TYPES.keys() - _SIGNED)
-
-
-def _plain_files(snapshot: Snapshot, service: str) -> dict[str, bytes]:
-    """Return the list and the health check, by their paths.
-
-    Args:
-        snapshot: The list.
-        service: ``service`` in the health check.
-    """
-    health = {"status": "healthy", "service": service, "version": __version__}
-    body = json.dumps(health, separators=(",", ":")).encode() + b"\n"
-    files = {f"{_CONFIG}/endpoints": snapshot.plain.body, "api/v1/health": body, "health": body}
-    if snapshot.gzip:
-        files[f"{_CONFIG}/endpoints.gz"] = snapshot.gzip.body
-    return files
+        return write(self._folder, files)
 
 
 @lru_cache(maxsize=2)  # drawing takes long, and each turn needs the codes
