@@ -130,10 +130,8 @@ class EndpointLists:
             return EndpointConfig()
         config, source = cached.config, str(self._path)
         if self._trust is not None and config:
-            try:
+            with contextlib.suppress(UpdateUntrusted), self._refusals("cache", source):
                 self._trust.recall(cached.jws)
-            except SignatureError as error:
-                self.report_refused("cache", UpdateUntrusted(source, str(error), error.code))
             # The unencrypted endpoints that were dropped on acceptance stay dropped.
             kept = frozenset(rules.urls_of(config, rules.is_plain))
             config = rules.without_plain(self._trust.config(), source, kept)
@@ -258,16 +256,15 @@ class EndpointLists:
         """Apply the endpoints of a QR text; see ``BaseManager.apply_qr``."""
         if not isinstance(text, (str, bytes)):
             raise TypeError(f"the QR text must be a text or bytes, not {type(text).__name__}")
-        with self._refusals("qr", _QR_CODE):
-            data, signed = self._read_qr(text, plain=trust)
-        found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
-        taken, ours = rules.normalized(found, _QR_CODE).kinds(), self.config.kinds()
-        given = {kind: taken[kind] for kind, each in data.kinds().items() if each is not None}
-        for kind, endpoints in given.items():
-            if replace and ours[kind] and not endpoints:
-                reason = "is empty: it would take every endpoint of its kind away"
-                raise PayloadError(kind.member, reason)
         with self._apply_lock, self._refusals("qr", _QR_CODE):
+            data, signed = self._read_qr(text, plain=trust)
+            found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
+            taken, ours = rules.normalized(found, _QR_CODE).kinds(), self.config.kinds()
+            given = {kind: taken[kind] for kind, each in data.kinds().items() if each is not None}
+            for kind, endpoints in given.items():
+                if replace and ours[kind] and not endpoints:
+                    reason = "is empty: it would take every endpoint of its kind away"
+                    raise PayloadError(kind.member, reason)
             if signed is not None and self._trust is not None:
                 self._trust.take(signed, added=not replace)
             merged = partial(_merged, more=given)

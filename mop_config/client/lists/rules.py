@@ -225,12 +225,14 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
             break
         if reply.status == 304 and etag is not None:
             return None
-        found = _read(url, reply, known) if reply.status == 200 else _failure_of(url, reply.status)
-        if isinstance(found, NewList):
+        try:
+            found = _read(url, reply, known)
+        except (errors.UpdateFailed, errors.UpdateUntrusted) as error:
+            if failure is None or getattr(failure, "cause", "") == "not_implemented":
+                failure = error
+        else:
             _check_acceptable(found, known, any_healthy)
             return found
-        if failure is None or getattr(failure, "cause", "") == "not_implemented":
-            failure = found
         if is_route(url) and reply.status not in _ABSENT:
             break
     raise failure or _failed(source, "unreachable", "not asked")
@@ -240,21 +242,14 @@ def _failed(url: str, cause: str, detail: str) -> errors.UpdateFailed:
     return errors.UpdateFailed(cause, ((without_query(url), detail),))
 
 
-def _failure_of(url: str, status: int) -> errors.UpdateFailed:
-    cause = "unreachable" if status >= 500 or status == 429 else "invalid"
-    if status in {401, 403}:
-        cause = "unauthorized"
-    elif status in _ABSENT:
-        cause = "not_implemented"
-    return _failed(url, cause, f"it answers {status}")
-
-
-def _read(
-    url: str, reply: HttpReply, known: UpdateContext
-) -> NewList | errors.UpdateFailed | errors.UpdateUntrusted:
-    shown = without_query(url)
+def _read(url: str, reply: HttpReply, known: UpdateContext) -> NewList:
+    shown, status, trust = without_query(url), reply.status, known.trust
+    if status != 200:
+        cause = "unreachable" if status >= 500 or status == 429 else "invalid"
+        cause = "unauthorized" if status in {401, 403} else cause
+        cause = "not_implemented" if status in _ABSENT else cause
+        raise _failed(url, cause, f"it answers {status}")
     try:
-        trust = known.trust
         if trust is None and looks_signed(reply.body):
             raise errors.PayloadError("document", "it is signed: trusted_keys must say by whom")
         signed = None if trust is None else trust.read(reply.body)
@@ -264,9 +259,9 @@ def _read(
             config = without_plain(config, shown)
         return NewList(config, url, reply.headers.get("etag"), signed)
     except errors.SignatureError as error:
-        return errors.UpdateUntrusted(shown, str(error), error.code)
+        raise errors.UpdateUntrusted(shown, str(error), error.code) from None
     except errors.PayloadError as error:
-        return _failed(url, "invalid", str(error))
+        raise _failed(url, "invalid", str(error)) from None
 
 
 def _check_acceptable(found: NewList, known: UpdateContext, any_healthy: Check) -> None:

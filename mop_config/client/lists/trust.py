@@ -120,40 +120,37 @@ class Trust:
         return max((mark for kid, mark in marks if kid in self._keys.kids), default=None)
 
     def _check_age(self, signed: jws.SignedList) -> None:
+        if mark := self._newer_mark(signed):
+            message = f"its version {signed.ver} is older than {mark.ver}, which was taken"
+            raise SignatureError("older", message)
+
+    def _newer_mark(self, signed: jws.SignedList) -> HighWaterMark | None:
+        """Return the mark if its list is newer than ``signed``, and has other contents."""
         mark = self.mark
-        if mark is not None and signed.ver < mark.ver and signed.digest != mark.digest:
-            raise SignatureError(
-                "older", f"its version {signed.ver} is older than {mark.ver}, which was taken"
-            )
+        return mark if mark and mark.ver > signed.ver and mark.digest != signed.digest else None
 
     def _all_marks(self) -> dict[str, HighWaterMark]:
         """Return the marks with those in the file, which other processes write, too."""
-        marks = dict(self._marks)
-        for kid, stored in self._stored_marks().items():
-            marks[kid] = max(stored, marks.get(kid, stored))
-        return marks
-
-    def _stored_marks(self) -> dict[str, HighWaterMark]:
+        marks, stored = dict(self._marks), {}
         try:
             document = json.loads(read_file(self._path, _MAX_FILE_BYTES)) if self._path else {}
-            return {kid: _mark_of(ver, digest) for kid, (ver, digest) in document.items()}
+            stored = {kid: _mark_of(ver, digest) for kid, (ver, digest) in document.items()}
         except FileNotFoundError:
-            return {}
+            pass
         except (OSError, *DAMAGED) as error:
             if not self._warned_of_file:
                 logger.warning("the mark in %s is ignored: %s", self._path, error)
             self._warned_of_file = True
-            return {}
+        return marks | {kid: max(mark, marks.get(kid, mark)) for kid, mark in stored.items()}
 
     def save_marks(self) -> None:
-        """Write the marks to their file, if the file does not hold them.
+        """Write the marks to their file.
 
         Raises:
             OSError: If the file cannot be written.
         """
-        marks = self._all_marks()
-        if self._path is not None and marks != self._stored_marks():
-            write(self._path, marks)
+        if self._path is not None:
+            write(self._path, self._all_marks())
 
     def take(self, signed: jws.SignedList, *, added: bool = False) -> None:
         """Record that a list is accepted; older lists are refused from now on.
@@ -220,13 +217,7 @@ class Trust:
 
     def is_behind(self) -> bool:
         """Whether another process has accepted a newer list than this process."""
-        if not self.accepted:
-            return bool(self._stored_marks())
-        try:
-            self._check_age(self.accepted[-1])
-        except SignatureError:
-            return True
-        return False
+        return bool(self._newer_mark(self.accepted[-1]) if self.accepted else self._all_marks())
 
     @property
     def stale(self) -> bool:
