@@ -133,12 +133,10 @@ class LogQueue:
                 continue
             try:
                 write()
+                self._report_lost()
             except Exception:
                 with self._lock:
                     self._lost += 1
-            else:
-                with contextlib.suppress(Exception):
-                    self._report_lost()
 
     def _report_lost(self) -> None:
         lost, line = self._lost, "log records lost: %d; the log did not take them in time"

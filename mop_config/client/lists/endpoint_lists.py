@@ -114,8 +114,7 @@ class EndpointLists:
         self._unsaved = self._save_failed = False
         # The lock makes accepting a signed list and putting it into the pools one step. So of two
         # lists that arrive at once, the newer list stays.
-        self._apply_lock = threading.RLock()
-        self._save_lock = threading.Lock()
+        self._lock = threading.RLock()
         config = self._load()
         if not config and settings.built_in:
             config = settings.built_in
@@ -134,7 +133,10 @@ class EndpointLists:
                 self._trust.recall(cached.jws)
             # The unencrypted endpoints that were dropped on acceptance stay dropped.
             kept = frozenset(rules.urls_of(config, rules.is_plain))
-            config = rules.without_plain(self._trust.config(), source, kept)
+            signed: Kinds = EndpointConfig().kinds()
+            for accepted in self._trust.accepted:  # the newer list sets the priorities
+                signed = _merged(signed, accepted.config.kinds())
+            config = rules.without_plain(EndpointConfig(*signed.values()), source, kept)
         config = rules.normalized(config, source)
         if config:
             self.kept = cached._replace(config=EndpointConfig(), origin="cache")
@@ -256,7 +258,7 @@ class EndpointLists:
         """Apply the endpoints of a QR text; see ``BaseManager.apply_qr``."""
         if not isinstance(text, (str, bytes)):
             raise TypeError(f"the QR text must be a text or bytes, not {type(text).__name__}")
-        with self._apply_lock, self._refusals("qr", _QR_CODE):
+        with self._lock, self._refusals("qr", _QR_CODE):
             data, signed = self._read_qr(text, plain=trust)
             found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
             taken, ours = rules.normalized(found, _QR_CODE).kinds(), self.config.kinds()
@@ -294,7 +296,7 @@ class EndpointLists:
         """
         shown = rules.without_query(found.url)
         tags = {} if found.etag is None else {found.url: found.etag}
-        with self._apply_lock, self._refusals("remote", shown):
+        with self._lock, self._refusals("remote", shown):
             if found.signed is not None and self._trust is not None:
                 self._trust.take(found.signed)
             news = CachedList("remote", shown, etags=tags)
@@ -354,7 +356,7 @@ class EndpointLists:
 
     def save(self) -> None:
         """Write the list to the cache file, if there is a file and the list has changed."""
-        with self._save_lock:
+        with self._lock:
             if not self._unsaved or self._path is None:
                 return
             self._unsaved = False
@@ -384,9 +386,8 @@ class EndpointLists:
             self._trust.save_marks()
 
     def reset_after_fork(self) -> None:
-        """Replace the locks in a child process: a thread may have held the parent's locks."""
-        self._save_lock = threading.Lock()
-        self._apply_lock = threading.RLock()
+        """Replace the lock in a child process: a thread may have held the parent's lock."""
+        self._lock = threading.RLock()
 
 
 def _merged(ours: Kinds, more: Kinds) -> Kinds:

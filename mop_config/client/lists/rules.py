@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ... import errors
 from ...model import codec
-from ...model.address import DEFAULT_PORTS, is_ip, parse_url
+from ...model.address import is_ip, parse_url
 from ...model.endpoint import Endpoint, EndpointConfig
 from ...model.jws import SignedList, looks_signed
 from ...net.http import HttpReply, may_send_token
@@ -394,9 +394,7 @@ def canonical_url(url: str) -> str:
     """
     if not isinstance(url, str):
         raise TypeError(f"an endpoint's URL must be a text, not {url!r}")
-    parsed = parse_url(url)
-    port = "" if parsed.port in {None, DEFAULT_PORTS[parsed.scheme]} else f":{parsed.port}"
-    return f"{parsed.scheme}://{parsed.host}{port}{parsed.path.rstrip('/')}"
+    return parse_url(url).identity.rstrip("/")
 
 
 def without_query(url: str) -> str:

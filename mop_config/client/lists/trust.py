@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from ...errors import SignatureError, SigningKeyError
 from ...model import jws
-from ...model.endpoint import Endpoint, EndpointConfig, Kind
 from ..keywords import Several
 from .cache_file import DAMAGED, read_file, write
 
@@ -206,14 +205,6 @@ class Trust:
             self.accepted = tuple(found)
         if refusal is not None:
             raise refusal
-
-    def config(self) -> EndpointConfig:
-        """Return the endpoints of all accepted lists; the newer list sets the priorities."""
-        kinds: list[dict[str, Endpoint]] = [{} for _ in Kind]
-        for signed in self.accepted:
-            for known, endpoints in zip(kinds, signed.config.kinds().values(), strict=True):
-                known |= {endpoint.url: endpoint for endpoint in endpoints}
-        return EndpointConfig(*(tuple(known.values()) for known in kinds))
 
     def is_behind(self) -> bool:
         """Whether another process has accepted a newer list than this process."""
