@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO
 
 try:
     import fcntl
@@ -39,64 +39,53 @@ def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) 
         OSError: If the file cannot be written; the old file stays.
     """
     name = str(path)
-    with Scratch(name, mode=mode) as scratch:
-        scratch.write(data, sync=sync)
-        scratch.become(name)
+    with scratch_file(name, mode=mode) as scratch:
+        scratch.write(data)
+        replace_by(scratch, name, sync=sync)
 
 
-class Scratch:
-    """A temporary file beside its target, which the temporary file replaces or else is removed.
+@contextlib.contextmanager
+def scratch_file(name: str, *, folder: int | None = None, mode: int) -> Iterator[BinaryIO]:
+    """Make a temporary file beside a file, and remove it again unless ``replace_by`` is called.
 
     The temporary file is created with ``O_EXCL``, so that another user cannot have planted a link
-    or a file under its name, and the bytes are written through its descriptor only.
+    or a file under its name. The context is the open file.
 
     Args:
         name: The file to replace: a path, or a name in ``folder``.
         folder: Descriptor of the folder, or None if ``name`` is a path.
         mode: Permissions of the new file, less the umask.
-
-    Attributes:
-        descriptor: Descriptor of the temporary file, or -1 after the replacement.
     """
+    parent, base = os.path.split(name)
+    prefix = f".{base}."
+    _sweep(parent, prefix, folder)
+    path = os.path.join(parent, f"{prefix}{os.getpid()}.{os.urandom(6).hex()}")
 
-    def __init__(self, name: str, *, folder: int | None = None, mode: int) -> None:
-        parent, base = os.path.split(name)
-        prefix = f".{base}."
-        _sweep(parent, prefix, folder)
-        self._name = os.path.join(parent, f"{prefix}{os.getpid()}.{os.urandom(6).hex()}")
-        self._folder = folder
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        flags |= open_flags("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
-        self.descriptor = os.open(self._name, flags, mode, dir_fd=folder)
-        self._there = True
+    def opener(path: str, flags: int) -> int:
+        return os.open(path, flags, mode, dir_fd=folder)
 
-    def write(self, data: bytes, *, sync: bool) -> None:
-        """Write all bytes; with ``sync``, also flush them to the disk."""
-        with open(self.descriptor, "wb", closefd=False) as file:
-            file.write(data)
-            file.flush()
-            if sync:
-                os.fsync(self.descriptor)
+    try:
+        with open(path, "xb", opener=opener) as file:
+            yield file
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path, dir_fd=folder)
 
-    def become(self, name: str) -> None:
-        """Replace the file ``name`` in the same folder, and close the descriptor."""
-        self._close()  # Windows cannot rename an open file
-        os.replace(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        self._there = False
 
-    def __enter__(self) -> Self:
-        return self
+def replace_by(scratch: BinaryIO, name: str, *, folder: int | None = None, sync: bool) -> None:
+    """Close a temporary file, and let it replace the file ``name`` in the same folder.
 
-    def _close(self) -> None:
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-        if self._there:
-            with contextlib.suppress(OSError):
-                os.unlink(self._name, dir_fd=self._folder)
+    Args:
+        scratch: The context of ``scratch_file``.
+        name: The file to replace.
+        folder: Descriptor of the folder, or None if ``name`` is a path.
+        sync: Whether to flush the bytes to the disk before the replacement.
+    """
+    scratch.flush()
+    if sync:
+        os.fsync(scratch.fileno())
+    scratch.close()  # Windows cannot rename an open file
+    os.replace(scratch.name, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _sweep(parent: str, prefix: str, folder: int | None) -> None:

@@ -131,12 +131,13 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     data, added = kept.confirmed(good.data, settings)
     if not as_json:
         difference.print()
+    began = rfc3339(time.time())
     result = replace_text(target, old, data, sure=yes or as_json)
     if not as_json:
         for line in added:
             say(f"added: {line}")
         say(f"{target}: {name} is {result}")
-    workers = wait_until_served(kept, {etag, reading.rendering.etag})
+    workers = wait_until_served(kept, {etag, reading.rendering.etag}, began)
     if as_json:
         outcome = {"target": str(target), "release": number, "etag": etag, "result": result}
         outcome |= {"added": added, "workers": [worker["pid"] for worker in workers]}
@@ -148,17 +149,18 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     return 0
 
 
-def wait_until_served(kept: GoodTexts, etags: set[str]) -> list[WorkerRecord]:
+def wait_until_served(kept: GoodTexts, etags: set[str], began: str) -> list[WorkerRecord]:
     """Wait until every worker serves a list, and return the records of the workers.
 
     Args:
         kept: The texts of the source, with the records of its running workers.
         etags: The ETags of the list by the current settings and by the settings of its release.
+        began: Time before the write, in RFC 3339; an earlier refusal is not of this text.
 
     Raises:
         MopConfigError: If a worker refuses the list, or does not serve the list in time.
     """
-    began, deadline = rfc3339(time.time()), time.monotonic() + PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while True:
         workers = kept.workers()
         late = [

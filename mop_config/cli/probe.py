@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..errors import MopConfigError
-from ..health.probe import HealthRequest, Job, Prober, ProbeResult, check_each
+from ..health.probe import CheckQueue, HealthRequest, Job, Prober, ProbeResult
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..model.printable import printable
 from ..server.settings import Settings
@@ -87,7 +87,7 @@ def check_endpoints(
         done()
 
     try:
-        for thread in check_each(prober, jobs, report, _PARALLEL, _PARALLEL):
+        for thread in CheckQueue(prober, report, _PARALLEL, _PARALLEL).start(jobs):
             thread.join()
     except BaseException:  # interrupted: don't wait for the other checks
         prober.abort()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import click
 
 from ..errors import MopConfigError, SourceError
-from ..files import Scratch
+from ..files import replace_by, scratch_file
 from ..model.address import EtcdAddress
 from ..server.parsing.problems import Code
 from ..server.parsing.render import EMPTY_BODY, render, render_body
@@ -290,17 +290,17 @@ class FileTarget:
             raise MopConfigError(self._reason(error)) from None
 
     def _replace(self, data: bytes) -> None:
-        with Scratch(self._path, mode=0o600) as scratch:
+        with scratch_file(self._path, mode=0o600) as scratch:
             if self._text is None:
-                os.fchmod(scratch.descriptor, 0o644)
+                os.fchmod(scratch.fileno(), 0o644)
             else:
-                there, ours = os.stat(self._path), os.fstat(scratch.descriptor)
+                there, ours = os.stat(self._path), os.fstat(scratch.fileno())
                 if (there.st_uid, there.st_gid) != (ours.st_uid, ours.st_gid):
-                    os.fchown(scratch.descriptor, there.st_uid, there.st_gid)
+                    os.fchown(scratch.fileno(), there.st_uid, there.st_gid)
                 # The mode, and the extended attributes with the access control lists.
-                shutil.copystat(self._path, scratch.descriptor)  # type: ignore[arg-type]
-            scratch.write(data, sync=True)
-            scratch.become(self._path)
+                shutil.copystat(self._path, scratch.fileno())  # type: ignore[arg-type]
+            scratch.write(data)
+            replace_by(scratch, self._path, sync=True)
 
     def _reason(self, error: OSError) -> str:
         reason = f"{self} cannot be written ({error.strerror or error})"

@@ -198,7 +198,7 @@ class Background:
     def check_each(self, jobs: Iterable[probe.Job], report: probe.Report) -> list[threading.Thread]:
         """Start checks in threads, report each result in its thread, and return the threads."""
         parallelism = self._state.policy.probe_parallelism
-        return probe.check_each(self._prober, jobs, report, parallelism)
+        return probe.CheckQueue(self._prober, report, parallelism).start(jobs)
 
     def record(self, job: probe.Job, result: probe.ProbeResult) -> None:
         """Record the result of a health check, and choose the endpoint again."""

@@ -205,6 +205,20 @@ class Prober(HttpClient):
         return _result(Fault.BAD_STATUS, detail, None, reply)
 
 
+def _spawn(run: Callable[[], None]) -> threading.Thread | None:
+    # A daemon: an interrupt during the start may leave the thread waiting for a lock for ever.
+    thread = threading.Thread(target=run, name="mop-config-check", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if not lacks_resources(error):
+            raise  # an interrupt during the start leaves a lock held
+        logger.debug("fewer checks at a time: %s", error)
+        run()
+        return None
+    return thread
+
+
 class CheckQueue:
     """A queue of health checks, and the threads that run them in order.
 
@@ -226,38 +240,26 @@ class CheckQueue:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[str, Job]] = deque()
         self._under_way: Counter[str] = Counter()
-        self._threads = 0
 
-    def start(self, jobs: Iterable[Job], spawn: Spawn) -> list[threading.Thread]:
-        """Add checks at the end, and start a thread for each check that can begin now.
+    def start(self, jobs: Iterable[Job], spawn: Spawn = _spawn) -> list[threading.Thread]:
+        """Add checks at the end, start threads for them, and return the threads.
 
         Args:
             jobs: The new checks.
             spawn: Starts a thread that runs a function; returns None if no thread can be started.
+                By default the caller runs the checks then.
         """
         with self._lock:
             self._waiting.extend((_server(job), job) for job in jobs)
-            waiting = Counter(server for server, _ in self._waiting)
-            ready = sum(
-                min(number, max(0, self._share - self._under_way[server]))
-                for server, number in waiting.items()
-            )
-            more = max(0, min(self._parallel - self._threads, ready))
-            self._threads += more
+            more = min(len(self._waiting), self._parallel - self._under_way.total())
         started: list[threading.Thread] = []
-        while len(started) < more:
-            thread = spawn(self.run)
-            if thread is None:
-                with self._lock:
-                    self._threads -= more - len(started)
-                break
+        while len(started) < more and (thread := spawn(self._run)) is not None:
             started.append(thread)
         return started
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Run checks until no check can begin."""
-        server: str | None = None
-        while (found := self._next(server)) is not None:
+        while (found := self._next()) is not None:
             server, job = found
             try:
                 if self._report(job, self._prober.check(*job)) is True:
@@ -265,53 +267,19 @@ class CheckQueue:
                         self._waiting.clear()
             except Exception as error:
                 logger.error("a health check was lost: %s: %s", type(error).__name__, error)
+            with self._lock:
+                self._under_way[server] -= 1
 
-    def _next(self, done: str | None) -> tuple[str, Job] | None:
-        """Return the next check and its server; None ends the thread.
-
-        Args:
-            done: The server that this thread has just checked, or None.
-        """
+    def _next(self) -> tuple[str, Job] | None:
+        """Return the next check that the limits allow, and its server."""
         with self._lock:
-            if done is not None:
-                self._under_way[done] -= 1
-            for found in self._waiting:
-                if self._under_way[found[0]] < self._share:
-                    self._waiting.remove(found)
-                    self._under_way[found[0]] += 1
-                    return found
-            self._threads -= 1
-            return None
-
-
-def check_each(
-    prober: Prober, jobs: Iterable[Job], report: Report, parallel: int, share: int = PER_SERVER
-) -> list[threading.Thread]:
-    """Start checks of several endpoints in threads; see ``CheckQueue``.
-
-    Returns:
-        The threads of the checks; empty if no thread could be started and the checks ran in the
-        caller's thread. The threads are daemons: an interrupt during the start of a thread may
-        leave the thread waiting for a lock for ever.
-    """
-    queue = CheckQueue(prober, report, parallel, share)
-    threads = queue.start(jobs, _spawn)
-    if not threads:
-        queue.run()
-    return threads
-
-
-def _spawn(run: Callable[[], None]) -> threading.Thread | None:
-    thread = threading.Thread(target=run, name="mop-config-check", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError as error:
-        if not lacks_resources(error):
-            raise  # an interrupt during the start leaves a lock held
-        # Out of threads: the running threads take the checks, or else the caller does.
-        logger.debug("fewer checks at a time: %s", error)
+            if self._under_way.total() < self._parallel:
+                for found in self._waiting:
+                    if self._under_way[found[0]] < self._share:
+                        self._waiting.remove(found)
+                        self._under_way[found[0]] += 1
+                        return found
         return None
-    return thread
 
 
 def _server(job: Job) -> str:

@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from .. import __version__, qr
 from ..errors import QrTooLong, SourceError
-from ..files import Scratch, open_flags
+from ..files import open_flags, replace_by, scratch_file
 from ..model.jws import jwk_set
 from .parsing.problems import Code
 from .parsing.render import EMPTY
@@ -95,7 +95,7 @@ def write(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:
             os.unlink(files[name].path.name, dir_fd=files[name].folder)
         staged = {name: files[name].stage(wanted[name], stack) for name in changed}
         for name, scratch in staged.items():
-            scratch.become(files[name].path.name)
+            replace_by(scratch, files[name].path.name, folder=files[name].folder, sync=False)
             files[name].status()  # another user may have moved a link there
     return [*changed, *removed]
 
@@ -137,7 +137,7 @@ class PublicFile(NamedTuple):
         with open(os.open(self.path.name, _READ, dir_fd=self.folder), "rb") as file:
             return file.read() == data
 
-    def stage(self, data: bytes, stack: contextlib.ExitStack) -> Scratch:
+    def stage(self, data: bytes, stack: contextlib.ExitStack) -> BinaryIO:
         """Write the new content of the file beside the file.
 
         Args:
@@ -148,11 +148,14 @@ class PublicFile(NamedTuple):
             OSError: If the new file cannot be written; the error names the file.
         """
         try:
-            scratch = Scratch(self.path.name, folder=self.folder, mode=_FILE_MODE)
-            stack.enter_context(scratch)
-            os.fchmod(scratch.descriptor, _FILE_MODE)  # whatever the umask is
-            scratch.write(data, sync=True)
-            _date(scratch.descriptor, self.status())
+            scratch = stack.enter_context(
+                scratch_file(self.path.name, folder=self.folder, mode=_FILE_MODE)
+            )
+            os.fchmod(scratch.fileno(), _FILE_MODE)  # whatever the umask is
+            scratch.write(data)
+            scratch.flush()
+            os.fsync(scratch.fileno())
+            _date(scratch.fileno(), self.status())
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from None
         return scratch

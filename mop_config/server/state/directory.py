@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from ...files import Scratch, lock_descriptor, open_flags
+from ...files import lock_descriptor, open_flags, replace_by, scratch_file
 from ..sources.file import Fingerprint
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class StateDirectory:
         with contextlib.suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
             self._hand_over(group)
-        with self._opened() as folder, Scratch(".probe", folder=folder, mode=0o600):
+        with self._opened() as folder, scratch_file(".probe", folder=folder, mode=0o600):
             pass  # the scratch file is removed again
 
     def _make_if_missing(self) -> None:
@@ -240,10 +240,10 @@ class StateDirectory:
             OSError: If the record cannot be written; the old record stays.
         """
         self._make_if_missing()
-        with self._opened() as folder, Scratch(name, folder=folder, mode=0o600) as scratch:
-            self._own(scratch.descriptor)
-            scratch.write(data, sync=sync)
-            scratch.become(name)
+        with self._opened() as folder, scratch_file(name, folder=folder, mode=0o600) as scratch:
+            self._own(scratch.fileno())
+            scratch.write(data)
+            replace_by(scratch, name, folder=folder, sync=sync)
 
     def save(self, name: str, data: bytes, what: str, *, sync: bool = False) -> bool:
         """Write a record; a failure is logged and remembered instead of raised.

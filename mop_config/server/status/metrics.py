@@ -32,7 +32,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from ...files import Scratch
+from ...files import replace_by, scratch_file
 from ..logs import describe
 from ..monitor.reports import ReportedEndpoint
 from ..monitor.thread import HealthDocument
@@ -232,9 +232,9 @@ def _allocate(path: Path) -> None:
     try:
         status = os.lstat(path)
     except FileNotFoundError:
-        with Scratch(str(path), mode=0o600) as scratch:
-            os.posix_fallocate(scratch.descriptor, 0, FILE_SIZE)
-            scratch.become(str(path))
+        with scratch_file(str(path), mode=0o600) as scratch:
+            os.posix_fallocate(scratch.fileno(), 0, FILE_SIZE)
+            replace_by(scratch, str(path), sync=False)
         return
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
         # Other users may have planted it in an operator's own folder.
