@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import logging
-import random
 import ssl
 import time
 import uuid
@@ -98,16 +97,14 @@ def load(data: bytes) -> dict[Kind, Alert]:
     return {kind: new_alert(kind) for kind in Kind} | {Kind(a["kind"]): a for a in alerts}
 
 
-def pause(failures: int, asked: float, chance: float) -> float:
+def pause(failures: int, asked: float) -> float:
     """Return the seconds until the next attempt.
 
     Args:
         failures: Number of failed attempts, from 1.
         asked: Seconds that the webhook asked for with ``Retry-After``, or 0.
-        chance: A random number from 0 to 1.
     """
-    delay = backoff(failures, FIRST_PAUSE, LONGEST_PAUSE) * (1 - 0.5 * chance)
-    return max(delay, min(asked, LONGEST_PAUSE))
+    return max(backoff(failures, FIRST_PAUSE, LONGEST_PAUSE), min(asked, LONGEST_PAUSE))
 
 
 def headers(alert: Alert, secret: bytes, now: float) -> dict[str, str]:
@@ -206,23 +203,22 @@ class OutageNotifier:
         """Take in the end of an attempt."""
         # For the log: the path and the query may be secret.
         host = parse_url(self._url.partition("?")[0]).host
-        failures, asked = self._waiting[kind][0], None
+        (failures, _), asked = self._waiting[kind], None
         try:
             reply = attempt.result()
-            if 200 <= reply.status < 300:
-                self._alerts[kind]["told"] = is_down(self._alerts[kind])
-                self._save()
-                if failures:
-                    logger.info("the alert webhook at %s accepted the message at last", host)
-                return
             asked = retry_after(reply.headers.get("retry-after"), time.time())
-            reason = f"answers {reply.status}"
-        except Exception as error:
-            # The words of other errors may hold the URL.
+            reason = "" if 200 <= reply.status < 300 else f"answers {reply.status}"
+        except HttpError as error:
+            reason = f"{error.fault}, {error}"
+        except Exception as error:  # the words of other errors may hold the URL
             reason = type(error).__name__
-            if isinstance(error, HttpError):
-                reason = f"{error.fault}, {error}"
-        wait = pause(failures + 1, asked or 0.0, random.random())  # noqa: S311
+        if not reason:
+            self._alerts[kind]["told"] = is_down(self._alerts[kind])
+            self._save()
+            if failures:
+                logger.info("the alert webhook at %s accepted the message at last", host)
+            return
+        wait = pause(failures + 1, asked or 0.0)
         self._waiting[kind] = failures + 1, time.monotonic() + wait
         if not failures:
             logger.warning(

@@ -84,8 +84,7 @@ class ClientReports:
     def __init__(self, directory: StateDirectory, stem: str) -> None:
         self._directory = directory
         self._stem = stem
-        self._prefix = f"{stem}.reports."
-        self._lock_name = f"{self._prefix}lock"
+        self._lock_name = f"{stem}.reports.lock"
 
     def admit(self, address: str, now: float) -> bool:
         """Count a report, and tell whether it is within the limit of its address.
@@ -110,35 +109,32 @@ class ClientReports:
 
         While the state folder cannot be used, nothing is counted.
         """
-        name = f"{self._prefix}{_step()}"
+        step = _step()
         try:
             with self._directory.locked(self._lock_name):
-                counts = self._counts(name)
+                counts = self._counts(step)
                 for series, count in report.items():
                     if series[:2] in listed and (series in counts or len(counts) < MAX_SERIES):
                         counts[series] += count
-                record = dump_record({"endpoints": _entries(counts)})
-                self._directory.save(name, record, _WHAT)
+                record = dump_record({"step": step, "endpoints": _entries(counts)})
+                self._directory.save(self._name(step), record, _WHAT)
         except OSError as error:
             self._directory.complain(_WHAT, error)
 
     def totals(self, listed: Listed) -> list[ReportedEndpoint]:
         """Return the counts of the last hour for the endpoints that are served."""
         totals: Counter[Series] = Counter()
-        for name in self._directory.names():
-            step = name.removeprefix(self._prefix)
-            if name in {step, self._lock_name}:
-                continue
-            age = _step() - int(step) if step.isdecimal() else STEPS
-            if 0 <= age < STEPS:
-                totals.update(self._counts(name))
-            elif age >= STEPS:  # a step in the future is that of a machine whose clock is ahead
-                self._directory.remove(name)
+        for age in range(STEPS):
+            totals.update(self._counts(_step() - age))
         return [e for e in _entries(totals) if (e["kind"], e["url"]) in listed]
 
-    def _counts(self, name: str) -> Counter[Series]:
-        record = self._directory.load(name, parse_record, _WHAT)
-        return Counter(dict(_series(record) if record else ()))
+    def _name(self, step: int) -> str:
+        # The name of the step an hour before, whose record is replaced.
+        return f"{self._stem}.reports.{step % STEPS}"
+
+    def _counts(self, step: int) -> Counter[Series]:
+        record = self._directory.load(self._name(step), parse_record, _WHAT)
+        return Counter(dict(_series(record) if record and record["step"] == step else ()))
 
 
 def _counted(table: bytes, address: str, now: float) -> bytes:

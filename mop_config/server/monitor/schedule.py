@@ -4,9 +4,10 @@ Times are monotonic seconds, except ``posix``: the results are shown and outlive
 checks of the last 24 hours of each endpoint are kept in slots of a quarter of an hour.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from heapq import nsmallest
 from operator import attrgetter
@@ -124,18 +125,16 @@ class WatchedEndpoint:
         endpoint: The endpoint as the served list has it.
         health: The endpoint's state, and the time of its next check.
         results: The results as the status shows them.
-        path: The path that answered a check, or None.
-        checking: Whether a check is running.
         slots: The checks of the last 24 hours, oldest first.
+        path: The path that answered a check, or None.
     """
 
     kind: Kind
     endpoint: Endpoint
     health: Health
     results: EndpointHealth
+    slots: deque[Slot]
     path: str | None = None
-    checking: bool = False
-    slots: deque[Slot] = field(default_factory=lambda: deque(maxlen=SLOTS))
 
 
 class ProbeSchedule:
@@ -185,42 +184,37 @@ class ProbeSchedule:
 
     def _new(self, kind: Kind, endpoint: Endpoint, due: float, posix: float) -> WatchedEndpoint:
         key = kind.value, endpoint.url
-        health = Health(self._rules, due)
-        known = self._known.get(key)
-        if known is not None:
-            health.state, health.failures = HealthState(known["state"]), known["failures"]
-            if known["checked_at"] and health.state is HealthState.HEALTHY:
-                age = max(0.0, posix - datetime.fromisoformat(known["checked_at"]).timestamp())
-                delay = self._rules.regular_delay(self._chance()) - age
-                health.next_probe = due + max(0.0, delay)
-        results: EndpointHealth = (
-            {**known}
-            if known
-            else {
-                "kind": kind.value,
-                "url": endpoint.url,
-                "state": health.state.value,
-                "up": None,
-                "failures": 0,
-                "response_seconds": None,
-                "checked_at": None,
-                "detail": "",
-                "certificate_expires": None,
-                "recent": [],
-            }
+        results = self._known.get(key) or EndpointHealth(
+            kind=kind.value,
+            url=endpoint.url,
+            state=HealthState.UNKNOWN,
+            up=None,
+            failures=0,
+            response_seconds=None,
+            checked_at=None,
+            detail="",
+            certificate_expires=None,
+            recent=[],
         )
-        watched = WatchedEndpoint(kind, endpoint, health, results)
-        watched.slots.extend(self._known_slots.get(key, ()))
-        return watched
+        health = Health(self._rules, due)
+        health.state, health.failures = HealthState(results["state"]), results["failures"]
+        if results["checked_at"] and health.state is HealthState.HEALTHY:
+            age = max(0.0, posix - datetime.fromisoformat(results["checked_at"]).timestamp())
+            delay = self._rules.regular_delay(self._chance()) - age
+            health.next_probe = due + max(0.0, delay)
+        slots = deque(self._known_slots.get(key, ()), maxlen=SLOTS)
+        return WatchedEndpoint(kind, endpoint, health, results.copy(), slots)
 
     def due(self, now: float) -> list[WatchedEndpoint]:
-        """Return the endpoints whose check is due, the longest overdue first."""
-        late = [
-            watched
-            for watched in self._watched.values()
-            if not watched.checking and watched.health.next_probe <= now
-        ]
-        return sorted(late, key=lambda watched: watched.health.next_probe)
+        """Return the endpoints whose check begins now, the longest overdue first.
+
+        They are not due again until their results are recorded.
+        """
+        late = [each for each in self._watched.values() if each.health.next_probe <= now]
+        late.sort(key=lambda watched: watched.health.next_probe)
+        for watched in late:
+            watched.health.next_probe = math.inf
+        return late
 
     def record(
         self, watched: WatchedEndpoint, result: ProbeResult, now: float, posix: float
@@ -236,7 +230,6 @@ class ProbeSchedule:
         Returns:
             The states of the endpoint before and after.
         """
-        watched.checking = False
         health, results, chance = watched.health, watched.results, self._chance()
         unchanged = Transition(health.state, health.state)
         if self._watched.get((watched.kind.value, watched.endpoint.url)) is not watched:

@@ -6,6 +6,7 @@ through which all workers know what that worker has found.
 """
 
 import logging
+import math
 import os
 import random
 import signal
@@ -46,13 +47,6 @@ _RESULTS = "the results of the health checks"
 _HISTORY = "the history of the health checks"
 
 
-class ResultsRecord(TypedDict):
-    """The record of the results: the process that wrote it, and the results for each endpoint."""
-
-    pid: int
-    endpoints: list[EndpointHealth]
-
-
 class HealthDocument(TypedDict):
     """The member ``health`` of the status document."""
 
@@ -87,8 +81,8 @@ class ProbeResults:
         Returns:
             Whether that worked. If not, there is one warning until it works again.
         """
-        record: ResultsRecord = {"pid": os.getpid(), "endpoints": endpoints}
-        return self._directory.save(self._results, dump_record(record), _RESULTS)
+        record = dump_record({"pid": os.getpid(), "endpoints": endpoints})
+        return self._directory.save(self._results, record, _RESULTS)
 
     def write_history(self, slots: Slots) -> None:
         """Write the history of all endpoints; a failure costs the history only."""
@@ -97,8 +91,12 @@ class ProbeResults:
 
     def read(self) -> list[EndpointHealth]:
         """Return the latest results of any worker; empty without a usable record."""
-        record = self._directory.load(self._results, _parse_results, _RESULTS)
-        return [] if record is None else record["endpoints"]
+        return self._read()[1]
+
+    def _read(self) -> tuple[int | None, list[EndpointHealth]]:
+        """Return the process id of the worker that wrote the latest results, and the results."""
+        record = self._directory.load(self._results, _parse, _RESULTS)
+        return (record["pid"], record["endpoints"]) if record else (None, [])
 
     def history(self) -> Slots:
         """Return the history of all endpoints; empty without a usable record."""
@@ -112,26 +110,23 @@ class ProbeResults:
                 list.
         """
         written = self._directory.fingerprint(self._results).mtime_ns / 1e9
-        record = self._directory.load(self._results, _parse_results, _RESULTS)
-        endpoints = [] if record is None else record["endpoints"]
+        pid, endpoints = self._read()
         # Of a worker that was killed, another worker takes over the checks within a second.
         limit = OLD_INTERVALS * self._interval + OLD_SECONDS
         # A worker writes after every check, but has nothing to write for an empty list.
-        alive = record is not None and (time.time() - written <= limit or not endpoints)
+        alive = pid is not None and (time.time() - written <= limit or not endpoints)
         endpoints = [e for e in endpoints if (e["kind"], e["url"]) in listed]
         return {
             "interval_seconds": self._interval,
             "alive": alive,
-            "pid": record["pid"] if alive and record is not None else None,
+            "pid": pid if alive else None,
             "checked_at": max((e["checked_at"] or "" for e in endpoints), default="") or None,
             "endpoints": endpoints,
         }
 
 
-@lru_cache(maxsize=2)  # nearly every reader finds the record unchanged
-def _parse_results(data: bytes) -> ResultsRecord:
-    record: ResultsRecord = parse_record(data)
-    return record
+# Nearly every reader finds the record unchanged.
+_parse = lru_cache(maxsize=2)(parse_record)
 
 
 @lru_cache(maxsize=2)  # nearly every reader finds the record unchanged
@@ -239,8 +234,7 @@ class EndpointMonitor:
         self._notifier = OutageNotifier(directory, alerts, settings, tls)
         self._followed: Snapshot | None = None
         self._saved = False
-        self._history_saved = True
-        self._save_history_at = 0.0  # monotonic
+        self._save_history_at = math.inf  # monotonic; infinite while the history is saved
 
     def turn(self, snapshot: Snapshot) -> None:
         """Take in the results of checks, notify the webhook, and start the checks that are due.
@@ -260,13 +254,11 @@ class EndpointMonitor:
             self._checks[watched] = self._pool.submit(
                 self._prober.check, watched.kind, watched.endpoint, watched.path
             )
-            watched.checking = True
         if not self._saved:
             self._saved = self._results.write(self._schedule.results())
-        if not self._history_saved and time.monotonic() >= self._save_history_at:
+        if time.monotonic() >= self._save_history_at:
             self._results.write_history(self._schedule.slots())
-            self._history_saved = True
-            self._save_history_at = time.monotonic() + SAVE_EVERY
+            self._save_history_at = math.inf
 
     def _collect(self) -> None:
         for watched in [watched for watched, check in self._checks.items() if check.done()]:
@@ -277,7 +269,8 @@ class EndpointMonitor:
                 logger.info("the %s endpoint %s is back: %s", *where)
             elif change.went_down:
                 logger.warning("the %s endpoint %s is down: %s", *where)
-            self._saved = self._history_saved = False
+            self._saved = False
+            self._save_history_at = min(self._save_history_at, time.monotonic() + SAVE_EVERY)
 
     def close(self) -> None:
         """Abort the checks that run without waiting for them, and write the results."""

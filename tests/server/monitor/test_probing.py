@@ -184,7 +184,10 @@ class TestDue:
         first, *others = bench.probing.due(bench.now)
         assert first.endpoint.url == "https://a.example"
         assert [w.endpoint.url for w in others] == ["https://b.example", "https://c.example"]
-        first.checking = True
+        assert bench.probing.due(bench.now) == []
+        for watched in others:
+            bench.check(watched, BAD)
+        bench.now += 10
         assert bench.probing.due(bench.now) == others
 
     def test_what_vanishes_is_forgotten(self) -> None:

@@ -265,8 +265,12 @@ def test_without_a_state_folder_nothing_is_counted(
     assert caplog.text.count("the clients' reports cannot be saved") == 1
 
 
-def test_an_old_file_is_removed_and_a_torn_one_is_ignored(tmp_path: Path) -> None:
-    """An old record is removed, and a torn one is ignored."""
+def test_an_old_file_is_replaced_and_a_torn_one_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record of another hour is not counted and is replaced, and a torn one is ignored."""
+    step = [1_000_000]
+    monkeypatch.setattr(reports, "_step", lambda: step[0])
     directory = StateDirectory(tmp_path)
     writer = ClientReports(directory, "x")
     listed = frozenset({("api", URL)})
@@ -278,12 +282,15 @@ def test_an_old_file_is_removed_and_a_torn_one_is_ignored(tmp_path: Path) -> Non
         file.write_text(text)
         assert reader.totals(listed) == []
     file.write_text(good)
-    step = int(file.suffix[1:])
-    for name, stays in ((step - STEPS, False), (step + 2, True), ("0123abc.json", False)):
-        other = file.with_suffix(f".{name}")
-        other.write_text(good)
-        assert reader.totals(listed)[0]["counts"] == {"ok": 5}
-        assert other.exists() is stays
+    for number in (1_000_000 + STEPS, 1_000_000 - STEPS, 1_000_000 - 1):
+        step[0] = number
+        assert reader.totals(listed) == []
+    step[0] = 1_000_000 + STEPS
+    for number in range(3 * STEPS):
+        writer.add(Counter({("api", URL, "ok"): 1}), listed)
+        assert reader.totals(listed)[0]["counts"] == {"ok": min(number + 1, STEPS)}
+        step[0] += 1
+    assert len(list(tmp_path.glob("x.reports.[0-9]*"))) == STEPS
 
 
 def test_the_words_are_those_that_speak_against_an_endpoint() -> None:
