@@ -20,8 +20,7 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from ..web.app import is_untouched
-from ..web.asgi import USUAL_WAITERS, AsgiApp
-from ..web.bridge import WsgiBridge
+from ..web.asgi import USUAL_WAITERS, AsgiApp, WsgiBridge
 from ..web.guards import MAX_BODY
 from .logger import AccessLog
 from .protocol import ConnectionLimits, HttpProtocol
@@ -59,15 +58,15 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         """Load the application, and wrap it into the ASGI front."""
         self.connections = fit_connections(USUAL_WAITERS + SPARE_CONNECTIONS)
         super().load_wsgi()
-        app, ours = self.wsgi, is_untouched(self.wsgi)
+        app, threads = self.wsgi, self.cfg.threads
         if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__):
             self.config.lifespan = "auto"
-            return
-        if not ours:
+        elif is_untouched(app):
+            self.wsgi = AsgiApp(app, threads, self.request_timeout, start=False)
+        else:
             limit = getattr(app, "config", {}).get("MAX_CONTENT_LENGTH")
             self.max_body = limit or GUEST_MAX_BODY
-        bridge = WsgiBridge(app, self.cfg.threads, self.max_body, self.request_timeout)
-        self.wsgi = AsgiApp(app, bridge, start=False) if ours else bridge
+            self.wsgi = WsgiBridge(app, threads, self.max_body, self.request_timeout)
 
     def room(self) -> int:
         """Return the limit of long polls: by connections, or by threads without native routes."""

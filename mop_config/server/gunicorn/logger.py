@@ -16,7 +16,7 @@ from gunicorn.glogging import Logger, SafeAtoms, loggers
 from ...model.printable import printable
 from ..auth import USER
 from ..logs import MASK, DescriptorStream, LineFormatter, masked, queued
-from ..web.bridge import Receive, Scope, Send, whole_environ
+from ..web.asgi import Receive, Scope, Send, whole_environ
 
 #: Headers with secrets, which must not get into the log in any ``--access-logformat``.
 _SECRET = re.compile(r"\{(http_)?(proxy[-_])?(authorization|cookie)\}[ie]", re.IGNORECASE)

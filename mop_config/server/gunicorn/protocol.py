@@ -3,16 +3,16 @@
 uvicorn itself does not limit the request line and the fields, check Host, drop names with
 underscores, set deadlines for heads, bodies and unread answers, or send problem documents.
 
-A connection has one deadline of what its client sends, which is replaced as a request goes on:
+A connection has one deadline of what its client does, which is replaced as a request goes on:
 
 1. a new connection, or a connection that sends a head: ``timeout`` until the head is complete,
-2. a body: ``timeout`` and a little more, so that the bridge's 408 comes first,
-3. an idle connection after an answer: the keep-alive time.
+2. a body: ``timeout`` until it is complete,
+3. an idle connection after an answer: the keep-alive time,
+4. a client with unread answers: ``timeout`` until it has read a part of them.
 
 A deadline that is moved to a later time leaves its timer alone: the timer looks at the deadline
 when it fires. So an answer costs no timer. While the server answers or has paused reading, a
-deadline that is over counts for nothing. Another timer watches a client that has not read all of
-its answers.
+deadline that is over counts for nothing.
 """
 
 import asyncio
@@ -32,17 +32,13 @@ from uvicorn.protocols.http import httptools_impl
 
 from ..serving.answers import ConditionalAnswer
 from ..serving.responder import LongPoll
-from ..web.asgi import AsgiApp, ParkedPolls
-from ..web.bridge import SOCKET
+from ..web.asgi import SOCKET, AsgiApp, ParkedPolls, request_environ
 from .worker import error_page
 
 logger = logging.getLogger(__name__)
 
-#: Seconds by which the deadline of a body is later than the bridge's.
-LATER = 2.0
-#: Requests that a client may send before the answer to its first one, and how many of them may
-#: wait while the server still reads, which it must do to see that the client has left.
-PIPELINED, READ_AHEAD = 64, 8
+#: Requests that a client may send before the answer to its first one.
+PIPELINED = 64
 #: Seconds for which an ending worker waits for a client that does not read its answer.
 END = 1.0
 #: Bytes of a request beside its body's limit: the head, and the framing of chunks.
@@ -119,13 +115,12 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         self._rules = rules
         self._until = math.inf  # the deadline; infinite until the data that began is taken in
         self._timer: TimerHandle | None = None
-        self._stall: TimerHandle | None = None
+        self._unread = math.inf  # the size of the unread answers at the last look
         self._receiving = False  # a request has begun and is not complete
         self.cycle = NoCycle()  # type: ignore[assignment]
         # The request that is being answered; ``cycle`` is that of the last request.
         self._running: httptools_impl.RequestResponseCycle | ParkedCycle | None = None
         self._deaf = False  # the rest of what the client sends is ignored
-        self._page: int | None = None  # the status of an error page that waits for its turn
 
     # -- the connection
 
@@ -139,10 +134,9 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             self._wait(self._rules.timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timers, and forget a parked request."""
-        for timer in (self._timer, self._stall):
-            if timer is not None:
-                timer.cancel()
+        """Cancel the timer, and forget a parked request."""
+        if self._timer is not None:
+            self._timer.cancel()
         running = self._running
         if isinstance(running, ParkedCycle):
             running.polls.remove(running.poll)
@@ -178,8 +172,8 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             self._bytes += len(data)
             if self._bytes > self._rules.request:
                 self._refuse(431 if self._in_head else 413)
-            elif self._until == math.inf:
-                self._wait(self._rules.timeout + (0 if self._in_head else LATER))
+        if self._until == math.inf:
+            self._wait(self._rules.timeout)
 
     # -- the parser's callbacks
 
@@ -239,10 +233,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             return
         self._make_scope()
         super().on_headers_complete()
-        if not self.pipeline:
-            self._running = self.cycle
-        elif len(self.pipeline) < READ_AHEAD:
-            self.flow.resume_reading()  # uvicorn has paused it
+        self.flow.resume_reading()  # uvicorn has paused it: the client may leave
         if self.parser.should_upgrade() or not self._rules.worker.alive:
             self.cycle.keep_alive = False
 
@@ -266,12 +257,20 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
 
     # -- answers
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _answer_at_once(self, version: str) -> bool:
         """Answer a request without a task, unless an earlier answer is not yet sent and read."""
         app = self._rules.app
         if app is None or not self.cycle.response_complete or self.flow.write_paused:
             return False
-        found = app.answer_at_once(self.parser.get_method(), self.url, self.headers)
+        path, _, query = self.url.partition(b"?")
+        method = self.parser.get_method().decode()
+        found = app.answer_at_once(
+            request_environ(method, path.decode("latin-1"), query, self.headers)
+        )
         if found is None:
             return False
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
@@ -282,7 +281,6 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             return True
         self._send(found, keep_alive)
         self.server_state.total_requests += 1
-        self._watch_writing()
         self._wait(self.timeout_keep_alive)
         return True
 
@@ -303,32 +301,26 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             self.transport.close()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or send the error page that waits for the last answer."""
-        self._running = self.pipeline[-1][0] if self.pipeline else None
+        """Go on with the next request."""
         super().on_response_complete()
         self._unset_keepalive_if_required()  # the deadline stands in for uvicorn's timer
         if not self._receiving:
             self._wait(self.timeout_keep_alive)
-        self._watch_writing()
-        if self._page is not None and self._running is None and not self.transport.is_closing():
-            self._send_page(self._page)
 
     def _refuse(self, status: int) -> None:
-        """Answer by an error page, after the answers to earlier requests, and close."""
+        """Answer by an error page and close, or close after the answers to earlier requests."""
         self._deaf, self._receiving = True, False
         cycle = self.cycle
         if not (cycle.response_complete or cycle.more_body):
-            self._page = status
+            cycle.keep_alive = False
         elif not cycle.response_complete and (cycle.response_started or self.pipeline):
             self.transport.close()
         else:
-            self._send_page(status)
-
-    def _send_page(self, status: int) -> None:
-        logger.warning("a request from %s was refused: %d", self.client and self.client[0], status)
-        self.transport.write(error_page(status))
-        self.transport.close()
-        self._watch_writing()
+            peer = self.client and self.client[0]
+            logger.warning("a request from %s was refused: %d", peer, status)
+            self.transport.write(error_page(status))
+            self.transport.close()
+        self._wait(self._rules.timeout)
 
     # -- deadlines
 
@@ -344,46 +336,30 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
     def _look(self) -> None:
         """Go on waiting if the deadline was moved, else end the request or the connection."""
         self._timer = None
+        unread, before = self._count_unread(), self._unread
         if self._until > self.loop.time():
-            if self._until < math.inf:
-                self._timer = self.loop.call_at(self._until, self._look)
-        elif self._receiving and self.flow.read_paused:
-            self._wait(self._rules.timeout)  # the bytes may be there, unread
+            self._timer = self.loop.call_at(self._until, self._look)
+            return
+        self._unread = unread or math.inf
+        if unread >= before:
+            self.transport.abort()
+        elif unread or (self._receiving and self.flow.read_paused):
+            self._wait(self._rules.timeout)
         elif self._receiving and (self._in_head or not self.cycle.response_complete):
             self._refuse(408)
-        elif self._receiving:
-            self.transport.abort()
-        elif self._stall is not None:
-            self._wait(self.timeout_keep_alive)  # the client still reads its answer
         elif self.cycle.response_complete:
             self.transport.close()
-
-    def pause_writing(self) -> None:
-        """Set the deadline for a client that does not read its answer."""
-        super().pause_writing()
-        self._watch_writing()
-
-    def _watch_writing(self) -> None:
-        """Watch a client that has not read all of its answers."""
-        if self._stall is None and self.transport.get_write_buffer_size():
-            later = self._rules.timeout
-            self._stall = self.loop.call_later(later, self._look_at_writing, self._unread())
-
-    def _unread(self) -> int:
-        """Return the number of bytes that the client's host has not acknowledged."""
-        queued = bytes(4)
-        with contextlib.suppress(OSError):  # a platform that cannot tell
-            queued = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, queued)
-        left: int = self.transport.get_write_buffer_size()
-        return left + int.from_bytes(queued, sys.byteorder)
-
-    def _look_at_writing(self, before: int) -> None:
-        """Abort the connection if the client has read nothing in the time-out."""
-        self._stall = None
-        if self._unread() < before:
-            self._watch_writing()
         else:
-            self.transport.abort()
+            self._wait(self._rules.timeout)
+
+    def _count_unread(self) -> int:
+        """Return how many bytes of the answers the client's host has not acknowledged."""
+        left: int = self.transport.get_write_buffer_size()
+        queued = bytes(4)
+        if left:
+            with contextlib.suppress(OSError):  # a platform that cannot tell
+                queued = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, queued)
+        return left + int.from_bytes(queued, sys.byteorder)
 
     def shutdown(self) -> None:
         """Close the connection now, or after the answer that is being sent."""

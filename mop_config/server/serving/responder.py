@@ -5,14 +5,17 @@ responder itself never waits: it returns a ``LongPoll``, and each front waits in
 Conditional requests follow RFC 9110, sections 8 and 13.
 """
 
+import contextlib
 import math
 import random
 import re
+import select
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -27,12 +30,17 @@ from .answers import (
     problem,
 )
 from .signer import Signer
-from .store import ChangeEvent, Snapshot, SnapshotStore
+from .store import Snapshot, SnapshotStore
 
 #: Longest time for which a client may ask to be parked, in seconds.
 MAX_WAIT = 60
 #: Range of the ``Retry-After`` of requests beyond the limit; random, so that they spread out.
 RETRY_AFTER = (5, 20)
+
+#: Seconds between two looks at whether the client of a thread that waits has hung up.
+HANG_UP_LOOK = 1.0
+#: The poll flag for a peer that has closed its side; some systems report only a reset connection.
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)
 
 _SECONDS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,6})?")
 # What may stand behind the list's own tag: a suffix such as -br, which a compressing proxy adds.
@@ -131,15 +139,16 @@ class Responder:
 class LongPoll:
     """A request that waits until the served list differs from the list that its client has.
 
-    A long poll occupies one of the responder's places until ``close``. The front waits as long as
-    ``event`` returns an event and ``until`` is not reached, closes the poll, and then answers.
+    A long poll occupies one of the responder's places until ``close``. The front waits until
+    ``is_over``, which it asks whenever the store calls its listeners, or until ``until``; it then
+    closes the poll and answers.
 
     Attributes:
         responder: The responder that has a place for the poll.
         environ: The request.
         signed: Whether the client asks for the signed list.
         until: Monotonic time at which the wait ends.
-        found: The answer at the last call of ``event``.
+        found: The answer at the last call of ``is_over``.
     """
 
     responder: Responder
@@ -148,26 +157,34 @@ class LongPoll:
     until: float
     found: ConditionalAnswer
 
-    def event(self) -> ChangeEvent | None:
-        """Return the event to wait for, or None if the list differs or the process shuts down."""
-        store = self.responder.store
-        # Get the event before reading the list, so that a change in between is not missed.
-        event = store.event()
+    def is_over(self) -> bool:
+        """Return whether the list differs from the client's or the process shuts down."""
         self.found = self.responder.answer(self.environ, self.signed)
-        return None if store.closing or self.found.status != 304 else event
+        return self.responder.store.closing or self.found.status != 304
 
     def wait(self, client: Any = None) -> ConditionalAnswer:
         """Wait in this thread, and return the answer.
 
         Args:
-            client: The client's socket, which is polled for a hang-up; None if it is not known.
+            client: The client's socket, which is looked at for a hang-up; None if it is not known.
         """
+        # Its ``put`` takes no lock, so that a signal handler may call it.
+        changes: SimpleQueue[None] = SimpleQueue()
+        listen, hang_up = partial(changes.put, None), select.poll()
+        if client is not None:
+            hang_up.register(client, _HUNG_UP)
+        listeners = self.responder.store.listeners
+        # Listen before reading the list, so that a change in between is not missed.
+        listeners.add(listen)
         try:
-            while (event := self.event()) is not None:
+            while not self.is_over() and not hang_up.poll(0):
                 left = self.until - time.monotonic()
-                if left <= 0 or not event.wait(left, client):
+                if left <= 0:
                     break
+                with contextlib.suppress(Empty):
+                    changes.get(timeout=min(left, HANG_UP_LOOK))
         finally:
+            listeners.discard(listen)
             self.close()
         return waited(self.found)
 

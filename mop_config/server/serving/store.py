@@ -6,8 +6,6 @@ Readers read ``store.view`` once and get a consistent state without a lock. The 
 reload thread, replaces the whole view in one assignment.
 """
 
-import os
-import select
 import threading
 import time
 from collections.abc import Callable
@@ -25,8 +23,6 @@ from ..settings import Settings
 from .answers import SECURITY_HEADERS, HeaderFields, Headers
 
 HISTORY = 20
-#: The poll flag for a peer that has closed its side; some systems report only a reset connection.
-_HUNG_UP = getattr(select, "POLLRDHUP", 0)
 
 
 class Variant(NamedTuple):
@@ -249,84 +245,28 @@ class ServerState:
         return self.loaded and self.errors == 0
 
 
-class ChangeEvent:
-    """An event of one process that is set once and wakes every waiting thread.
-
-    The event is a pipe that is written to once and never read, so that any number of threads can
-    wait for it at once. Each thread polls the pipe together with its client's connection, so that
-    a client that leaves is noticed without looking every second.
-    """
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._read_end, self._write_end = os.pipe()
-
-    @property
-    def of_parent(self) -> bool:
-        """Whether this is the copy that a fork has made of the parent's event."""
-        return self._pid != os.getpid()
-
-    def fileno(self) -> int:
-        """Return the descriptor that becomes readable when the event is set, for an event loop."""
-        return self._read_end
-
-    def set(self) -> None:
-        """Set the event: wake every thread that waits now or later. Safe in a signal handler.
-
-        The pipe is shared with the parent, so that a fork must not set its copy.
-        """
-        if not self.of_parent:
-            os.write(self._write_end, b"!")
-
-    def wait(self, seconds: float, client: Any = None) -> bool:
-        """Wait until the event is set, the time is over, or the client has left.
-
-        Args:
-            seconds: Longest time to wait, in seconds.
-            client: The client's socket, or None if the socket is not known.
-
-        Returns:
-            False if the client has left.
-        """
-        poll = select.poll()
-        poll.register(self._read_end, select.POLLIN)
-        if client is not None:
-            poll.register(client, _HUNG_UP)
-        ready = dict(poll.poll(seconds * 1000))
-        return client is None or client.fileno() not in ready
-
-    def __del__(self) -> None:
-        os.close(self._write_end)
-        os.close(self._read_end)
-
-
 class SnapshotStore:
     """Holds the view; each change replaces the view in one step, and then sends a signal.
 
     Args:
         empty: The snapshot to serve until a good list is seen.
         on_reload: Called with each reload, for instance to count it.
+
+    Attributes:
+        view: The current view.
+        closing: Whether the process shuts down, so that no request may be parked any more.
+        listeners: Functions that are called, in any thread, when the served list changes, when it
+            is signed again, and when the process shuts down. They must be safe in a signal handler.
     """
 
     def __init__(
         self, empty: Snapshot, on_reload: Callable[[Reload], None] = lambda _: None
     ) -> None:
         self.view = ServerState(empty)
+        self.closing = False
+        self.listeners: set[Callable[[], None]] = set()
         self._on_reload = on_reload
-        self.closing = False  # the process shuts down: no request may be parked any more
         self._lock = threading.Lock()
-        self._event: ChangeEvent | None = None
-
-    def event(self) -> ChangeEvent:
-        """Return the event that is set when the served list changes or the process shuts down.
-
-        Get the event before reading ``view``, so that a change in between is not missed.
-        """
-        with self._lock:
-            event = self._event
-            if event is None or event.of_parent:
-                event = self._event = ChangeEvent()
-            return event
 
     def close(self) -> None:
         """Wake all parked requests, and let no request park again; safe in a signal handler."""
@@ -335,9 +275,8 @@ class SnapshotStore:
 
     def wake(self) -> None:
         """Wake all parked requests: the served list has changed, or was signed again."""
-        event, self._event = self._event, None
-        if event is not None:
-            event.set()
+        for listener in tuple(self.listeners):
+            listener()
 
     def update(self, reload: Reload | None = None, **changes: Any) -> None:
         """Replace the view, wake the parked requests if the list has changed, and send a signal.

@@ -7,33 +7,50 @@ answers of the native routes without ASGI's messages, and parks long polls witho
 
 import asyncio
 import contextlib
+import contextvars
+import io
+import sys
 import time
-from collections import deque
-from collections.abc import Callable, MutableMapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from flask import Flask
 
+from ..auth import USER
 from ..service import EXTENSION, ConfigService
-from ..serving.answers import ConditionalAnswer
-from ..serving.responder import LongPoll, waited
-from ..serving.store import ChangeEvent
+from ..serving.answers import ConditionalAnswer, HeaderFields, problem
+from ..serving.responder import Environ, LongPoll, waited
+from ..serving.store import SnapshotStore
 from ..settings import ProcessSettings, Settings
 from .app import create_app
-from .bridge import Receive, Scope, Send, WsgiBridge, local_path, request_environ, send_answer
 from .guards import MAX_BODY, cors, failure, refusal
 from .views import health_answer, ready_answer
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+WsgiApp = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 #: Long polls that a process parks unless the settings give a number.
 USUAL_WAITERS = 10_000
 #: Long polls that are woken in one turn of the event loop, so that other requests run in between.
 SLICE = 250
+#: Requests that wait for a thread; one more gets 503.
+QUEUE = 64
+#: Seconds within which a request's body must arrive.
+BODY_TIMEOUT = 30.0
+#: ``Retry-After`` of requests that find the queue full, in seconds.
+RETRY_AFTER = "1"
+#: Key of an ASGI scope or WSGI environ that holds the client's socket, set by our worker.
+SOCKET = "gunicorn.socket"
 
 _METHODS = frozenset({"GET", "HEAD"})
 
 Found = TypeVar("Found", ConditionalAnswer, ConditionalAnswer | LongPoll)
-View = Callable[[dict[str, Any]], Found]
 
 
 def create_asgi_app(settings: Settings | None = None, *, start: bool = True) -> "AsgiApp":
@@ -49,33 +66,128 @@ def create_asgi_app(settings: Settings | None = None, *, start: bool = True) -> 
     """
     app = create_app(settings, start=start)
     service: ConfigService = app.extensions[EXTENSION]
-    wanted = service.settings.max_waiters
-    service.responder.max_waiters = USUAL_WAITERS if wanted is None else wanted
-    threads = ProcessSettings.from_environ().threads
-    return AsgiApp(app, WsgiBridge(app, threads, MAX_BODY), start=start)
+    if service.settings.max_waiters is None:
+        service.responder.max_waiters = USUAL_WAITERS
+    return AsgiApp(app, ProcessSettings.from_environ().threads, start=start)
 
 
-class AsgiApp:
+class WsgiBridge:
+    """An ASGI application that answers each request by a WSGI application in a pool of threads.
+
+    A thread never waits for a client: the request's body is read before a thread is taken, and the
+    whole answer is collected before it is sent. Requests beyond the pool and its queue get 503.
+
+    Args:
+        app: The WSGI application.
+        threads: Size of the pool.
+        max_body: Longest body of a request, in bytes; a longer one gets 413.
+        body_timeout: Seconds within which the body must arrive, else 408.
+
+    Attributes:
+        occupied: The calls that have a thread or wait for one.
+    """
+
+    def __init__(
+        self, app: WsgiApp, threads: int, max_body: int, body_timeout: float = BODY_TIMEOUT
+    ) -> None:
+        self._app = app
+        self._threads = threads
+        self._max_body = max_body
+        self._body_timeout = body_timeout
+        self._pool: ThreadPoolExecutor | None = None
+        self.occupied: set[Future[ConditionalAnswer]] = set()
+
+    def close(self) -> None:
+        """End the pool's threads after the requests that they answer."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request (ASGI 3)."""
+        environ = whole_environ(scope)
+        answer = await self._run(environ, receive)
+        if answer is not None:
+            await send_answer(answer, environ, scope, send)
+
+    async def _run(self, environ: Environ, receive: Receive) -> ConditionalAnswer | None:
+        """Read the request's body, and then run the application; None if the client has left."""
+        length = environ.get("CONTENT_LENGTH", "")[:20]
+        size = int(length) if length.isdecimal() else 0
+        body, more = b"", True
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                while more and size <= self._max_body:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    size = max(size, len(body))
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            return problem(408, "the request's body did not arrive in time")
+        if size > self._max_body:
+            return problem(413, f"a body may have {self._max_body} bytes here")
+        if len(self.occupied) >= self._threads + QUEUE:
+            busy = problem(503, "all threads are busy; try again")
+            return busy.adding(("Retry-After", RETRY_AFTER))
+        environ |= {"CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="mop-config-wsgi")
+        # A thread goes on if the task is cancelled, and its request is counted until it ends.
+        work = self._pool.submit(contextvars.copy_context().run, self._call, environ)
+        self.occupied.add(work)
+        work.add_done_callback(self.occupied.discard)
+        return await asyncio.wrap_future(work)
+
+    def _call(self, environ: Environ) -> ConditionalAnswer:
+        """Run the application, in a thread of the pool."""
+        started: list[Any] = []
+        body: list[bytes] = []
+
+        def start_response(*given: Any) -> Callable[[bytes], None]:
+            started[:] = given[:2]
+            return body.append
+
+        try:
+            pieces = self._app(environ, start_response)
+            try:
+                body.extend(pieces)
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
+            status, headers = started
+        except Exception as error:
+            return failure(environ, error)
+        whole = b"".join(body)
+        if whole and not any(name.lower() == "content-length" for name, _ in headers):
+            headers = [*headers, ("Content-Length", str(len(whole)))]
+        return ConditionalAnswer(int(status[:3]), HeaderFields(headers), whole)
+
+
+class AsgiApp(WsgiBridge):
     """An ASGI 3 application in front of the Flask application of ``create_app``.
 
     Args:
         app: The Flask application that ``create_app`` returned.
-        bridge: Answers the requests for routes that are not native.
+        threads: Size of the pool that answers the requests for routes that are not native.
+        body_timeout: See ``WsgiBridge``.
         start: Whether the first request of a process starts its reload thread.
 
     Attributes:
         app: The Flask application.
-        bridge: The bridge to the Flask application.
     """
 
-    def __init__(self, app: Flask, bridge: WsgiBridge, *, start: bool = True) -> None:
+    def __init__(
+        self, app: Flask, threads: int, body_timeout: float = BODY_TIMEOUT, *, start: bool = True
+    ) -> None:
+        super().__init__(app, threads, MAX_BODY, body_timeout)
         self.app = app
-        self.bridge = bridge
         self._service: ConfigService = app.extensions[EXTENSION]
         self._started = not start
         self._polls: ParkedPolls | None = None
         prefix, respond = self._service.places.prefix, self._service.responder.respond
-        self._views: dict[str, View[ConditionalAnswer | LongPoll]] = {
+        self._views: dict[str, Callable[[Environ], ConditionalAnswer | LongPoll]] = {
             f"{prefix}/endpoints": respond,
             f"{prefix}/endpoints.jws": partial(respond, signed=True),
             "/health": lambda _: health_answer(self._service),
@@ -89,44 +201,38 @@ class AsgiApp:
             await self._other(scope, receive, send)
             return
         await self._start()
-        path = local_path(scope)
-        if path not in self._views or scope["method"] not in _METHODS:
-            await self.bridge(scope, receive, send)
+        environ = scope_environ(scope)
+        answer = self.answer_at_once(environ)
+        if answer is None:
+            await super().__call__(scope, receive, send)
             return
-        environ = request_environ(scope["method"], path, scope["query_string"], scope["headers"])
-        answer = self._answer(environ, self._views[path])
         if isinstance(answer, LongPoll):
             await self._wait(answer, receive)
             answer = self.answer_parked(answer)
         await send_answer(answer, environ, scope, send)
 
-    def answer_at_once(
-        self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]
-    ) -> ConditionalAnswer | LongPoll | None:
+    def answer_at_once(self, environ: Environ) -> ConditionalAnswer | LongPoll | None:
         """Answer a request in the call itself: without a task, and without ASGI's messages.
 
         The service has been started by the worker, or by the server's lifespan.
 
         Args:
-            method: The method of the request.
-            target: The request target as the client sent it.
-            headers: The headers, with names in lower case.
+            environ: The request; see ``request_environ``.
 
         Returns:
-            What ``__call__`` would send, or a long poll, which the caller parks in ``polls``. None
-            if the target is not a native route: then ``__call__`` must answer.
+            The answer, or a long poll, which the caller parks in ``polls``. None if the route is
+            not native: then ``__call__`` must answer.
         """
-        name, _, query = target.partition(b"?")
-        path, verb = name.decode("latin-1"), method.decode()
-        if path not in self._views or verb not in _METHODS or b"#" in query:
+        view = self._views.get(environ["PATH_INFO"])
+        if view is None or environ["REQUEST_METHOD"] not in _METHODS:
             return None
-        return self._answer(request_environ(verb, path, query, headers), self._views[path])
+        return self._answer(environ, view)
 
     def polls(self) -> "ParkedPolls":
         """Return the long polls that are parked in the running event loop."""
         loop = asyncio.get_running_loop()
         if self._polls is None or self._polls.loop is not loop:
-            self._polls = ParkedPolls(loop)
+            self._polls = ParkedPolls(loop, self._service.store)
         return self._polls
 
     def answer_parked(self, poll: LongPoll) -> ConditionalAnswer:
@@ -134,7 +240,7 @@ class AsgiApp:
         # The guards are asked again, since the token may have been revoked meanwhile.
         return self._answer(poll.environ, lambda _: waited(poll.found))
 
-    def _answer(self, environ: dict[str, Any], view: View[Found]) -> Found:
+    def _answer(self, environ: Environ, view: Callable[[Environ], Found]) -> Found:
         """Check a request, and return the view's answer, counted and with the CORS headers."""
         answer: Found
         try:
@@ -151,8 +257,7 @@ class AsgiApp:
 
     async def _wait(self, poll: LongPoll, receive: Receive) -> None:
         """Return when the long poll has ended or its client has left."""
-        polls = self.polls()
-        message: MutableMapping[str, Any] = {"more_body": True}
+        polls, message = self.polls(), dict[str, Any](more_body=True)
         with contextlib.suppress(TimeoutError):
             # ``receive`` returns when the client leaves. The end of the poll moves the time-out to
             # now, which needs no second task.
@@ -160,7 +265,7 @@ class AsgiApp:
                 try:
                     polls.add(poll, lambda: timeout.reschedule(0))
                     while message.get("more_body", False):
-                        message = await receive()
+                        message = {**await receive()}
                     # After the whole request, the only message left is the disconnect.
                     if message["type"] != "http.disconnect":
                         await receive()
@@ -171,15 +276,13 @@ class AsgiApp:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
-        kind = ""
-        while kind != "lifespan.shutdown":
-            kind = (await receive())["type"]
-            if kind == "lifespan.startup":
-                await self._start()
-            else:
-                await asyncio.to_thread(self._service.stop)
-                self.bridge.close()
-            await send({"type": f"{kind}.complete"})
+        await receive()  # lifespan.startup
+        await self._start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()  # lifespan.shutdown
+        await asyncio.to_thread(self._service.stop)
+        self.close()
+        await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> None:
         if not self._started:
@@ -193,12 +296,13 @@ class ParkedPolls:
 
     Args:
         loop: The event loop.
+        store: The store that wakes them.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, store: SnapshotStore) -> None:
         self.loop = loop
+        self._listeners = store.listeners
         self._parked: dict[LongPoll, tuple[asyncio.TimerHandle, Callable[[], None]]] = {}
-        self._event: ChangeEvent | None = None  # the newest event that the loop watches
 
     def add(self, poll: LongPoll, end: Callable[[], None]) -> None:
         """Park a poll.
@@ -208,6 +312,8 @@ class ParkedPolls:
             end: Called once, perhaps by this function, when the list differs from the client's,
                 the time is over or the process shuts down.
         """
+        # Listen before reading the list, so that a change in between is not missed.
+        self._listeners.add(self._changed)
         timer = self.loop.call_later(poll.until - time.monotonic(), self.end, poll)
         self._parked[poll] = timer, end
         self._look_at(poll)
@@ -224,35 +330,100 @@ class ParkedPolls:
         if parked is not None:
             parked[0].cancel()
             poll.close()
-            if not self._parked and self._event is not None:
-                self._forget(self._event)
+            if not self._parked:
+                self._listeners.discard(self._changed)
         return parked
 
+    def _changed(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has just ended
+            self.loop.call_soon_threadsafe(lambda: self._wake(iter([*self._parked])))
+
+    def _wake(self, polls: Iterator[LongPoll]) -> None:
+        # Each poll has a callback of its own, so that an error concerns one client only.
+        some = [self.loop.call_soon(self._look_at, poll) for poll in islice(polls, SLICE)]
+        if some:
+            self.loop.call_soon(self._wake, polls)
+
     def _look_at(self, poll: LongPoll) -> None:
-        """End the wait of a poll if the list differs, else watch the next event."""
-        event = poll.event()
-        if event is None:
+        """End the wait of a poll if the list differs."""
+        if poll in self._parked and poll.is_over():
             self.end(poll)
-        elif event is not self._event:
-            self._event = event
-            self.loop.add_reader(event.fileno(), self._wake, event)
 
-    def _forget(self, event: ChangeEvent) -> None:
-        self.loop.remove_reader(event.fileno())
-        if self._event is event:
-            self._event = None
 
-    def _wake(self, event: ChangeEvent) -> None:
-        self._forget(event)
-        self._wake_some(deque(self._parked))
+def request_environ(
+    method: str, path: str, query: bytes, headers: Iterable[tuple[bytes, bytes]]
+) -> Environ:
+    """Return the method, the path, the query and the headers of a request in WSGI's form.
 
-    def _wake_some(self, polls: deque[LongPoll]) -> None:
-        try:
-            for _ in range(min(SLICE, len(polls))):
-                poll = polls.popleft()
-                if poll in self._parked:
-                    self._look_at(poll)
-        finally:
-            # Also after an error, so that it concerns one client only.
-            if polls:
-                self.loop.call_soon(self._wake_some, polls)
+    Repeated headers are joined. Names with underscores are dropped, since WSGI cannot tell them
+    from the names with hyphens that proxies set.
+    """
+    if not path.isascii():
+        path = path.encode("utf-8", "surrogateescape").decode("latin-1")
+    environ: Environ = {"REQUEST_METHOD": method, "PATH_INFO": path}
+    environ["QUERY_STRING"] = query.decode("latin-1")
+    for name, value in headers:
+        key = _environ_key(name)
+        if key is None:
+            continue
+        text = value.decode("latin-1")
+        if key in environ:
+            text = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{text}"
+        environ[key] = text
+    return environ
+
+
+@lru_cache(maxsize=256)
+def _environ_key(name: bytes) -> str | None:
+    if b"_" in name:
+        return None
+    key = name.decode("latin-1").upper().replace("-", "_")
+    return key if key in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{key}"
+
+
+def scope_environ(scope: Scope) -> Environ:
+    """Return a request in WSGI's form, with its path below the place of the application."""
+    path: str = scope["path"]
+    below = path.removeprefix(scope.get("root_path", ""))
+    if below[:1] in {"/", ""}:
+        path = below
+    return request_environ(scope["method"], path, scope["query_string"], scope["headers"])
+
+
+def whole_environ(scope: Scope) -> Environ:
+    """Return a request in WSGI's form (PEP 3333), without its body."""
+    environ = scope_environ(scope)
+    server, client = scope.get("server") or ("localhost", 80), scope.get("client") or ("", 0)
+    query, target = scope["query_string"], scope.get("raw_path") or scope["path"].encode()
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+    environ |= {
+        "SCRIPT_NAME": scope.get("root_path", ""),
+        "RAW_URI": (target + b"?" * bool(query) + query).decode("latin-1"),
+        "REMOTE_ADDR": client[0],
+        "REMOTE_PORT": str(client[1]),
+        "SERVER_NAME": server[0],
+        "SERVER_PORT": str(server[1] or ""),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.get("scheme", "http"),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        SOCKET: scope.get(SOCKET),
+    }
+    return environ
+
+
+async def send_answer(
+    answer: ConditionalAnswer, environ: Environ, scope: Scope, send: Send
+) -> None:
+    """Send an answer by ASGI's messages, and note the name of the request's token in the scope."""
+    if USER in environ:
+        scope[USER] = environ[USER]
+    # A copy, since an application around this one may add headers in place.
+    headers = [*answer.headers.pairs]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    body = b"" if environ["REQUEST_METHOD"] == "HEAD" else answer.body
+    await send({"type": "http.response.body", "body": body})

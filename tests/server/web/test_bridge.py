@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mop_config.server.web.bridge import QUEUE, WsgiBridge
+from mop_config.server.web.asgi import QUEUE, WsgiBridge
 
 Message = dict[str, Any]
 

@@ -23,8 +23,7 @@ from mop_config.server.service import EXTENSION, ConfigService
 from mop_config.server.serving.answers import ConditionalAnswer
 from mop_config.server.serving.responder import LongPoll
 from mop_config.server.settings import Settings
-from mop_config.server.web.asgi import create_asgi_app
-from mop_config.server.web.bridge import WsgiBridge
+from mop_config.server.web.asgi import WsgiBridge, create_asgi_app, request_environ
 
 from ...conftest import SAMPLE
 from ...servers import ENDPOINTS
@@ -73,7 +72,7 @@ def ask_asgi(app: Any, scope: dict[str, Any], body: bytes = b"") -> Result:
 
     main = threading.current_thread() is threading.main_thread()
     start, *rest = LOOP.run_until_complete(run()) if main else asyncio.run(run())
-    USED.add(app.bridge)
+    USED.add(app)
     status = HTTPStatus(start["status"])
     headers = [(name.decode("latin-1"), v.decode("latin-1")) for name, v in start["headers"]]
     line = f"{status:d} {status.phrase.upper()}"
@@ -322,7 +321,9 @@ class TestWait:
                 lambda _, context: errors.append(context)
             )
             for number in range(3):
-                poll = sides.asgi.answer_at_once(b"GET", f"{ENDPOINTS}?wait=9".encode(), fields)
+                poll = sides.asgi.answer_at_once(
+                    request_environ("GET", ENDPOINTS, b"wait=9", fields)
+                )
                 assert isinstance(poll, LongPoll)
                 sides.asgi.polls().add(poll, partial(end, number))
             sides.service.store.close()
