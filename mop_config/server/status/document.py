@@ -10,9 +10,9 @@ The verdict is a list of findings for an operator, the worst first. The dashboar
 from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, NamedTuple, TypedDict
+from operator import itemgetter
+from typing import Any, NamedTuple, TypedDict, cast
 
-from ...model.endpoint import Kind
 from ..monitor.reports import ReportedEndpoint
 from ..monitor.schedule import MOST
 from ..monitor.thread import HealthDocument
@@ -32,6 +32,9 @@ from .translations import Texts
 #: Seconds within which the same result in several workers counts as one event.
 SAME_EVENT = 2.0
 
+_pid = itemgetter("pid")
+#: What is equal in reloads that several workers record of one event.
+_outcome = itemgetter("result", "error", "etag")
 #: Results from the best to the worst: the worst of all workers is the result of a reload.
 _RESULTS = [Result.UNCHANGED, Result.APPLIED, Result.REJECTED, Result.ERROR]
 #: States from the worst to the best: the status shows the state of the worst worker.
@@ -71,7 +74,7 @@ def reload_report(workers: list[WorkerRecord], number: int) -> dict[str, Any]:
         ``last_reload``, which is None while that worker has not answered; and the ``problems``
         of the worker with the worst result.
     """
-    answers = [(worker, reload_for(worker, number)) for worker in _by_pid(workers)]
+    answers = [(worker, reload_for(worker, number)) for worker in sorted(workers, key=_pid)]
     given = [(worker, answer) for worker, answer in answers if answer is not None]
     report: dict[str, Any] = {"result": None, "etag": None, "problems": []}
     if given:
@@ -79,10 +82,6 @@ def reload_report(workers: list[WorkerRecord], number: int) -> dict[str, Any]:
         report |= {"result": answer["result"], **worst["served"]}
     report["workers"] = [_worker(worker, answer) for worker, answer in answers]
     return report
-
-
-def _by_pid(workers: list[WorkerRecord]) -> list[WorkerRecord]:
-    return sorted(workers, key=lambda worker: worker["pid"])
 
 
 def _worker(worker: WorkerRecord, reload: HistoryEntry | None) -> WorkerDocument:
@@ -120,7 +119,7 @@ def host_status(
         },
         "workers": [
             _worker(worker, worker["history"][0]["entry"] if worker["history"] else None)
-            for worker in _by_pid(workers)
+            for worker in sorted(workers, key=_pid)
         ],
         "health": health,
         "reports": reports,
@@ -153,19 +152,14 @@ def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
         state, counts = SourceState(served["state"]), served["problem_counts"]
         return _STATES.index(state), -counts["error"] - counts["warning"]
 
-    return min(_by_pid(workers), key=rank)
+    return min(sorted(workers, key=_pid), key=rank)
 
 
 def _short(entry: HistoryEntry | None) -> ReloadDocument | None:
     if entry is None:
         return None
-    return {
-        "at": entry["at"],
-        "trigger": entry["trigger"],
-        "result": entry["result"],
-        "error": entry["error"],
-        "duration_seconds": entry["duration_seconds"],
-    }
+    members = dict(entry)
+    return cast(ReloadDocument, {name: members[name] for name in ReloadDocument.__annotations__})
 
 
 def merge_histories(histories: list[list[ReloadRecord]]) -> list[HistoryEntry]:
@@ -179,20 +173,14 @@ def merge_histories(histories: list[list[ReloadRecord]]) -> list[HistoryEntry]:
     merged: list[tuple[ReloadRecord, set[int]]] = []
     for event, worker in sorted(notes, key=lambda note: note[0]["moment"]):
         for earlier, workers in merged:
-            if worker not in workers and _is_same(earlier, event):
+            is_near = event["moment"] - earlier["moment"] <= SAME_EVENT
+            is_same = is_near and _outcome(event["entry"]) == _outcome(earlier["entry"])
+            if is_same and worker not in workers:
                 workers.add(worker)
                 break
         else:
             merged.append((event, {worker}))
     return [event["entry"] for event, _ in reversed(merged)][:HISTORY]
-
-
-def _is_same(earlier: ReloadRecord, later: ReloadRecord) -> bool:
-    one, other = earlier["entry"], later["entry"]
-    return later["moment"] - earlier["moment"] <= SAME_EVENT and (
-        (other["result"], other["error"], other["etag"])
-        == (one["result"], one["error"], one["etag"])
-    )
 
 
 # -- the verdict
@@ -243,33 +231,37 @@ def verdict(status: StatusDocument) -> list[StatusFinding]:
     Returns:
         The findings, the worst first; only the state if all is well.
     """
-    found = [*_of_the_list(status), *_of_the_process(status)]
-    return sorted(found, key=lambda finding: _LEVELS.index(finding.level))
+    return sorted(_findings(status), key=lambda finding: _LEVELS.index(finding.level))
 
 
-def _of_the_list(status: StatusDocument) -> Iterator[StatusFinding]:
-    state = str(status["state"])
+def _findings(status: StatusDocument) -> Iterator[StatusFinding]:
+    state, counts = status["state"], status["counts"]
     yield StatusFinding(_LEVEL_OF.get(state, Level.BAD), f"state.{state}", {})
-    counts = status["counts"]
-    if state != "empty" and not counts["api"] + counts["socketio"]:
+    if state != "empty" and not any(counts.values()):
         yield StatusFinding(Level.BAD, "verdict.nothing", {})
-    yield from _of_the_endpoints(status["health"], status["counts"])
+    yield from _of_the_endpoints(status["health"], counts)
     if dropped := dropped_entries(status):
         yield StatusFinding(Level.WARN, "verdict.dropped", {"n": dropped})
+    if pids := differing(status["workers"]):
+        values = {"n": len(pids), "pids": ", ".join(map(str, pids))}
+        yield StatusFinding(Level.WARN, "workers.differ", values)
+    if not status["watcher"]["alive"]:
+        yield StatusFinding(Level.WARN, "verdict.watcher_dead", {"mode": status["watcher"]["mode"]})
+    if lines := _token_lines(status["problems"]):
+        yield StatusFinding(Level.WARN, "verdict.tokens", {"n": lines})
 
 
 def _of_the_endpoints(
     health: HealthDocument | None, counts: dict[str, int]
 ) -> Iterator[StatusFinding]:
-    listed = {Kind.API.value: counts["api"], Kind.SOCKETIO.value: counts["socketio"]}
-    if not health or not any(listed.values()):
+    if not health or not any(counts.values()):
         return
     if not health["alive"]:
         key = "verdict.probing_dead" if health["endpoints"] else "verdict.unprobed"
         yield StatusFinding(Level.WARN, key, {})
         return
     down = kinds_down(health, counts)
-    if down and all(kind in down or not count for kind, count in listed.items()):
+    if down and all(kind in down or not count for kind, count in counts.items()):
         yield StatusFinding(Level.BAD, "verdict.none_up", {})
         return
     for kind in down:
@@ -283,16 +275,6 @@ def _of_the_endpoints(
         yield StatusFinding(Level.WARN, key, values)
 
 
-def _of_the_process(status: StatusDocument) -> Iterator[StatusFinding]:
-    if pids := differing(status["workers"]):
-        values = {"n": len(pids), "pids": ", ".join(map(str, pids))}
-        yield StatusFinding(Level.WARN, "workers.differ", values)
-    if not status["watcher"]["alive"]:
-        yield StatusFinding(Level.WARN, "verdict.watcher_dead", {"mode": status["watcher"]["mode"]})
-    if lines := _token_lines(status["problems"]):
-        yield StatusFinding(Level.WARN, "verdict.tokens", {"n": lines})
-
-
 def kinds_down(health: HealthDocument | None, counts: dict[str, int]) -> list[str]:
     """Return the kinds of which every endpoint that is checked is known to be down.
 
@@ -300,27 +282,22 @@ def kinds_down(health: HealthDocument | None, counts: dict[str, int]) -> list[st
         health: The member ``health`` of the status document.
         counts: Its member ``counts``.
     """
-    endpoints = health["endpoints"] if health else []
     down = []
-    for kind, listed in ((Kind.API, counts["api"]), (Kind.SOCKETIO, counts["socketio"])):
-        ups = [endpoint["up"] for endpoint in endpoints if endpoint["kind"] == kind]
+    for kind, listed in counts.items():
+        ups = [e["up"] for e in (health["endpoints"] if health else ()) if e["kind"] == kind]
         if ups and ups == [False] * min(listed, MOST):
-            down.append(kind.value)
+            down.append(kind)
     return down
 
 
 def dropped_entries(status: StatusDocument) -> int:
     """Count the faulty entries that were left out; 0 if the whole text was refused."""
-    problems = status["problems"]
-    if status["state"] == "empty" or any(_refuses(problem) for problem in problems):
-        return 0
-    return status["problem_counts"]["error"] - _token_lines(problems)
-
-
-def _refuses(problem: ProblemRecord) -> bool:
+    errors = [problem for problem in status["problems"] if problem["severity"] == "error"]
     # A problem of the whole file quotes no entry.
-    whole = problem["severity"] == "error" and not problem["text"]
-    return whole and problem["code"] != Code.TOKENS_LINE
+    refused = any(not each["text"] and each["code"] != Code.TOKENS_LINE for each in errors)
+    if status["state"] == "empty" or refused:
+        return 0
+    return status["problem_counts"]["error"] - _token_lines(errors)
 
 
 def _token_lines(problems: list[ProblemRecord]) -> int:

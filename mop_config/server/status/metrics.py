@@ -109,8 +109,9 @@ class Metrics:
         registry: CollectorRegistry | None = alone
         self._collect: Callable[[], Iterable[Metric]] = alone.collect
         if folder is not None and os.environ.get(VARIABLE) == folder:
+            place = take_place(Path(folder))
             # This is how the library learns which files are this process's.
-            values.ValueClass = values.MultiProcessValue(take_place(Path(folder)))  # type: ignore[no-untyped-call]
+            values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
             self._collect = MultiProcessCollector(None, folder).collect  # type: ignore[no-untyped-call]
             registry = None
         counter = partial(Counter, registry=registry)
@@ -196,15 +197,15 @@ def make_folder(user: int, group: int) -> Path:
     return path
 
 
-def take_place(folder: Path) -> Callable[[], str]:
+def take_place(folder: Path) -> str:
     """Reserve a place in a folder for as long as this process lives.
 
     Args:
         folder: The folder.
 
     Returns:
-        The function that gives prometheus-client the name in this process's files: the place. No
-        two live workers have the same name.
+        The name of the place, which no other live worker has, for the names of this process's
+        files.
 
     Raises:
         OSError: If there is no room for the files.
@@ -217,10 +218,9 @@ def take_place(folder: Path) -> Callable[[], str]:
             break
         except BlockingIOError:  # of a live worker
             os.close(lock)
-    name = f"place{number}"
     for kind in _KINDS:
-        _allocate(folder / f"{kind}_{name}.db")
-    return lambda: name
+        _allocate(folder / f"{kind}_place{number}.db")
+    return f"place{number}"
 
 
 def _allocate(path: Path) -> None:
@@ -265,19 +265,17 @@ def host_gauges(
     served, figures = worst_of(workers)["served"], [worker["figures"] for worker in workers]
     add("last_reload_successful", _is_successful(workers))
     add("last_reload_success_timestamp_seconds", min(each["good_at"] for each in figures))
-    add("endpoints", served["counts"]["api"], "api")
-    add("endpoints", served["counts"]["socketio"], "socketio")
-    add("problems", served["problem_counts"]["error"], "error")
-    add("problems", served["problem_counts"]["warning"], "warning")
+    for name, counts in (("endpoints", served["counts"]), ("problems", served["problem_counts"])):
+        for label, number in counts.items():
+            add(name, number, label)
     add("waiters", sum(each["waiters"] for each in figures))
     # Without a worker that checks, the state of the endpoints is unknown.
     for check in health["endpoints"] if health and health["alive"] else []:
         where, expires = (check["kind"], check["url"]), check["certificate_expires"]
+        moment = datetime.fromisoformat(expires).timestamp() if expires else None
         add("endpoint_up", check["up"], *where)
         add("endpoint_response_seconds", check["response_seconds"], *where)
-        if expires is not None:
-            moment = datetime.fromisoformat(expires).timestamp()
-            add("endpoint_certificate_expiry_timestamp_seconds", moment, *where)
+        add("endpoint_certificate_expiry_timestamp_seconds", moment, *where)
     for entry in reports or []:
         for fault, count in entry["counts"].items():
             add("client_reports", count, entry["kind"], entry["url"], fault)
