@@ -48,6 +48,8 @@ EXTENSION = "mop_config"
 
 #: Seconds within which the workers must answer a request to reload.
 RELOAD_PATIENCE = 10.0
+#: Limit of the planned changes that the status shows.
+MAX_PLANNED = 20
 #: Seconds between two reads of the workers' records.
 RELOAD_LOOK = 0.05
 
@@ -292,7 +294,7 @@ class ConfigService:
                     "warning": view.warnings + len(notices) - errors,
                 },
                 "problems": [problem.as_dict() for problem in (*notices, *view.problems)],
-                "planned": [change.as_dict() for change in view.planned],
+                "planned": [change.as_dict() for change in view.planned[:MAX_PLANNED]],
             },
             "watcher": {
                 "mode": thread.watcher.mode if thread else "poll",

@@ -21,7 +21,7 @@ from mop_config.qr import CAPACITY, MAX_LIMIT
 from mop_config.server.monitor.reports import FAULTS, MAX_COUNT
 from mop_config.server.parsing.attributes import MAX_PRIORITY
 from mop_config.server.parsing.problems import MAX_KEPT, MAX_TEXT, Code, Severity
-from mop_config.server.reload.pipeline import MAX_PLANNED
+from mop_config.server.service import MAX_PLANNED
 from mop_config.server.serving.responder import MAX_WAIT, RETRY_AFTER
 from mop_config.server.serving.store import HISTORY, Result, SourceState, Trigger
 from mop_config.server.settings import Settings

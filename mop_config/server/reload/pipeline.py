@@ -13,13 +13,12 @@ from typing import Any
 
 from ...errors import SourceError
 from ...model.codec import rfc3339
-from ..parsing.attributes import PlannedChange
 from ..parsing.problems import MAX_KEPT, Code, Problem
-from ..parsing.render import Rendering, first_problems, render
+from ..parsing.render import EMPTY, Rendering, first_problems, render
 from ..serving.store import Reload, Result, Snapshot, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
 from ..sources import Source
-from ..sources.file import Fingerprint, SourceText
+from ..sources.file import Fingerprint
 from ..state.releases import LastGood, Release, ReleaseStore
 from .guard import check_replaces, count, with_planned_refusals
 
@@ -37,10 +36,6 @@ VAIN_TRIES = 3
 VAIN_SECONDS = 2.0
 #: Identity of every outage, so that an outage is noted once although its messages differ.
 UNREACHABLE = b"unreachable"
-#: Limit of the planned changes that the status shows.
-MAX_PLANNED = 20
-#: Seconds until a boundary is tried again after a failure such as a lack of memory.
-BOUNDARY_RETRY = 5.0
 
 
 @contextlib.contextmanager
@@ -69,23 +64,17 @@ class Loaded:
     Attributes:
         signature: Fingerprint of the source right before it was read.
         identity: Digest of the text that was read, or the reason why no text could be read.
-        tries: Reads in a row whose text was outdated before its release was issued.
-        vain_since: Monotonic seconds at the start of the first of these reads.
+        vain: Monotonic seconds at the starts of the first reads in a row whose text was outdated
+            before its release was issued.
         good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
         seen_good: Whether this process has read a good text.
-        planned: The next changes by windows in the served text.
-        next_boundary: POSIX seconds of the next window boundary, at which the served text has to
-            be rendered again; infinity without a boundary.
     """
 
     signature: Fingerprint = Fingerprint(0)  # noqa: RUF009 - immutable
     identity: bytes = b""
-    tries: int = 0
-    vain_since: float = 0.0
+    vain: tuple[float, ...] = ()
     good_at: float = 0.0
     seen_good: bool = False
-    planned: tuple[PlannedChange, ...] = ()
-    next_boundary: float = math.inf
 
     @property
     def reachable(self) -> bool:
@@ -102,12 +91,12 @@ class ReloadAttempt:
         quietly: Note nothing if nothing has changed since the last read.
 
     Attributes:
-        rendering: The list of now, once it is rendered.
+        rendering: The list of now, once it is rendered; empty before.
     """
 
     def __init__(self, trigger: Trigger, before: Loaded, *, quietly: bool = False) -> None:
         self.trigger, self.before, self.quietly = trigger, before, quietly
-        self.rendering: Rendering | None = None
+        self.rendering: Rendering = EMPTY
         self.at, self.started = time.time(), time.monotonic()
 
     def repeats(self, loaded: Loaded) -> bool:
@@ -118,6 +107,11 @@ class ReloadAttempt:
         """End the attempt with a result, and return its record; see ``Reload`` for the details."""
         duration = time.monotonic() - self.started
         return Reload(self.at, self.trigger, result, duration=duration, etag=etag, **details)
+
+
+#: A list, its release, and why the guard refuses the list of now. If it does, the list is that of
+#: the last boundary of the same text.
+Accepted = tuple[Rendering, Release, SourceError | None]
 
 
 class Reloader:
@@ -165,8 +159,7 @@ class Reloader:
     def give_up_waiting(self, trigger: Trigger) -> None:
         """Report that the source keeps changing, so that it cannot be read yet."""
         message = f"{self.source} keeps changing: waiting until it rests"
-        attempt = ReloadAttempt(trigger, self.loaded)
-        self._note(SourceError(Code.CHANGING, message), attempt)
+        self._note(SourceError(Code.CHANGING, message), ReloadAttempt(trigger, self.loaded))
 
     def reload(
         self, trigger: Trigger, *, quietly: bool = False, settled: Fingerprint | None = None
@@ -185,19 +178,22 @@ class Reloader:
         """
         source, releases, before = self.source, self.releases, self.loaded
         attempt = ReloadAttempt(trigger, before, quietly=quietly)
-        signature = settled or source.signature()
-        late = before.tries and attempt.started - before.vain_since > VAIN_SECONDS
-        late = late or before.tries >= VAIN_TRIES
+        signature, vain = settled or source.signature(), before.vain
+        late = len(vain) >= VAIN_TRIES or (vain and attempt.started - vain[0] > VAIN_SECONDS)
         try:
             with releases.section(rendering=True) if late else contextlib.nullcontext():
                 host = releases.follow()  # before the read, see ``is_behind``
                 text = source.read(signature)
                 if late and (source.being_written() or not source.is_current(text)):
-                    return False
+                    raise _changing(source)
                 self.loaded = replace(
-                    before, signature=text.signature, identity=text.identity, tries=0
+                    before, signature=text.signature, identity=text.identity, vain=()
                 )
-                if self._is_settled(text, host, attempt):
+                # The same text gets a release if it was touched or the host released another list.
+                view = self.store.view
+                disputed = host is not None and host.release.etag != view.snapshot.etag
+                moved = text.signature != before.signature or disputed
+                if attempt.repeats(self.loaded) and not (moved and view.state is SourceState.FRESH):
                     return True
 
                 def outdated() -> bool:
@@ -205,12 +201,8 @@ class Reloader:
                     return not late and (behind or not source.is_current(text))
 
                 new = LastGood(text.data, Release("", text.mtime), order=text.order)
-                accepted = self._accept(new, attempt, outdated)
-            if accepted is None:
-                since = before.vain_since if before.tries else attempt.started
-                self.loaded = replace(before, tries=before.tries + 1, vain_since=since)
-                return False
-            self._publish(*accepted[:2], attempt)
+                rendering, release, _ = self._accept(new, attempt, outdated)
+            self._publish(rendering, release, attempt)
             if text.detached:
                 self._note(SourceError(Code.DETACHED, text.detached), attempt)
         except Exception as error:
@@ -227,7 +219,7 @@ class Reloader:
 
     def _accept(
         self, text: LastGood, attempt: ReloadAttempt, outdated: Callable[[], bool]
-    ) -> tuple[Rendering, Release, SourceError | None] | None:
+    ) -> Accepted:
         """Render a text as of now, check its list, and issue the release of the list.
 
         Windows are judged at the later of now and the last boundary that has passed, so a clock
@@ -238,16 +230,15 @@ class Reloader:
             attempt: The attempt to serve the text.
             outdated: Called in the critical section; whether the text must not be used any more.
 
-        Returns:
-            The list, its release, and why the guard refuses the list of now: then this is the list
-            of the last boundary. None if the text is outdated, or if the host has passed a later
-            boundary meanwhile.
+        Raises:
+            SourceError: With code ``changing`` if the text is outdated, or if the host has passed
+                a later boundary meanwhile; else as for ``check_replaces``, for a new text only.
         """
         releases, at, refusal = self.releases, max(time.time(), self.releases.boundary), None
         made = attempt.rendering = self._render(text.data, at)
         with releases.section():
             if outdated() or releases.boundary > at:
-                return None
+                raise _changing(self.source)
             try:
                 check_replaces(made, self.settings, text.data, releases.last)
             except SourceError as error:
@@ -261,33 +252,17 @@ class Reloader:
                 socketio=made.socketio_count,
                 boundary=made.boundary,
                 saved_at=attempt.at,
-                trigger=attempt.trigger.value,
+                trigger=text.trigger or attempt.trigger.value,
             )
             return made, releases.issue(good).release, refusal
 
-    def _plan(self, rendering: Rendering) -> None:
-        planned, boundary = rendering.planned[:MAX_PLANNED], rendering.next_boundary
-        self.loaded = replace(self.loaded, planned=planned, next_boundary=boundary)
-
-    def _is_settled(self, text: SourceText, host: LastGood | None, attempt: ReloadAttempt) -> bool:
-        """Whether the same text was read before, and no new release is needed.
-
-        The same text gets a release if it was touched or the host released another list.
-        """
-        if not attempt.repeats(self.loaded):
-            return False
-        view = self.store.view
-        disputed = host is not None and host.release.etag != view.snapshot.etag
-        moved = text.signature != attempt.before.signature or disputed
-        return not moved or view.state is not SourceState.FRESH
-
     def _publish(self, rendering: Rendering, release: Release, attempt: ReloadAttempt) -> None:
-        self._plan(rendering)
         self.loaded = replace(self.loaded, good_at=time.time(), seen_good=True)
         view, change = self.store.view, None
         if view.loaded and view.snapshot.etag == rendering.etag:
             result, snapshot = Result.UNCHANGED, self._restamp(release)
             if attempt.repeats(self.loaded) and view.state is SourceState.FRESH:
+                self.store.update(planned=rendering.planned)
                 return  # the text was only touched
         else:
             result, snapshot = Result.APPLIED, self._snapshot(rendering, release)
@@ -300,7 +275,7 @@ class Reloader:
             problems=rendering.problems,
             errors=rendering.errors,
             warnings=rendering.warnings,
-            planned=self.loaded.planned,
+            planned=rendering.planned,
         )
         what = f"{change or result} ({attempt.trigger}), etag {snapshot.etag}"
         served = f"{snapshot.api_count} API, {snapshot.socketio_count} Socket.io"
@@ -323,12 +298,15 @@ class Reloader:
 
     # -- texts that were found good before
 
-    def follow_others(self) -> None:
+    def follow_others(self, *, refused: bool = False) -> None:
         """Serve the host's last good list if another worker found one that is newer than ours.
 
         A worker that missed a good text before the file became bad would otherwise serve another
         list than its siblings for as long as the file stays bad. A worker that missed an edit and
         its rollback would serve the list with too low a version.
+
+        Args:
+            refused: Whether the source's text was just refused, so that it will not be served.
         """
         view, good = self.store.view, self.releases.follow()
         if good is None:
@@ -337,41 +315,39 @@ class Reloader:
             self._restamp(good.release)
             return
         newer = not view.loaded or good.release.version > view.snapshot.ver
-        if view.state is SourceState.FRESH or not newer or not self.releases.trusted:
+        reads = view.state is SourceState.FRESH and not refused
+        if reads or not newer or not self.releases.trusted:
             return
-        try:
-            attempt = ReloadAttempt(Trigger(good.trigger), self.loaded)
-            judged = self._judge_anew(good, attempt)
-        except Exception as error:
-            logger.error("the last good list cannot be used: %s", error)
-            return
-        self.loaded = replace(self.loaded, good_at=good.saved_at)
-        if judged is not None:
+        attempt = ReloadAttempt(Trigger.POLL, self.loaded, quietly=True)
+        if (judged := self._judge_anew(good, attempt)) is not None:
+            self.loaded = replace(self.loaded, good_at=good.saved_at)
             self._adopt(*judged[:2], "the last good list of this host")
 
     def _adopt(self, rendering: Rendering, release: Release, what: str) -> None:
-        snapshot = self._snapshot(rendering, release)
         state = self.store.view.state if self.store.view.loaded else SourceState.STALE
-        self.store.update(snapshot=snapshot, state=state, planned=self.loaded.planned)
+        snapshot = self._snapshot(rendering, release)
+        self.store.update(snapshot=snapshot, state=state)
         logger.info("etag %s, %s", snapshot.etag, what)
 
-    def _judge_anew(
-        self, good: LastGood, attempt: ReloadAttempt
-    ) -> tuple[Rendering, Release, SourceError | None] | None:
-        """Accept a saved text as of now, unless the host has released another text meanwhile."""
-
-        def outdated() -> bool:
-            return self.releases.last is not None and self.releases.last.data != good.data
-
-        judged = self._accept(good, attempt, outdated)
-        if attempt.rendering is not None:
-            self._plan(attempt.rendering)
-        return judged
+    def _judge_anew(self, good: LastGood, attempt: ReloadAttempt) -> Accepted | None:
+        """Accept a saved text as of now; None if that fails, or the host has another text now."""
+        last = self.releases
+        try:
+            return self._accept(
+                good, attempt, lambda: last.last is not None and last.last.data != good.data
+            )
+        except Exception as error:
+            self._refuse(error, attempt, self.loaded.signature)
+            return None
+        finally:
+            if attempt.rendering is not EMPTY:
+                self.store.update(planned=attempt.rendering.planned)
 
     @property
     def seconds_to_boundary(self) -> float:
         """Seconds until a window of the served text begins or ends; infinity without one."""
-        return max(0.0, self.loaded.next_boundary - time.time())
+        planned = self.store.view.planned
+        return max(0.0, planned[0].at - time.time()) if planned else math.inf
 
     def pass_boundary(self) -> None:
         """Render and check the served text again, since a window has begun or ended.
@@ -379,69 +355,57 @@ class Reloader:
         The source is not read: an entry's window ends even if the source is bad or cannot be
         reached.
         """
-        good = self.releases.served
-        if good is None:
+        good, attempt = self.releases.served, ReloadAttempt(Trigger.POLL, self.loaded, quietly=True)
+        judged = None if good is None else self._judge_anew(good, attempt)
+        if judged is None:
             return
-        self.loaded = replace(self.loaded, next_boundary=time.time() + BOUNDARY_RETRY)
-        attempt = ReloadAttempt(Trigger.POLL, self.loaded)
-        try:
-            judged = self._judge_anew(good, attempt)
-            if judged is None:
-                return
-            rendering, release, refusal = judged
-            if refusal is not None:
-                self._note(refusal, attempt)
-            elif self.store.view.state is SourceState.FRESH:
-                self._publish(rendering, release, attempt)
-            else:
-                self._adopt(rendering, release, "since a window has begun or ended")
-        except Exception as error:
-            self._refuse(error, attempt, self.loaded.signature)
+        rendering, release, refusal = judged
+        if refusal is not None:
+            self._note(refusal, attempt)
+        elif self.store.view.state is SourceState.FRESH:
+            self._publish(rendering, release, attempt)
+        else:
+            self._adopt(rendering, release, "since a window has begun or ended")
 
     # -- failures
 
     def _refuse(self, error: Exception, attempt: ReloadAttempt, signature: Fingerprint) -> bool:
         """Note why a text is not served; return False if the source is read again in a moment."""
-        before = attempt.before
+        before, lacks, again = attempt.before, False, isinstance(error, OSError)
         if not isinstance(error, SourceError):  # the text did not cause it: a lack of memory, say
-            reason = f"{type(error).__name__}: {error}"
-            self.loaded = replace(before, identity=reason.encode())
-            if self.loaded.identity != before.identity:
-                self._note(SourceError("", reason), attempt)
-            return not isinstance(error, OSError)
+            error, lacks = SourceError("", f"{type(error).__name__}: {error}"), True
         if error.code == Code.CHANGING:
+            vain = (*before.vain, attempt.started)[:VAIN_TRIES]
+            self.loaded = replace(before, vain=vain)
             return False
-        if attempt.rendering is None:  # else the identity of the text that was read is kept
+        if lacks or self.loaded is before:  # else the identity of the text that was read is kept
             identity = UNREACHABLE if error.code == Code.UNREACHABLE else str(error).encode()
-            self.loaded = replace(before, signature=signature, identity=identity, tries=0)
+            read = before.signature if lacks else signature
+            self.loaded = replace(before, signature=read, identity=identity, vain=())
         if not attempt.repeats(self.loaded):
             self._note(error, attempt)
-        return True
+        return not again
 
     def _note(self, error: SourceError, attempt: ReloadAttempt) -> None:
         """Note why the source's text is not served: it is refused, or something has failed."""
+        self.follow_others(refused=True)
         code = Code(error.code) if error.code else None
-        refused = code not in {None, Code.UNREACHABLE, Code.DETACHED}
-        if not self.store.view.loaded:
-            self.follow_others()
-        view, rendering, changes = self.store.view, attempt.rendering, dict[str, Any]()
-        found = rendering.problems if rendering else ()
+        view, found, changes = self.store.view, attempt.rendering, dict[str, Any]()
         result, state, what, told = Result.ERROR, SourceState.STALE, "failed", ""
-        if refused and code is not None:
+        if code is not None and code not in {Code.UNREACHABLE, Code.DETACHED}:
             problem = Problem.of(code, str(error), error.line, error.column)
-            changes["problems"] = (problem, *found)[:MAX_KEPT]
-            changes["errors"] = 1 + (rendering.errors if rendering else 0)
-            changes["warnings"] = rendering.warnings if rendering else 0
-            result, what, told = Result.REJECTED, "refused", first_problems(found)
-        if not view.loaded:
-            state = SourceState.EMPTY
-        elif refused and self.loaded.seen_good:
-            state = SourceState.REJECTED
+            changes["problems"] = (problem, *found.problems)[:MAX_KEPT]
+            changes["errors"], changes["warnings"] = 1 + found.errors, found.warnings
+            result, what, told = Result.REJECTED, "refused", first_problems(found.problems)
+            state = SourceState.REJECTED if self.loaded.seen_good else state
+        state = state if view.loaded else SourceState.EMPTY
         reload = attempt.done(result, view.snapshot.etag, error=str(error), code=code)
-        self.store.update(reload, state=state, planned=self.loaded.planned, **changes)
-        self.follow_others()
-        view = self.store.view
+        self.store.update(reload, state=state, **changes)
         serving = f"still serving etag {view.snapshot.etag}" if view.loaded else "serving nothing"
         if view.loaded and not self.loaded.seen_good:
             serving += f", the last good list of {rfc3339(self.loaded.good_at)}"
         logger.error("%s (%s): %s; %s%s", what, attempt.trigger, error, serving, told)
+
+
+def _changing(source: Source) -> SourceError:
+    return SourceError(Code.CHANGING, f"{source} has changed meanwhile")

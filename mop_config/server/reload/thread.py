@@ -340,7 +340,7 @@ class ReloadThread:
             self._on_turn()
         interval = BUSY_STAT_INTERVAL if self.watcher.mode == "poll" else STAT_INTERVAL
         wait = debouncer.wait(self._turned_at)
-        return _wait(self._events, min(wait, interval, reloader.seconds_to_boundary))
+        return _wait(self._events, min(wait, interval, reloader.seconds_to_boundary or interval))
 
     def _look(self, events: list[Event], request: Trigger | None, now: float) -> None:
         """Run ``stat`` on the source, and pass the events and the result to the debouncer."""

@@ -104,7 +104,7 @@ def test_a_writer_between_the_trigger_and_the_read_publishes_no_half(
     source = _Interrupted(str(site.file), 1 << 20)
     loader.source = source
     if in_vain:
-        loader.loaded = replace(loader.loaded, tries=VAIN_TRIES)
+        loader.loaded = replace(loader.loaded, vain=(time.monotonic(),) * VAIN_TRIES)
     source.busy = True
     assert not loader.reload(Trigger.SIGHUP, settled=source.signature())
     assert hosts(loader) == AB
