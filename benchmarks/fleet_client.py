@@ -21,6 +21,7 @@ from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
 from mop_config.client.transport._sync.connecting import SPARE_PAUSE
+from mop_config.health.probe import ProbeResult
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import Fault
 
@@ -101,8 +102,7 @@ class Client:
         self._armed = _NEVER
         self._asked_first = -1.0
         self._served = False
-        for endpoint in endpoints:
-            self._pool.put(endpoint, world.now)
+        self._pool.replace(endpoints, world.now)
         self._pool.urgent = False
         self._look()
 
@@ -137,7 +137,9 @@ class Client:
             wire = site.ask(site.epoch, began + patience - world.now, health=True)
             yield wire.end
         fault = Fault.BAD_STATUS if wire.status == 503 else wire.fault
-        self._pool.probed(member, fault, world.now - began, world.now, 0.0, wire.busy)
+        retry_after = None if wire.busy is None else f"{wire.busy:.0f}"
+        result = ProbeResult(fault, world.now - began, "", None, None, None, 503, retry_after)
+        self._pool.probed(member, result, world.now, 0.0)
         self._pool.urgent = True  # the manager re-reads its schedule after each check
         self._look_if_urgent()
 

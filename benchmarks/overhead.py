@@ -14,6 +14,7 @@ import httpx2
 from mop_config.client import AsyncEndpointManager, EndpointManager, Policy
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.pool import Pool
+from mop_config.health.probe import ProbeResult
 from mop_config.model.endpoint import Endpoint
 from tests.client.fleet import fleet_in
 from tests.client.socket_server import socket_server
@@ -115,10 +116,10 @@ def choices(quick: bool) -> Report:
     )
     for endpoints in (2, 100, 1000):
         pool = Pool("api", Policy(), OfflineDetector(1.0), random.random)
-        for index in range(endpoints):
-            pool.put(Endpoint(f"https://e{index}.example/api", index % 10), 0.0)
+        urls = [f"https://e{index}.example/api" for index in range(endpoints)]
+        pool.replace([Endpoint(url, index % 10) for index, url in enumerate(urls)], 0.0)
         for member in pool.members():
-            pool.probed(member, None, random.random(), 1.0, 1e9)
+            pool.probed(member, ProbeResult(None, random.random(), ""), 1.0, 1e9)
         requests, changes = [], []
         for turn in range(count):
             began = time.perf_counter()

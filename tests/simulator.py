@@ -15,6 +15,7 @@ from mop_config.client.pool.member import EventKind, PoolMember
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
+from mop_config.health.probe import ProbeResult
 from mop_config.health.state import TRANSITIONS, Evidence, Health, HealthState, Transition
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import Fault
@@ -92,15 +93,18 @@ class Simulation:
 
     def add(self, url: str, priority: int) -> None:
         self.servers.setdefault(url, Server())
-        self.pool.put(Endpoint(url, priority), self.now)
+        self.pool.replace([*self._except(url), Endpoint(url, priority)], self.now)
         member = self._member(url)
         if not isinstance(member.health, CheckedHealth):
             member.health = CheckedHealth(self.policy, self.now)
         self._settle()
 
     def remove(self, url: str) -> None:
-        self.pool.remove(url, self.now)
+        self.pool.replace(self._except(url), self.now)
         self._settle()
+
+    def _except(self, url: str) -> list[Endpoint]:
+        return [member.endpoint for member in self.pool.members() if member.url != url]
 
     @property
     def hosts(self) -> int:
@@ -132,7 +136,8 @@ class Simulation:
         fault = what if isinstance(what, Fault) else None
         if isinstance(what, int) and what in {500, 502}:
             fault = Fault.BAD_STATUS
-        self.pool.probed(member, fault, seconds, self.now, 1e9 + self.now)
+        result = ProbeResult(fault, seconds, "")
+        self.pool.probed(member, result, self.now, 1e9 + self.now)
         self.pool.select(self.now)
         self._settle()
 

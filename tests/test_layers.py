@@ -42,7 +42,6 @@ LAYERS = (
     "client.pool",
     "client.transport",
     "client.lists",
-    "client.reports",
     "client.updates",
     "client.background",
     "client.attempts",

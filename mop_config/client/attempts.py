@@ -103,20 +103,19 @@ class EndpointAttempt:
 
     def _outcome_of_error(self, error: Exception) -> Attempt:
         status, retry_after = _answer_of(error)
-        if status is not None:
-            return self._outcome(status, retry_after)
         fault, connecting = _fault_of(error)
-        if fault is Fault.OURS and self._status is not None:
-            return self._outcome(self._status)  # the block failed after the answer
-        outcome = self._outcome()
-        outcome.fault, outcome.sent, outcome.result = fault, not connecting, error
+        if status is None and fault is Fault.OURS:
+            status = self._status  # the block may have failed after the answer
+        outcome = self._outcome(status, retry_after)
+        if status is None:
+            outcome.fault, outcome.sent, outcome.result = fault, not connecting, error
         return outcome
 
-    def _outcome(self, status: int | None = None, retry_after: str | None = None) -> Attempt:
-        outcome = Attempt(self._member, self._core.clock(), self._began)
+    def _outcome(self, status: int | None, retry_after: str | None = None) -> Attempt:
+        core = self._core
+        outcome = Attempt(self._member, core.clock(), self._began)
         if status is not None:
-            now = self._core.wall_clock()
-            outcome.judge_status(self._core.policy, status, retry_after, now)
+            outcome.judge_status(core.policy, status, retry_after, core.wall_clock())
         return outcome
 
 
@@ -177,13 +176,10 @@ def _fault_of(error: Exception) -> tuple[Fault, bool]:
     """
     found = causes(error)
     names = {kind.__name__ for cause in found for kind in type(cause).__mro__}
-    if _FROM_THE_NETWORK.isdisjoint(names):
-        return Fault.OURS, False
     connecting = not _CONNECTING.isdisjoint(names)
-    if lacks_resources(error):
+    if _FROM_THE_NETWORK.isdisjoint(names) or lacks_resources(error):
         return Fault.OURS, connecting
-    for cause in reversed(found):  # the innermost exception names the fault most exactly
-        fault = fault_of(cause, connecting=connecting)
-        if fault is not Fault.OURS:
-            return fault, connecting
-    return (Fault.REFUSED if connecting else Fault.RESET), connecting
+    # The innermost exception names the fault most exactly.
+    faults = (fault_of(cause, connecting=connecting) for cause in reversed(found))
+    usual = Fault.REFUSED if connecting else Fault.RESET
+    return next((fault for fault in faults if fault is not Fault.OURS), usual), connecting

@@ -16,13 +16,12 @@ from heapq import nsmallest
 from math import inf
 
 from ..health import probe
-from ..model.endpoint import Endpoint, Kind
+from ..model.endpoint import Endpoint
 from ..net.faults import Fault
 from .lists.endpoint_lists import EndpointLists
 from .pool.member import PoolMember
 from .pool.pool import WATCHED
-from .reports import EVERY, send_report
-from .updates import IDLE, ListUpdates, new_client
+from .updates import EVERY, IDLE, ListUpdates
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class Background:
         health: The request that a health check sends.
 
     Attributes:
-        updates: Updates the list.
+        updates: Updates the list, and sends the reports.
     """
 
     def __init__(self, lists: EndpointLists, health: probe.HealthRequest) -> None:
@@ -56,14 +55,14 @@ class Background:
         self._lists, self._state, policy = lists, state, state.policy
         tls, proxies = settings.options.tls, settings.options.proxy_for
         self._prober = probe.Prober(tls, policy.health_timeout, state.resolver, proxies, health)
-        self._reports_client = new_client(lists)
         self._stopped = False
         self.updates = ListUpdates(lists, self._any_healthy)
         self._pid = os.getpid()
         # A finalizer wakes the scheduler, too, and may run between any two bytecodes. A
         # ``threading.Event`` could deadlock there: the interrupted thread may hold its lock.
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._checks = probe.CheckQueue(self._prober, self._report_check, policy.probe_parallelism)
+        self._parallel = policy.probe_parallelism
+        self._checks = probe.CheckQueue(self._prober, self._record_scheduled, self._parallel)
         self._lock = threading.Lock()
         self._short_of_resources = False  # whether the last start lacked a thread or descriptor
         #: The work with a thread of its own: when it is due, infinity while it runs or for never,
@@ -74,7 +73,7 @@ class Background:
         }
         self._work: dict[str, Callable[[], float]] = {
             "update": self.updates.run,
-            "report": partial(send_report, lists, self._reports_client),
+            "report": self.updates.report,
         }
         self._threads: list[threading.Thread] = []
         self._scheduler: threading.Thread | None = None
@@ -86,8 +85,9 @@ class Background:
             RuntimeError: If the machine has no thread left; then no thread runs.
         """
         with self._state as state:
-            for kind in Kind:
-                state.pool(kind).forget_probes()  # checks of an earlier run never ended
+            for pool in state.pools:
+                for member in pool.members():
+                    member.probing = False  # checks of an earlier run never ended
         self._scheduler = self._spawn(self._run_schedule, "mop-config-client")
 
     def _spawn(self, target: Callable[[], None], name: str) -> threading.Thread:
@@ -127,7 +127,6 @@ class Background:
         # Don't shut down a parent's sockets from a forked child: the parent still uses them.
         if self._pid == os.getpid():
             self._prober.abort()
-            self._reports_client.abort()
             self.updates.close()
 
     def stop(self) -> None:
@@ -159,8 +158,8 @@ class Background:
         self._lists.save()
         with self._state as state:
             now = state.clock()
-            jobs = [job for kind in Kind for job in jobs_of(kind, state.pool(kind).take_due(now))]
-            wait = min(state.api.next_due(), state.socketio.next_due()) - now
+            jobs = [job for pool in state.pools for job in jobs_of(pool.kind, pool.take_due(now))]
+            wait = min(pool.next_due() for pool in state.pools) - now
         self._checks.start(jobs, partial(self._try_spawn, name="mop-config-check"))
         now = time.monotonic()
         for name, at in self._due.items():
@@ -182,8 +181,9 @@ class Background:
 
     # -- health checks
 
-    def check(self, job: probe.Job) -> bool:
+    def check(self, kind: str, member: PoolMember) -> bool:
         """Check one endpoint, record the result, and return whether the endpoint is healthy."""
+        job = (kind, member.endpoint, member.probe_path)
         result = self._prober.check(*job)
         self.record(job, result)
         return result.fault is None
@@ -191,34 +191,34 @@ class Background:
     def check_all(self) -> None:
         """Check the best endpoints of each kind, record the results, and wait for all."""
         with self._state as state:
-            jobs = [job for kind in Kind for job in jobs_of(kind, state.pool(kind).watched())]
-        for thread in self.check_each(jobs, self.record):
+            jobs = [job for pool in state.pools for job in jobs_of(pool.kind, pool.watched())]
+        self.check_jobs(jobs)
+
+    def check_jobs(self, jobs: Iterable[probe.Job]) -> None:
+        """Run checks in threads, record the results, and wait for all."""
+        for thread in probe.CheckQueue(self._prober, self.record, self._parallel).start(jobs):
             thread.join()
 
-    def check_each(self, jobs: Iterable[probe.Job], report: probe.Report) -> list[threading.Thread]:
-        """Start checks in threads, report each result in its thread, and return the threads."""
-        parallelism = self._state.policy.probe_parallelism
-        return probe.CheckQueue(self._prober, report, parallelism).start(jobs)
-
-    def record(self, job: probe.Job, result: probe.ProbeResult) -> None:
-        """Record the result of a health check, and choose the endpoint again."""
+    def record(self, job: probe.Job, result: probe.ProbeResult) -> bool:
+        """Record the result of a health check; return whether the checks are cancelled."""
+        if self._stopped:
+            return True
+        if result.fault is not Fault.OURS:
+            self._short_of_resources = False
+        else:
+            self._warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")
         with self._state as state:
-            pool = state.pool(job[0])
+            pool, now = state.pool(job[0]), state.clock()
             member = pool.get(job[1].url)
-            if member is None:
-                return
-            now, posix, busy = state.clock(), state.wall_clock(), None
-            if result.fault is Fault.OURS:
-                # The check was cancelled, or this process lacks descriptors or threads.
-                member.probing = False
-                member.health.postpone(now, state.random())
-                return
-            if result.path is not None:
-                member.probe_path = result.path
-            if result.status is not None:
-                busy = state.policy.busy_for(result.status, result.retry_after, posix)
-            pool.probed(member, result.fault, result.seconds, now, posix, busy)
-            pool.select(now)
+            if member is not None:
+                pool.probed(member, result, now, state.wall_clock())
+                pool.select(now)
+        return False
+
+    def _record_scheduled(self, job: probe.Job, result: probe.ProbeResult) -> bool:
+        is_cancelled = self.record(job, result)
+        self._wakeups.put(None)  # the next check of the endpoint has a time now
+        return is_cancelled
 
     def _any_healthy(self, kind: str, endpoints: tuple[Endpoint, ...]) -> bool:
         """Return whether one of the best endpoints of a new list is healthy."""
@@ -230,18 +230,8 @@ class Background:
 
         best = nsmallest(WATCHED, endpoints, key=lambda endpoint: endpoint.priority)
         jobs: list[probe.Job] = [(kind, endpoint, None) for endpoint in best]
-        self.check_each(jobs, report)
+        probe.CheckQueue(self._prober, report, self._parallel).start(jobs)
         return any(results.get() for _ in jobs)  # the first healthy endpoint ends the wait
-
-    def _report_check(self, job: probe.Job, result: probe.ProbeResult) -> bool:
-        if not self._stopped:
-            if result.fault is not Fault.OURS:
-                self._short_of_resources = False
-            else:
-                self._warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")
-            self.record(job, result)
-        self._wakeups.put(None)
-        return self._stopped
 
 
 class Lifecycle:
@@ -254,20 +244,19 @@ class Lifecycle:
     Attributes:
         tasks: The current run, or the next run if the manager is stopped; cancelled tasks stay
             cancelled.
-        is_running: Whether health checks and updates run.
+        is_running: Whether health checks and updates run; None before the first start or stop.
     """
 
     def __init__(self, lists: EndpointLists, health: probe.HealthRequest) -> None:
         self.tasks = Background(lists, health)
-        self.is_running = False
+        self.is_running: bool | None = None
         self._lists, self._health = lists, health
         self._lock = threading.Lock()
-        self._was_started = False
         lists.state.on_fork = self._restart_after_fork
 
     def start_if_new(self) -> None:
         """Start the threads, unless the manager was started or closed before."""
-        if self._was_started:
+        if self.is_running is not None:
             return
         try:
             self.start()
@@ -285,7 +274,6 @@ class Lifecycle:
                 self.tasks.start()
                 self._set_running(running=True)
                 self.tasks.wake()  # an endpoint may have become urgent meanwhile
-            self._was_started = True
 
     def _set_running(self, *, running: bool) -> None:
         self.is_running = running
@@ -294,7 +282,6 @@ class Lifecycle:
 
     def stop(self) -> None:
         """Stop the threads within a second, and save the list."""
-        self._was_started = True
         with self._lists.state:
             pass  # in a forked child, replace the locks and sockets of the parent
         with self._lock:
@@ -302,11 +289,8 @@ class Lifecycle:
                 self._set_running(running=False)
                 self.tasks.stop()
                 self.tasks = Background(self._lists, self._health)
+            self.is_running = False
         self._lists.save()
-
-    def cancel(self) -> None:
-        """Cancel the threads without waiting and without a lock: a finalizer calls this."""
-        self.tasks.cancel()
 
     def _restart_after_fork(self) -> None:
         """Replace locks, sockets and threads in a forked child: threads do not survive a fork."""

@@ -13,7 +13,7 @@ from ..model.codec import QrData
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..net.resolver import LookUp, Resolve, resolver_of
 from .attempts import EndpointAttempts
-from .background import Lifecycle, jobs_of
+from .background import Lifecycle
 from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
 from .lists import rules
 from .lists.cache_file import cache_path as usual_cache_path
@@ -22,7 +22,6 @@ from .lists.trust import Key, Trust
 from .pool.member import EndpointState
 from .pool.policy import Policy, checked_interval, policy_or_default
 from .pool.session import ClientState
-from .reports import Announcer
 from .transport._async.transport import AsyncClient, AsyncFailoverTransport
 from .transport._sync.transport import Client, FailoverTransport
 from .transport.attempt import BASE_URL, Default
@@ -130,18 +129,16 @@ class BaseManager:
         settings = ManagerSettings(
             built_in, urls, trust, https_only, allow_http, network, bearer, interval, watch, report
         )
-        self._announcer = announcer = Announcer(self)
-        self._state = ClientState(policy, announcer.announce, resolver_of(resolver, resolve))
-        self._lists = EndpointLists(self._state, settings, file, announcer.send)
-        self._lifecycle = Lifecycle(self._lists, HealthRequest(health_path, healthy))
+        self._state = state = ClientState(policy, self, resolver_of(resolver, resolve))
+        self._lists = EndpointLists(state, settings, file, state.send)
+        self._lifecycle = lifecycle = Lifecycle(self._lists, HealthRequest(health_path, healthy))
         # The threads end when the application drops its last reference to the manager.
-        weakref.finalize(self, self._lifecycle.cancel).atexit = False
+        weakref.finalize(self, lambda: lifecycle.tasks.cancel()).atexit = False
 
     def __repr__(self) -> str:
-        pools = [(self._state.pool(kind), kind.label) for kind in Kind]
         what = [
-            f"{len(pool)} {word} ({pool.current.url if pool.current else 'none in use'})"
-            for pool, word in pools
+            f"{len(pool)} {kind.label} ({pool.current.url if pool.current else 'none in use'})"
+            for kind, pool in zip(Kind, self._state.pools, strict=True)
         ]
         state = "running" if self._lifecycle.is_running else "stopped"
         return f"<{type(self).__name__} {', '.join(what)}, {state}>"
@@ -198,7 +195,26 @@ class BaseManager:
 
     def statistics(self) -> dict[str, Any]:
         """Return counts and times per endpoint and per kind, and the retry budget."""
-        return {"stale": self.list_source.stale, **self._state.statistics()}
+        with self._state as state:
+            found = {
+                pool.kind: {
+                    "switches": pool.switches,
+                    "seconds_without_service": pool.seconds_without_service,
+                    "endpoints": {
+                        member.url: {
+                            "served": member.served,
+                            "failed": member.failed,
+                            "state": member.health.state.value,
+                            "response_time": member.health.response_time,
+                        }
+                        for member in pool.members()
+                    },
+                }
+                for pool in state.pools
+            }
+            tokens, offline = state.budget.tokens, state.network.offline
+        stale = self.list_source.stale
+        return {"stale": stale, "offline": offline, "budget_tokens": tokens, **found}
 
     def pin(self, url: str) -> None:
         """Prefer one endpoint while it is healthy; requests return to it after it recovers.
@@ -208,7 +224,7 @@ class BaseManager:
         """
         wanted = rules.canonical_url(url)
         with self._state as state:
-            pools = [pool for pool in (state.api, state.socketio) if wanted in pool]
+            pools = [pool for pool in state.pools if pool.get(wanted)]
             if not pools:
                 raise KeyError(f"{url} is not in the list")
             for pool in pools:
@@ -217,14 +233,14 @@ class BaseManager:
     def unpin(self) -> None:
         """Remove the pin: choose by priority and speed again."""
         with self._state as state:
-            for kind in Kind:
-                state.pool(kind).pin(None, state.clock())
+            for pool in state.pools:
+                pool.pin(None, state.clock())
 
     def select_best_endpoints(self) -> None:
         """Switch to the best endpoint of each kind now, without the minimum dwell time."""
         with self._state as state:
-            for kind in Kind:
-                state.pool(kind).choose_anew(state.clock())
+            for pool in state.pools:
+                pool.choose_anew(state.clock())
 
     def attempts(self, *, idempotent: bool = False) -> EndpointAttempts:
         """Return the attempts of one request that the application sends by another HTTP library.
@@ -324,11 +340,12 @@ class BaseManager:
         url = endpoint if isinstance(endpoint, str) else endpoint.url
         wanted = rules.canonical_url(url)
         with self._state as state:
-            found = [(kind, state.pool(kind).get(wanted)) for kind in Kind]
-        jobs = [job for kind, member in found if member for job in jobs_of(kind, [member])]
-        if not jobs:
-            raise KeyError(f"{url} is not in the list")
-        return self._lifecycle.tasks.check(jobs[0])
+            for pool in state.pools:
+                if (member := pool.get(wanted)) is not None:
+                    break
+            else:
+                raise KeyError(f"{url} is not in the list")
+        return self._lifecycle.tasks.check(pool.kind, member)
 
     def _update(self, fallback_url: str | None, token: str | None, *, force: bool) -> bool:
         updates = self._lifecycle.tasks.updates
@@ -465,7 +482,7 @@ class AsyncEndpointManager(BaseManager):
 
     async def start(self) -> Self:
         """Start health checks and updates in background threads."""
-        self._announcer.loop = asyncio.get_running_loop()
+        self._state.loop = asyncio.get_running_loop()
         self._lifecycle.start()
         return self
 
@@ -475,7 +492,7 @@ class AsyncEndpointManager(BaseManager):
             await asyncio.to_thread(self._lifecycle.stop)
         except RuntimeError:  # the machine has no thread left to wait in
             self._lifecycle.stop()
-        self._announcer.loop = None
+        self._state.loop = None
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -541,6 +558,6 @@ class AsyncEndpointManager(BaseManager):
 
     def _start_if_new(self) -> None:
         """Let signals be sent in the running event loop, then start; see ``BaseManager``."""
-        if self._announcer.loop is None:
-            self._announcer.loop = asyncio._get_running_loop()
+        if self._state.loop is None:
+            self._state.loop = asyncio._get_running_loop()
         super()._start_if_new()

@@ -15,18 +15,7 @@ from typing import Any, NamedTuple
 from .background import jobs_of
 from .lists.rules import is_route
 from .manager import BaseManager
-from .pool.failover import FailedAttempt
 from .pool.session import ClientState
-from .transport.outcome import NoEndpointAvailable
-
-__all__ = [
-    "FailedAttempt",
-    "NoEndpointAvailable",
-    "ReceivedRequest",
-    "ScriptedEndpoint",
-    "ScriptedFleet",
-    "turn_clock",
-]
 
 #: Seconds between two checks whether a server should end.
 _POLL = 0.02
@@ -228,18 +217,16 @@ def turn_clock(manager: BaseManager, seconds: float) -> None:
         seconds: Seconds by which to advance the time.
     """
     state, tasks = manager._state, manager._lifecycle.tasks
-    pools = (state.api, state.socketio)
     while True:
         _wait_for_checks(state)  # an endpoint under check has no next due time yet
         with state:
             now = state.clock()
-            due = min(pool.next_due() for pool in pools)
+            due = min(pool.next_due() for pool in state.pools)
             step = min(seconds, max(0.0, due - now))
             _age(state, step)
-            jobs = [job for pool in pools for job in jobs_of(pool.kind, pool.take_due(now))]
+            jobs = [job for pool in state.pools for job in jobs_of(pool.kind, pool.take_due(now))]
         seconds -= step
-        for thread in tasks.check_each(jobs, tasks.record):
-            thread.join()
+        tasks.check_jobs(jobs)
         if not jobs and not seconds:
             return
 
@@ -249,25 +236,24 @@ def _wait_for_checks(state: ClientState) -> None:
     deadline = time.monotonic() + 2 * state.policy.health_timeout
     while time.monotonic() < deadline:
         with state:
-            members = [*state.api.members(), *state.socketio.members()]
-        if not any(member.probing for member in members):
+            is_checking = any(m.probing for pool in state.pools for m in pool.members())
+        if not is_checking:
             return
         time.sleep(_POLL / 4)
 
 
 def _age(state: ClientState, seconds: float) -> None:
     """Move every time that the pools have recorded ``seconds`` into the past."""
-    for pool in (state.api, state.socketio):
+    for pool in state.pools:
         _move_back(pool, seconds, "_current_since", "_review_at")
         for member in pool.members():
             _move_back(member, seconds, "busy_until", "recovered_at", "failing_since")
-            _move_back(member.health, seconds, "since", "next_probe", "last_good")
+            _move_back(member.health, seconds, "next_probe")
             for times in (member.answers, member.dials):
-                earlier = [(at - seconds, duration) for at, duration in times]
-                times.clear()
-                times.extend(earlier)
-    held = state.network.held
-    held.update({host: (at - seconds, blame) for host, (at, blame) in held.items()})
+                for index, (at, duration) in enumerate(times):
+                    times[index] = (at - seconds, duration)
+    for host, (at, blame) in state.network.held.items():
+        state.network.held[host] = (at - seconds, blame)
 
 
 def _move_back(record: Any, seconds: float, *names: str) -> None:

@@ -1,21 +1,27 @@
-"""``ListUpdates``: fetches the endpoint list from servers, regularly and by long polls.
+"""``ListUpdates``: fetches the endpoint list from servers, and sends reports to the list's server.
 
 ``ListSearch`` asks the sources of an update in parallel, so that dead sources cost no time.
 """
 
+import json
 import logging
 import random
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
 from logging import INFO, WARNING
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import MopConfigError, UpdateFailed, UpdateRefused, UpdateUntrusted
 from ..model.jws import MEDIA_TYPE
+from ..net.faults import COUNTED
 from ..net.http import HttpClient, HttpReply, HttpRequest, backoff
+from .lists import rules
 from .lists.endpoint_lists import EndpointLists
-from .lists.rules import Check, NewList, UpdateContext, combined_error, current_token, update
+from .pool.member import PoolMember
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +30,6 @@ logger = logging.getLogger(__name__)
 WATCH_WAIT = (35, 58)
 #: Seconds until a failed update is retried; the pause doubles up to the update interval.
 FIRST_RETRY = 30.0
-#: Longest pause in seconds before a failed update is retried.
-MAX_RETRY = FIRST_RETRY * 1024
 #: Seconds until a failed long poll is retried; the pause doubles up to a minute.
 FIRST_WATCH_RETRY = 1.0
 MAX_WATCH_RETRY = 60.0
@@ -36,6 +40,12 @@ HELD_AT_LEAST = 1.0
 IDLE = 3600.0
 #: Seconds between the requests to two sources; a failed source starts the next request at once.
 STAGGER = 0.25
+#: Least seconds between two reports; up to a fifth is added, so that clients don't report in step.
+EVERY = 600.0
+#: Seconds without a report after a server has refused reports.
+REFUSED = 86400.0
+#: Limits of a report: bytes of the body, and the value of each count.
+MAX_BYTES, MAX_COUNT = 4096, 10_000
 
 
 class UpdateRound(NamedTuple):
@@ -54,7 +64,7 @@ class UpdateRound(NamedTuple):
     pause: float = 0.0
 
 
-Found = tuple[NewList | None, UpdateRound]
+Found = tuple[rules.NewList | None, UpdateRound]
 
 
 def new_client(lists: EndpointLists) -> HttpClient:
@@ -82,26 +92,23 @@ class ListSearch:
     def __init__(
         self,
         lists: EndpointLists,
-        known: UpdateContext,
-        any_healthy: Check,
+        known: rules.UpdateContext,
+        any_healthy: rules.Check,
         fallback: str | None,
         token: str | None,
     ) -> None:
         self._lists = lists
         self._known = known
         self._any_healthy = any_healthy
-        self._token = current_token(lists.settings.token if token is None else token)
+        self._token = rules.current_token(lists.settings.token if token is None else token)
         self._server_names = lists.server_names(fallback)
         self._events: SimpleQueue[tuple[int, Found | Exception | None]] = SimpleQueue()
         self._client = new_client(lists)
-        self._running: set[int] = set()
         # Sources that hold their response until the list changes. Their silence is no failure.
         self._holding: set[int] = set()
-        self._closed = False
 
     def close(self) -> None:
         """Cancel every request; takes no lock, so a finalizer may call it."""
-        self._closed = True
         self._client.abort()
         self._events.put((-1, None))
 
@@ -115,7 +122,7 @@ class ListSearch:
         started, next_at, count = 0, 0.0, len(self._known.sources)
         errors: dict[int, Exception] = {}
         try:
-            while not self._closed and (started < count or self._running):
+            while not self._client.aborted and len(errors) < count:
                 pause = None  # wait until a source reports
                 if started < count and not self._holding:
                     pause = max(0.0, next_at - time.monotonic())
@@ -135,21 +142,17 @@ class ListSearch:
                     errors[position] = event
                 elif event is not None:
                     raise event
-                self._running.discard(position)
                 next_at = 0.0
         finally:
             self.close()
-        raise combined_error([errors[position] for position in sorted(errors)])
+        raise rules.combined_error([errors[position] for position in sorted(errors)])
 
     def _start_source(self, position: int) -> None:
-        self._running.add(position)
-        thread = threading.Thread(
-            target=self._run_source, args=(position,), name="mop-config-list", daemon=True
-        )
+        run = partial(self._run_source, position)
         try:
-            thread.start()
+            threading.Thread(target=run, name="mop-config-list", daemon=True).start()
         except (RuntimeError, MemoryError):  # no thread left: run in this thread
-            self._run_source(position)
+            run()
 
     def _run_source(self, position: int) -> None:
         known, policy, outcome = self._known, self._lists.state.policy, UpdateRound()
@@ -182,7 +185,7 @@ class ListSearch:
             return reply
 
         try:
-            found = update(known.sources[position], known, fetch, self._any_healthy)
+            found = rules.update(known.sources[position], known, fetch, self._any_healthy)
             self._events.put((position, (found, outcome)))
         except Exception as error:
             self._events.put((position, error))
@@ -196,10 +199,11 @@ class ListUpdates:
         any_healthy: Returns whether an endpoint of a new list is healthy.
     """
 
-    def __init__(self, lists: EndpointLists, any_healthy: Check) -> None:
+    def __init__(self, lists: EndpointLists, any_healthy: rules.Check) -> None:
         self._lists = lists
         self._any_healthy = any_healthy
         self._is_closed = False
+        self._reports_client = new_client(lists)
         self._searches: set[ListSearch] = set()
         self._applying_lock = threading.Lock()
         self._manual_updates = 0
@@ -207,8 +211,9 @@ class ListUpdates:
         self._in_a_row = 0  # failed updates, or long polls that the server did not hold
 
     def close(self) -> None:
-        """Cancel all updates; takes no lock, so a finalizer may call it."""
+        """Cancel all requests; takes no lock, so a finalizer may call it."""
         self._is_closed = True
+        self._reports_client.abort()
         for search in list(self._searches):
             search.close()
 
@@ -271,7 +276,7 @@ class ListUpdates:
             ours = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
             if not self._is_closed:
                 logger.log(INFO if expected else WARNING, "%s%s", ours, error)
-            first, longest = FIRST_RETRY, min(MAX_RETRY, settings.update_interval)
+            first, longest = FIRST_RETRY, settings.update_interval
             if settings.watch:
                 first, longest = FIRST_WATCH_RETRY, MAX_WATCH_RETRY
             self._may_wait = False
@@ -299,7 +304,65 @@ class ListUpdates:
         retry = backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
         return max(round_.pause, retry)
 
+    def report(self) -> float:
+        """Send a report if counts are due; return the seconds until the next report.
+
+        A report has a count per endpoint and fault, without request URLs, identities or times.
+        Counts that could not be sent are part of the next report.
+        """
+        pause = EVERY * (1 + random.random() / 5)  # noqa: S311
+        lists, source = self._lists, self._lists.kept.url
+        if source is None or not rules.is_route(source):
+            return pause  # the list did not come from a list server
+        url = source.removesuffix(rules.SIGNED_SUFFIX).removesuffix("/endpoints") + "/reports"
+        chosen = _due(lists)[:100]  # an entry has more than 40 bytes
+        while len(_body(chosen)) > MAX_BYTES:
+            chosen.pop()
+        if not chosen:
+            return pause
+        request = HttpRequest(
+            url,
+            time.monotonic() + lists.state.policy.total_timeout,
+            MAX_BYTES,
+            "POST",
+            headers={"Content-Type": "application/json"},
+            body=_body(chosen),
+            token=rules.current_token(lists.settings.token),
+            server_names=lists.server_names(),
+            cut=True,
+        )
+        try:
+            status = self._reports_client.request(request).status
+        except (OSError, ValueError, RuntimeError, MemoryError):
+            return pause
+        if 200 <= status < 300:
+            with lists.state:
+                for member, entry in chosen:
+                    member.reported.update(entry["counts"])
+        elif 400 <= status < 500 and status != 429:
+            logger.info("%s takes no reports (%d); it is asked again in a day", url, status)
+            return REFUSED
+        return pause
+
 
 def _jittered(seconds: float) -> float:
     """Vary a delay by up to a tenth, so that a fleet of clients does not poll in step."""
     return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+
+
+def _due(lists: EndpointLists) -> list[tuple[PoolMember, dict[str, Any]]]:
+    """Return the entry of each endpoint with counts since the last report, most failures first."""
+    due = []
+    with lists.state as state:
+        for pool in state.pools:
+            for member in pool.members():
+                faults = {word.value: n for word, n in member.faults.items() if word in COUNTED}
+                new = Counter({"ok": member.served, **faults}) - member.reported
+                if new:
+                    counts = Counter({word: min(n, MAX_COUNT) for word, n in new.items()})
+                    due.append((member, {"kind": pool.kind, "url": member.url, "counts": counts}))
+    return sorted(due, key=lambda entry: entry[1]["counts"]["ok"] - entry[1]["counts"].total())
+
+
+def _body(due: Iterable[tuple[PoolMember, dict[str, Any]]]) -> bytes:
+    return json.dumps({"endpoints": [entry for _, entry in due]}, separators=(",", ":")).encode()

@@ -7,6 +7,7 @@ from mop_config.client.pool.member import EventKind, PoolEvent, PoolMember
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
+from mop_config.health.probe import ProbeResult
 from mop_config.health.state import HealthState
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import Fault
@@ -36,7 +37,18 @@ class Bench:
         self.pool = Pool("api", policy, self.network, lambda: next(self._rolls))
         self.events: list[PoolEvent] = []
         for name, priority in priorities.items():
-            self.pool.put(Endpoint(url(name), priority), 0.0)
+            self.put(name, priority)
+
+    def put(self, name: str, priority: int) -> None:
+        """Add an endpoint, or change the priority of a known endpoint."""
+        self.pool.replace([*self._except(name), Endpoint(url(name), priority)], self.now)
+
+    def remove(self, name: str) -> None:
+        """Remove an endpoint."""
+        self.pool.replace(self._except(name), self.now)
+
+    def _except(self, name: str) -> list[Endpoint]:
+        return [m.endpoint for m in self.pool.members() if m.url != url(name)]
 
     def _roll(self) -> Iterator[float]:
         while True:
@@ -71,7 +83,7 @@ class Bench:
             self.pool.failed(self[name], fault, self.now, self.now)
 
     def probe(self, name: str, fault: Fault | None = None, seconds: float = 0.0) -> None:
-        self.pool.probed(self[name], fault, seconds, self.now, 1e9 + self.now)
+        self.pool.probed(self[name], ProbeResult(fault, seconds, ""), self.now, 1e9 + self.now)
 
     def measure(self, **seconds: float) -> None:
         """Record one successful probe per endpoint with this duration in seconds."""

@@ -23,6 +23,7 @@ from mop_config.client.pool.member import (
 )
 from mop_config.client.pool.policy import HEDGE_LEAST, HEDGE_MOST
 from mop_config.client.pool.session import ClientState
+from mop_config.health.probe import ProbeResult
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import Fault
 
@@ -175,8 +176,8 @@ def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) ->
     state = ClientState(Policy(), lambda _: None)
     state.clock = lambda: now
     with state:
-        for name in ("a", "b"):
-            state.api.put(Endpoint(f"https://{name}.example", ord(name)), now)
+        endpoints = [Endpoint(f"https://{name}.example", ord(name)) for name in ("a", "b")]
+        state.api.replace(endpoints, now)
     for number in range(requests):
         path = "/report" if number % 25 == 0 else f"/users/{number}"  # 4 % of GETs take /report
         with state:
@@ -199,7 +200,7 @@ def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) ->
         with state:
             flow.record(outcome)
             for due in state.api.take_due(now):
-                state.api.probed(due, None, 0.02, now, 1e9 + now)
+                state.api.probed(due, ProbeResult(None, 0.02, ""), now, 1e9 + now)
         now += 0.01
     return Steady(hedges, requests, state.api.switches)
 

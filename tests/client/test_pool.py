@@ -12,6 +12,7 @@ from mop_config.client.pool.member import EventKind
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
+from mop_config.health.probe import ProbeResult
 from mop_config.health.state import HealthState
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import COUNTED, Fault
@@ -199,12 +200,12 @@ class TestFailback:
         bench.kill("a")
         assert bench.current == "b"
         bench.revive("a")
-        bench.pool.put(Endpoint(url("a"), 0), bench.now)
+        bench.put("a", 0)
         assert bench.current == "a"
         bench.kill("a")
         assert bench.current == "b"
         bench.revive("a")
-        assert bench.pool.choose_anew(bench.now) is bench["a"]
+        bench.pool.choose_anew(bench.now)
         assert bench.current == "a"
 
     def test_an_update_that_changes_nothing_of_an_endpoint_leaves_it_dwelling(self) -> None:
@@ -327,10 +328,9 @@ class TestCost:
     def test_select_costs_20_microseconds_at_most(self) -> None:
         """``select`` and ``served`` take at most 20 µs with a thousand endpoints."""
         pool = Pool("api", Policy(), OfflineDetector(1.0), random.random)
-        for index in range(1000):
-            pool.put(Endpoint(url(f"e{index}"), index % 10), 0.0)
+        pool.replace([Endpoint(url(f"e{index}"), index % 10) for index in range(1000)], 0.0)
         for member in pool.members():
-            pool.probed(member, None, random.random(), 1.0, 1e9)
+            pool.probed(member, ProbeResult(None, random.random(), ""), 1.0, 1e9)
         best = float("inf")
         for repeat in range(7):
             began = time.perf_counter()
@@ -355,11 +355,10 @@ class TestCost:
 
         chance = random.Random(3)
         pool = Counted("api", Policy(), OfflineDetector(1.0), chance.random)
-        for index in range(1000):
-            pool.put(Endpoint(url(f"e{index}"), index % 10), 0.0)
+        pool.replace([Endpoint(url(f"e{index}"), index % 10) for index in range(1000)], 0.0)
         for _ in range(3):
             reviews = 0
             for member in pool.members():
-                pool.probed(member, None, chance.random(), 1.0, 1e9)
+                pool.probed(member, ProbeResult(None, chance.random(), ""), 1.0, 1e9)
                 pool.select(1.0)
             assert reviews < 50

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from mop_config import EndpointConfig
-from mop_config.client import EndpointManager, background
-from mop_config.client import reports as client_reports
+from mop_config.client import EndpointManager, background, updates
 from mop_config.model.codec import dumps
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import COUNTED, Fault
@@ -62,7 +61,7 @@ def test_what_happened_since_the_last_report_is_sent() -> None:
     with list_server() as server:
         manager = manager_of(server.url)
         report = manager._lifecycle.tasks._work["report"]
-        assert client_reports.EVERY <= report() <= 1.2 * client_reports.EVERY
+        assert updates.EVERY <= report() <= 1.2 * updates.EVERY
         assert reports(server) == []
         with manager.client(start=False) as client:
             for _ in range(3):
@@ -101,7 +100,7 @@ def test_a_report_that_did_not_arrive_is_part_of_the_next_one(status: int) -> No
         report = manager._lifecycle.tasks._work["report"]
         for times in (1, 2):
             fail(manager, f"{server.url}/api/v1", Fault.TLS)
-            assert client_reports.EVERY <= report() <= 1.2 * client_reports.EVERY
+            assert updates.EVERY <= report() <= 1.2 * updates.EVERY
             assert reports(server)[-1]["endpoints"][0]["counts"] == {"tls": times}
         manager.close()
 
@@ -147,7 +146,7 @@ def test_nothing_is_reported_by_default() -> None:
 def test_the_words_are_those_of_the_server() -> None:
     """The server accepts every fault that counts against an endpoint."""
     assert {"ok", *map(str, COUNTED)} == set(FAULTS)
-    assert client_reports.MAX_COUNT == SERVER_MAX
+    assert updates.MAX_COUNT == SERVER_MAX
 
 
 def test_a_running_manager_reports_to_a_real_server(
@@ -155,7 +154,7 @@ def test_a_running_manager_reports_to_a_real_server(
 ) -> None:
     """The status of a real server shows the reports of a running manager."""
     monkeypatch.setattr(background, "EVERY", 0.5)
-    monkeypatch.setattr(client_reports, "EVERY", 0.5)
+    monkeypatch.setattr(updates, "EVERY", 0.5)
     file = tmp_path / "endpoints.txt"
     with handmade() as api:
         file.write_text(f"ApiList:\n{api.url}\n")

@@ -69,7 +69,7 @@ def test_ten_thousand_steps(count: int, seed: int) -> None:
     assert sim.states() == {HealthState.HEALTHY}
     assert not sim.network.offline
     pinned = sim.pool.pinned
-    best = pinned if pinned is not None and pinned in sim.pool else None
+    best = pinned if pinned is not None and sim.pool.get(pinned) else None
     first = sim.pool.members()[0].endpoint.priority
     current = sim.pool.get(sim.current() or "")
     assert current is not None

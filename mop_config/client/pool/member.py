@@ -36,13 +36,13 @@ _VERSION = re.compile(r"v\d+\Z")
 
 
 class EventKind(StrEnum):
-    """The kinds of pool events."""
+    """The kinds of pool events; the value is the name of the signal, if the event has a signal."""
 
-    SWITCHED = "switched"
-    SUSPECTED = "suspected"
-    DOWN = "down"
-    RECOVERED = "recovered"
-    ALL_DOWN = "all-down"
+    SWITCHED = "endpoint_switched"
+    SUSPECTED = "endpoint_suspected"
+    DOWN = "endpoint_down"
+    RECOVERED = "endpoint_recovered"
+    ALL_DOWN = "all_endpoints_down"
 
 
 class PoolEvent(NamedTuple):

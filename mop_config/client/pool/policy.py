@@ -34,8 +34,6 @@ PROBES: tuple[Probe, ...] = ("all", "current", "none")
 MAX_SECONDS = 1_000_000
 #: Ends of the names of the fields that must be greater than 0.
 _POSITIVE = ("_interval", "_timeout", "_backoff")
-#: Delays that may be ``auto``: derived from recent measurements.
-_MEASURED = frozenset({"race_delay", "hedge_delay"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +103,16 @@ class Policy(HealthRules):
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name in {"probe", "bad_status"} or (each.name in _MEASURED and value == "auto"):
-                continue
-            if isinstance(each.default, bool):
+            name, usual, value = each.name, each.default, getattr(self, each.name)
+            if usual == "auto" and value != "auto":
+                _check_number(name, value, " or 'auto'")
+            elif isinstance(usual, float):
+                _check_number(name, value, positive=name.endswith(_POSITIVE))
+            elif isinstance(usual, bool):
                 if not isinstance(value, bool):
-                    raise TypeError(f"{each.name} must be True or False, not {value!r}")
-            elif isinstance(each.default, int):
-                if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
-                    allowed = "a whole number, 1 or more"
-                    raise ValueError(f"{each.name} must be {allowed}, not {value!r}")
-            else:
-                or_auto = " or 'auto'" if each.name in _MEASURED else ""
-                _check_number(each.name, value, or_auto, positive=each.name.endswith(_POSITIVE))
+                    raise TypeError(f"{name} must be True or False, not {value!r}")
+            elif isinstance(usual, int) and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a whole number, 1 or more, not {value!r}")
         if self.probe not in PROBES:
             raise ValueError(f"probe must be one of {', '.join(PROBES)}, not {self.probe!r}")
         object.__setattr__(self, "bad_status", _statuses(self.bad_status))
@@ -172,7 +167,7 @@ def checked_interval(seconds: float) -> float:
     return seconds
 
 
-def _check_number(name: str, value: object, kind: str, *, positive: bool = False) -> None:
+def _check_number(name: str, value: object, kind: str = "", *, positive: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number{kind}, not {value!r}")
     if not 0 <= value <= MAX_SECONDS or (positive and value == 0):

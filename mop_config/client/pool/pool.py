@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
 
+from ...health.probe import ProbeResult
 from ...health.state import Evidence, Health, HealthState, Transition
 from ...model.endpoint import Endpoint
 from ...net.faults import COUNTED, NETWORK, Fault
@@ -70,9 +71,6 @@ class Pool:
     def __len__(self) -> int:
         return len(self._members)
 
-    def __contains__(self, url: str) -> bool:
-        return url in self._members
-
     def get(self, url: str) -> PoolMember | None:
         """Return the endpoint with a URL, or None."""
         return self._members.get(url)
@@ -91,40 +89,28 @@ class Pool:
 
     # -- the list
 
-    def put(self, endpoint: Endpoint, now: float) -> None:
-        """Add an endpoint, or update the priority and server name of a known endpoint."""
-        member = self._members.get(endpoint.url)
-        if member is None:
-            health = Health(self.policy, now)
-            self._members[endpoint.url] = PoolMember(endpoint, health, self._random())
-            self.urgent = True
-            self._all_down = False
-        elif member.endpoint != endpoint:
-            member.update(endpoint)
-        self._review_at = now
-
-    def remove(self, url: str, now: float) -> bool:
-        """Remove an endpoint; return False if the URL is unknown."""
-        is_known = url in self._members
-        self._drop(url, now)
-        self._emit_if_all_down()
-        return is_known
-
-    def _drop(self, url: str, now: float) -> None:
-        member = self._members.pop(url, None)
-        if member is not None and self.current is member:
-            self.current, self._removed = None, member
-        self._review_at = now
-
     def replace(self, endpoints: Iterable[Endpoint], now: float) -> None:
-        """Replace the list; endpoints that stay keep their health and statistics."""
-        wanted: dict[str, Endpoint] = {}
-        for endpoint in endpoints:
-            wanted.setdefault(endpoint.url, endpoint)  # as in the file: the first entry wins
+        """Replace the list; endpoints that stay keep their health and statistics.
+
+        Args:
+            endpoints: The new list, with different URLs.
+            now: Monotonic seconds.
+        """
+        wanted = {endpoint.url: endpoint for endpoint in endpoints}
         for url in self._members.keys() - wanted.keys():
-            self._drop(url, now)
-        for endpoint in wanted.values():
-            self.put(endpoint, now)
+            del self._members[url]
+        if self.current is not None and self.current.url not in wanted:
+            self.current, self._removed = None, self.current
+        for url, endpoint in wanted.items():
+            member = self._members.get(url)
+            if member is None:
+                health = Health(self.policy, now)
+                self._members[url] = PoolMember(endpoint, health, self._random())
+                self.urgent = True
+                self._all_down = False
+            elif member.endpoint != endpoint:
+                member.update(endpoint)
+        self._review_at = now
         self._emit_if_all_down()
 
     # -- the choice
@@ -170,14 +156,13 @@ class Pool:
         about = {"from_url": from_url, "to_url": to_url, "reason": reason}
         self._emit(EventKind.SWITCHED, **about, seconds_without_service=seconds)
 
-    def choose_anew(self, now: float) -> PoolMember | None:
+    def choose_anew(self, now: float) -> None:
         """Switch to the best endpoint now, without the minimum dwell time."""
         for member in self._members.values():
             member.recovered_at = None
         best = next(iter(self.alternatives(now)), None)
         if best is not None and best is not self.current:
             self._switch(best, "chosen", now)
-        return self.select(now)
 
     def alternatives(
         self, now: float, tried: Iterable[str] = (), *, last_resort: bool = False
@@ -311,11 +296,6 @@ class Pool:
             member.probing = True
         return due
 
-    def forget_probes(self) -> None:
-        """Forget running checks, because their threads have ended (stop or fork)."""
-        for member in self._members.values():
-            member.probing = False
-
     def next_due(self) -> float:
         """Return the monotonic time of the next check; infinity for none."""
         return min((m.health.next_probe for m in self._scheduled()), default=inf)
@@ -359,35 +339,32 @@ class Pool:
         self._record(member, Evidence.GOOD_REQUEST, now)
         self._review_at = now
 
-    def probed(
-        self,
-        member: PoolMember,
-        fault: Fault | None,
-        seconds: float,
-        now: float,
-        posix: float,
-        busy: float | None = None,
-    ) -> None:
+    def probed(self, member: PoolMember, result: ProbeResult, now: float, posix: float) -> None:
         """Record a health check.
 
         Args:
             member: The endpoint.
-            fault: Why the check failed, or None.
-            seconds: Duration of the check.
+            result: The result.
             now: Monotonic seconds.
             posix: The same moment as POSIX time.
-            busy: Seconds of the ``Retry-After`` of the answer, or None.
         """
-        member.last_checked = posix
         member.probing = False
+        fault, busy = result.fault, None
+        if fault is Fault.OURS:  # cancelled, or this process lacks descriptors or threads
+            member.health.postpone(now, self._random())
+            return
+        member.last_checked = posix
+        member.probe_path = result.path or member.probe_path
+        if result.status is not None:
+            busy = self.policy.busy_for(result.status, result.retry_after, posix)
         if busy is not None:
             self._network.record_answer(now)
             member.busy_until, fault = now + busy, Fault.BUSY
             self._review_at = now
         if fault is not None:
-            self._record_fault(member, fault, Evidence.BAD_PROBE, now, now - seconds)
+            self._record_fault(member, fault, Evidence.BAD_PROBE, now, now - result.seconds)
             return
-        member.health.measured(seconds)
+        member.health.measured(result.seconds)
         self._record(member, Evidence.GOOD_PROBE, now)
 
     def _record_fault(

@@ -1,23 +1,50 @@
 """``ClientState``: the pools and the budget of a manager, and the lock around them.
 
-``with core:`` takes the lock, and sends the queued events after releasing it. No I/O happens
-while the lock is held.
+``with core:`` takes the lock. After releasing the lock it logs the events of the pools, and sends
+their signals. No I/O happens while the lock is held.
 """
 
+import asyncio
+import contextlib
+import logging
 import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from functools import partial
+from logging import ERROR, INFO, WARNING
 from typing import Any, Self
 
+from blinker import NamedSignal
+
+from ... import signals
 from ...model.endpoint import Kind
 from ...net.resolver import Resolver
 from .failover import Budget
-from .member import PoolEvent
+from .member import EventKind, PoolEvent
 from .offline import OfflineDetector
 from .policy import Policy
 from .pool import Pool
+
+logger = logging.getLogger(__name__)
+
+#: Log level and log text of each event.
+_TEXTS: dict[str, tuple[int, str]] = {
+    EventKind.SWITCHED: (
+        WARNING,
+        "%(kind)s requests go to %(to_url)s instead of %(from_url)s (%(reason)s,"
+        " %(seconds_without_service).3f s without service)",
+    ),
+    EventKind.SUSPECTED: (
+        INFO,
+        "%(kind)s endpoint %(url)s is suspect (%(reason)s): it ranks last until a check clears it",
+    ),
+    EventKind.DOWN: (WARNING, "%(kind)s endpoint %(url)s is down (%(reason)s)"),
+    EventKind.RECOVERED: (INFO, "%(kind)s endpoint %(url)s is healthy again"),
+    EventKind.ALL_DOWN: (ERROR, "every %(kind)s endpoint is down: %(urls)s"),
+}
 
 
 class ClientState:
@@ -25,22 +52,21 @@ class ClientState:
 
     Args:
         policy: The timeouts and limits.
-        announce: Called with each event, after the lock is released.
+        sender: The sender of the signals, a manager. The reference is weak, so that the manager is
+            collected when the application drops its last reference.
         resolver: Resolves hosts; None for the system's resolver alone.
 
     Attributes:
         clock: Returns monotonic seconds.
         wall_clock: Returns POSIX seconds.
         random: Returns numbers from 0 to 1.
+        pools: The pools ``api`` and ``socketio``.
         resolver: Resolves hosts for requests, checks and updates.
+        loop: The event loop in which signals are sent. None: signals are sent at once, in the
+            thread of the event.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        announce: Callable[[PoolEvent], None],
-        resolver: Resolver | None = None,
-    ) -> None:
+    def __init__(self, policy: Policy, sender: object, resolver: Resolver | None = None) -> None:
         self.policy = policy
         self.clock = time.monotonic
         self.wall_clock = time.time
@@ -48,11 +74,13 @@ class ClientState:
         self.network = OfflineDetector(policy.offline_window)
         self.api = Pool(Kind.API, policy, self.network, self.random)
         self.socketio = Pool(Kind.SOCKETIO, policy, self.network, self.random)
+        self.pools = (self.api, self.socketio)
         self.budget = Budget(policy)
         self.resolver = resolver or Resolver()
         self.on_urgent: Callable[[], None] | None = None  # called for an urgent probe
         self.on_fork: Callable[[], None] | None = None
-        self._announce = announce
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._sender = weakref.ref(sender)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._locks = {self._pid: self._lock}
@@ -73,7 +101,7 @@ class ClientState:
             self.on_fork()
 
     def __exit__(self, *_: object) -> None:
-        api, socketio = self.api, self.socketio
+        api, socketio = self.pools
         if not (api.urgent or api.events or socketio.urgent or socketio.events):
             self._lock.release()
             return
@@ -90,26 +118,20 @@ class ClientState:
         """Return the pool of a kind."""
         return self.api if kind == Kind.API else self.socketio
 
-    def statistics(self) -> dict[str, Any]:
-        """Return counts and times per endpoint and per kind, and the retry budget."""
-        with self:
-            return {
-                "offline": self.network.offline,
-                "budget_tokens": self.budget.tokens,
-                **{
-                    pool.kind: {
-                        "switches": pool.switches,
-                        "seconds_without_service": pool.seconds_without_service,
-                        "endpoints": {
-                            member.url: {
-                                "served": member.served,
-                                "failed": member.failed,
-                                "state": member.health.state.value,
-                                "response_time": member.health.response_time,
-                            }
-                            for member in pool.members()
-                        },
-                    }
-                    for pool in (self.api, self.socketio)
-                },
-            }
+    def _announce(self, event: PoolEvent) -> None:
+        """Log an event of a pool, and send its signal."""
+        level, text = _TEXTS[event.kind]
+        logger.log(level, text, {**event.about, "urls": ", ".join(event.about.get("urls", ()))})
+        if event.kind is not EventKind.SUSPECTED:
+            self.send(getattr(signals, event.kind), event.about)
+
+    def send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
+        """Send a signal."""
+        sender = self._sender()
+        if sender is None:
+            return
+        if self.loop is None or self.loop is asyncio._get_running_loop():
+            signals.send(signal, sender, **about)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                self.loop.call_soon_threadsafe(partial(signals.send, signal, sender, **about))
