@@ -337,7 +337,7 @@ class TestChecks:
                 now[0] -= 1
             return OK if asked.path.endswith("/health") else (404, {}, b"")
 
-        with handmade(answer) as server, handmade(answer) as ours:
+        with handmade(answer) as server, handmade(lambda _: (404, {}, b"")) as ours:
             # Later endpoints have better priorities.
             api = [(f"{server.url}/{n}", 9000 - n) for n in range(3000)]
             best = {f"/{n}/health" for n in range(2950, 3000)}
