@@ -179,6 +179,30 @@ class TestNames:
 
         asyncio.run(main())
 
+    def test_the_options_of_a_websocket_hold_for_each_connection(self) -> None:
+        """The headers in ``websocket_extra_options`` are sent with each connection."""
+
+        async def main(url: str) -> None:
+            manager = AsyncEndpointManager((), [url], policy=POLICY, update_interval=0)
+            options = {"headers": {"X-App": "1"}}
+            client = AsyncFailoverSocketClient(manager, websocket_extra_options=options)
+            for _ in range(2):
+                with pytest.raises(NoEndpointAvailable):
+                    await client.connect(transports=["websocket"])
+            await manager.close()
+
+        with handmade() as server:
+            asyncio.run(main(server.url))
+            manager = manager_of(server.url)
+            options = {"header": {"X-App": "1"}}
+            client = FailoverSocketClient(manager, websocket_extra_options=options)
+            for _ in range(2):
+                with pytest.raises(NoEndpointAvailable):
+                    client.connect(transports=["websocket"])
+            manager.close()
+            wanted = [asked for asked in server.asked if "transport=websocket" in asked.path]
+            assert [asked.headers["x-app"] for asked in wanted] == ["1"] * 4
+
     def test_a_certificate_must_be_for_that_name(self, tmp_path: Path) -> None:
         """The certificate must be valid for the server name, with either transport and client."""
         authority = trustme.CA()

@@ -52,11 +52,12 @@ class SocketEndpoints:
         with self.state as state:
             state.socketio.attached_clients -= 1
 
-    def host_in_url(self, target: Target) -> str:
-        """Return the last connected address of the host, in the form of a URL's host."""
-        known = self.resolver.in_turn(target.host, self.resolver.last(target.host))
-        address = known[0] if known else target.host
-        return f"[{address.strip('[]')}]" if ":" in address else address
+    def addresses_of(self, target: Target) -> list[str]:
+        """Return the known addresses of a host, the last connected one first.
+
+        They are known, because the search has just connected to the host.
+        """
+        return self.resolver.in_turn(target.host, self.resolver.last(target.host))
 
     def search(self) -> Failover:
         """Begin a search for an endpoint.
@@ -184,6 +185,6 @@ _WORDS: tuple[tuple[tuple[str, ...], Fault], ...] = (
     (("too many open files", "cannot allocate memory", "start new thread"), Fault.OURS),
     (("certificate", "ssl"), Fault.TLS),
     (("timed out", "timeout", "unexpected connection"), Fault.CONNECT_TIMEOUT),
-    (("status code", "open packet", "unexpected response"), Fault.BAD_STATUS),
+    (("status code", "open packet", "unexpected response", "redirects"), Fault.BAD_STATUS),
     (("reset", "aborted", "recv"), Fault.RESET),
 )

@@ -11,7 +11,6 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from ...net.resolver import Resolver
 from ..pool.member import PoolMember, Target
 from .search import SocketEndpoints, with_credentials
 
@@ -48,18 +47,14 @@ async def stop_task(task: "asyncio.Task[Any]") -> None:
 class _EndpointResolver(AbstractResolver):
     """Resolves every name to the addresses of one endpoint."""
 
-    def __init__(self, target: Target, resolver: Resolver) -> None:
+    def __init__(self, target: Target, endpoints: SocketEndpoints) -> None:
         self._target = target
-        self._resolver = resolver
+        self._endpoints = endpoints
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the endpoint's addresses."""
-        name = self._target.host
-        addresses = self._resolver.last(name)  # known: the search has just connected
-        if not addresses:
-            addresses = await asyncio.shield(asyncio.wrap_future(self._resolver.resolve(name)))
         return [
             {
                 "hostname": host,
@@ -69,7 +64,7 @@ class _EndpointResolver(AbstractResolver):
                 "proto": 0,
                 "flags": socket.AI_NUMERICHOST,
             }
-            for address in self._resolver.in_turn(name, addresses)
+            for address in self._endpoints.addresses_of(self._target)
         ]
 
     async def close(self) -> None:
@@ -104,7 +99,7 @@ class AsyncEngineSession:
             connector=aiohttp.TCPConnector(
                 ssl=endpoints.options.tls,
                 # With a proxy, aiohttp looks up the proxy's name, and the proxy the endpoint's.
-                resolver=None if proxy else _EndpointResolver(target, endpoints.resolver),
+                resolver=None if proxy else _EndpointResolver(target, endpoints),
                 socket_factory=self._new_socket,
             ),
             # Accept cookies from IP addresses: load balancers keep a session by its cookie.
@@ -113,6 +108,8 @@ class AsyncEngineSession:
             proxy=None if proxy is None else with_credentials(proxy),
         )
         engine.http, engine.external_http = self._session, True
+        # python-engineio removes the headers from these options, so each engine needs its own.
+        engine.websocket_extra_options = {**engine.websocket_extra_options}
 
     def _new_socket(self, address: Any) -> socket.socket:
         self._sockets.append(sock := socket.socket(*address[:3]))

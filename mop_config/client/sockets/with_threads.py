@@ -61,9 +61,12 @@ class EngineSession(requests.Session):
         target, proxy = member.target, endpoints.options.for_target(member.target)
         tls, name = endpoints.options.tls, target.tls_name
         authority = target.authority.decode()
-        self.host = endpoints.host_in_url(target) if proxy is None else target.host
+        self.host = target.host
+        if proxy is None and (known := endpoints.addresses_of(target)):
+            self.host = f"[{known[0]}]" if ":" in known[0] else known[0]
         self.connections: list[Any] = []  # of urllib3 and websocket-client, with ``sock``
         self.trust_env = False  # the manager chooses the proxy
+        self.max_redirects = 0  # a redirect would send the login elsewhere
         if proxy is not None:
             self.proxies = dict.fromkeys(("http", "https"), with_credentials(proxy))
         self.headers["Host"] = authority
@@ -78,10 +81,6 @@ class EngineSession(requests.Session):
         if name is not None:
             options["sslopt"] = {"context": tls, "server_hostname": name}
         engine.websocket_extra_options = options
-
-    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send a request without following redirects, which would send the login elsewhere."""
-        return super().request(*args, **{**kwargs, "allow_redirects": False})
 
     @contextlib.contextmanager
     def bounded(self, seconds: float) -> Iterator[None]:
