@@ -198,10 +198,7 @@ class MonitorThread:
 
     def _lead(self, stopping: threading.Event) -> None:
         """Check the endpoints as long as this worker has the lock."""
-        monitor = EndpointMonitor(
-            self._settings, self.results, self._directory, f"{self._stem}.alerts.json"
-        )
-        with closing(monitor):
+        with closing(EndpointMonitor(self._settings, self._directory, self._stem)) as monitor:
             while self._leadership.take() and not stopping.is_set():
                 monitor.turn(self._store.view.snapshot)
                 self._complaint = ""
@@ -213,25 +210,20 @@ class EndpointMonitor:
 
     Args:
         settings: The interval of the checks, and the webhook.
-        results: Where the results are written.
         directory: The state folder.
-        alerts: Name of the record of the alerts.
+        stem: Start of the names of the records.
     """
 
-    def __init__(
-        self, settings: Settings, results: ProbeResults, directory: StateDirectory, alerts: str
-    ) -> None:
-        tls = ssl.create_default_context()
-        self._results = results
-        self._interval = settings.probe_interval
+    def __init__(self, settings: Settings, directory: StateDirectory, stem: str) -> None:
+        tls, self._interval = ssl.create_default_context(), settings.probe_interval
+        results = self._results = ProbeResults(directory, stem, self._interval)
         request = HealthRequest.containing(settings.health_path, settings.health_contains)
         self._prober = Prober(tls, TIMEOUT, request=request)
         self._pool = ThreadPoolExecutor(PARALLEL, "mop-config-check")
         self._checks: dict[WatchedEndpoint, Future[ProbeResult]] = {}
-        self._schedule = ProbeSchedule(
-            rules(self._interval), random.random, results.read(), results.history()
-        )
-        self._notifier = OutageNotifier(directory, alerts, settings, tls)
+        known = results.read(), results.history()
+        self._schedule = ProbeSchedule(rules(self._interval), random.random, *known)
+        self._notifier = OutageNotifier(directory, f"{stem}.alerts.json", settings, tls)
         self._followed: Snapshot | None = None
         self._saved = False
         self._save_history_at = math.inf  # monotonic; infinite while the history is saved

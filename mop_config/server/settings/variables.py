@@ -119,28 +119,27 @@ def number(low: int, high: int) -> Callable[[str], int]:
     return convert
 
 
-def seconds(least: float = 0.0) -> Callable[[str], float]:
-    """Return a converter of a number of seconds; 0 means never.
-
-    Args:
-        least: Lower bound of values other than 0, in seconds.
-    """
+def decimal(low: float, high: float, allowed: str) -> Callable[[str], float]:
+    """Return a converter of 0 and of decimal numbers from ``low`` to ``high``."""
 
     def convert(value: str) -> float:
         if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
-            seconds = float(value)
-            if seconds == 0 or least <= seconds <= MAX_SECONDS:
-                return seconds
-        raise ValueError(f"0 for never, or a number of seconds from {least:g} to {MAX_SECONDS}")
+            number = float(value)
+            if number == 0 or low <= number <= high:
+                return number
+        raise ValueError(allowed)
 
     return convert
 
 
-def share(value: str) -> float:
-    """Convert a share from 0 to 1."""
-    if re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", value):
-        return float(value)
-    raise ValueError("a share from 0 to 1, such as 0.5")
+def seconds(least: float = 0.0) -> Callable[[str], float]:
+    """Return a converter of a number of seconds, ``least`` or more; 0 means never."""
+    allowed = f"0 for never, or a number of seconds from {least:g} to {MAX_SECONDS}"
+    return decimal(least, MAX_SECONDS, allowed)
+
+
+#: Converts a share from 0 to 1.
+share = decimal(0, 1, "a share from 0 to 1, such as 0.5")
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:
@@ -172,15 +171,13 @@ def origins(value: str) -> tuple[str, ...]:
 
 
 def hosts(value: str) -> tuple[str, ...]:
-    """Convert a list of host names, separated by commas or white space."""
-    return tuple(_trusted_host(item) for item in _split(value))
+    """Convert a list of host names, separated by commas or white space.
 
-
-def _trusted_host(item: str) -> str:
-    # A leading dot admits all subdomains, as in Flask's TRUSTED_HOSTS.
-    dot = "." if item.startswith(".") else ""
+    A leading dot admits all subdomains, as in Flask's ``TRUSTED_HOSTS``.
+    """
+    parts = (re.fullmatch(r"([.]?)(.*)", item) for item in _split(value))
     with _allowed("a list of host names without ports"):
-        return dot + normalise_host(item.removeprefix("."), underscores=True)
+        return tuple(p[1] + normalise_host(p[2], underscores=True) for p in parts if p)
 
 
 def bind_host(value: str) -> str:
