@@ -16,17 +16,7 @@ from ..model.printable import blanked
 from ..server.parsing.problems import Code, Problem, Severity
 from ..server.reload.guard import missing_confirmations
 from .input import Reading, env_file_option, read, warn
-from .output import (
-    changes_document,
-    complain,
-    counts_of,
-    json_text,
-    list_changes,
-    plan_lines,
-    plural,
-    print_changes,
-    say,
-)
+from .output import ListChanges, complain, counts_of, json_text, plan_lines, plural, say
 from .probe import EndpointCheck, check_endpoints
 from .server_api import fetch, read_token, server_of, token_option
 
@@ -71,7 +61,7 @@ def check(
         if probe:
             document["endpoints"] = [each.as_dict() for each in checks]
         if served is not None:
-            document["change"] = changes_document(list_changes(served, config))
+            document["change"] = ListChanges(served, config).as_dict()
             document["confirm"] = _unconfirmed(reading, served)
         print(json_text(document))
         return int(bad)
@@ -93,10 +83,10 @@ def check(
 
 
 def _print_change(reading: Reading, served: EndpointConfig, url: str) -> None:
-    changes = list_changes(served, reading.config)
+    changes = ListChanges(served, reading.config)
     say(f"against {url}: {plural(len(changes), 'change')}")
     if changes:
-        print_changes(changes, "  ")
+        changes.print("  ")
     for line in _unconfirmed(reading, served):
         say(f"  ENDPOINT_MAX_REMOVED asks for this line: {line}")
 
@@ -201,7 +191,7 @@ def show(file: str | None, url: str | None, token_file: str | None) -> int:
     if url is not None:
         served, here = fetch(url, "--diff", read_token(token_file)), reading.config
         if served != here:
-            print_changes(list_changes(served, here))
+            ListChanges(served, here).print()
         elif sys.stdout.isatty():
             say(f"no difference to what {url} serves")
         return int(bad or served != here)

@@ -8,7 +8,6 @@ import difflib
 import time
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
 
 import click
 
@@ -37,7 +36,7 @@ MOST_LINES = 20_000
 @click.option("--diff", "older", metavar="A [B]", help="Compare release A with B  [the newest]")
 @click.option("--json", "as_json", is_flag=True, help="Print the releases as JSON.")
 @env_file_option
-def history(words: tuple[str, ...], older: str | None, as_json: bool) -> int:
+def history(words: tuple[str, ...], older: str | None, as_json: bool) -> None:
     """List the last 50 good texts of SOURCE that the service of this machine has kept.
 
     Each line has the release, its time, what triggered it, the endpoints that it added (+),
@@ -55,17 +54,16 @@ def history(words: tuple[str, ...], older: str | None, as_json: bool) -> int:
     kept = GoodTexts.of(settings)
     if older is None:
         _list(kept, settings, as_json=as_json)
-        return 0
+        return
     before = kept.find(older)
     after = kept.find(releases[0]) if releases else kept.texts[0]
     names = str(before.release.version), str(after.release.version)
-    difference = text_difference(before.data, after.data, names, settings)
+    difference = TextDifference(before.data, after.data, names, settings)
     if as_json:
         ends = {"source": kept.source, "from": int(names[0]), "to": int(names[1])}
         print(json_text({**ends, **difference.as_dict()}))
     else:
         difference.print()
-    return 0
 
 
 def _list(kept: GoodTexts, settings: Settings, *, as_json: bool) -> None:
@@ -102,7 +100,7 @@ def _list(kept: GoodTexts, settings: Settings, *, as_json: bool) -> None:
 @click.option("--in-place", is_flag=True, help="Keep hard links and mounts: write into the file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; never ask.")
 @env_file_option
-def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_json: bool) -> int:
+def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_json: bool) -> None:
     """Write the text of RELEASE back into SOURCE, and wait until every worker serves it.
 
     RELEASE is a number that mop-config history shows, or the beginning of its ETag. The
@@ -127,7 +125,7 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     etcd = settings.source.startswith(SCHEME)
     target = EtcdTarget(settings) if etcd else FileTarget(settings.source, in_place=in_place)
     old = target.read()
-    difference = text_difference(old, good.data, (str(target), name), settings)
+    difference = TextDifference(old, good.data, (str(target), name), settings)
     data, added = kept.confirmed(good.data, settings)
     if not as_json:
         difference.print()
@@ -146,7 +144,6 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
         say(f"every worker serves it ({len(workers)}), etag {workers[0]['served']['etag']}")
     else:
         say("no running worker is seen from here: the next one that starts serves it")
-    return 0
 
 
 def wait_until_served(kept: GoodTexts, etags: set[str], began: str) -> list[WorkerRecord]:
@@ -188,7 +185,7 @@ def wait_until_served(kept: GoodTexts, etags: set[str], began: str) -> list[Work
 @click.option("--yes", is_flag=True, help="Write without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; never ask.")
 @env_file_option
-def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> int:
+def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> None:
     """Write FILE into ETCD-KEY, from which servers read their list.
 
     ETCD-KEY is etcd://host:2379[,host:2379]/key and defaults to ENDPOINT_CONFIG_FILE; the
@@ -220,7 +217,7 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> i
         report("refused")
         raise MopConfigError(f"{file} has errors ({reading.rendering.errors}): nothing is written")
     old = target.read()
-    difference = text_difference(old, reading.data, (str(target), file), settings)
+    difference = TextDifference(old, reading.data, (str(target), file), settings)
     outcome |= {"previous_revision": target.revision, **difference.as_dict()}
     if not as_json:
         difference.print()
@@ -232,36 +229,10 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> i
     report(result, revision=target.revision)
     if not as_json:
         say(f"{target}: {result}, revision {target.revision}")
-    return 0
 
 
-class TextDifference(NamedTuple):
-    """The difference of two texts.
-
-    Attributes:
-        lines: The difference in the unified format, or None for texts too long to compare.
-        change: The endpoints that differ, or None if the newer text has no list.
-    """
-
-    lines: list[str] | None
-    change: Difference | None
-
-    def print(self) -> None:
-        """Print the lines, with colours on a terminal, and the number of endpoints."""
-        for line in self.lines or []:
-            say(line, fg=COLOURS.get(line[:1]))
-        if self.change is not None:
-            say(str(self.change))
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the members ``diff`` and ``change`` of a JSON document."""
-        return {"diff": self.lines, "change": self.change and self.change._asdict()}
-
-
-def text_difference(
-    old: bytes, new: bytes, names: tuple[str, str], settings: Settings
-) -> TextDifference:
-    """Compare two texts.
+class TextDifference:
+    """The difference of two texts: their lines, unless there are too many, and their endpoints.
 
     Args:
         old: The older text.
@@ -269,11 +240,24 @@ def text_difference(
         names: The names of the older and the newer text.
         settings: Settings by which the endpoints are read.
     """
-    before, after = _lines(old), _lines(new)
-    lines = None
-    if max(len(before), len(after)) <= MOST_LINES:
-        lines = list(difflib.unified_diff(before, after, *names, lineterm="", n=1))
-    return TextDifference(lines, changed_endpoints(old, new, settings))
+
+    def __init__(self, old: bytes, new: bytes, names: tuple[str, str], settings: Settings) -> None:
+        before, after = _lines(old), _lines(new)
+        self._lines: list[str] | None = None
+        if max(len(before), len(after)) <= MOST_LINES:
+            self._lines = list(difflib.unified_diff(before, after, *names, lineterm="", n=1))
+        self._change = changed_endpoints(old, new, settings)
+
+    def print(self) -> None:
+        """Print the lines, with colours on a terminal, and the number of endpoints."""
+        for line in self._lines or []:
+            say(line, fg=COLOURS.get(line[:1]))
+        if self._change is not None:
+            say(str(self._change))
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the members ``diff`` and ``change`` of a JSON document."""
+        return {"diff": self._lines, "change": self._change and self._change._asdict()}
 
 
 def changed_endpoints(old: bytes, new: bytes, settings: Settings) -> Difference | None:

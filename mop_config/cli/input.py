@@ -146,9 +146,9 @@ class _Seconds(click.FloatRange):
 
     def convert(self, value: Any, *about: Any) -> float:
         seconds: float = super().convert(value, *about)
-        return (
-            self.fail(f"{value} is no number of seconds", *about) if seconds != seconds else seconds
-        )
+        if seconds != seconds:
+            self.fail(f"{value} is no number of seconds", *about)
+        return seconds
 
 
 #: The option type for seconds: more than 0, at most a day.

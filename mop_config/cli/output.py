@@ -84,37 +84,38 @@ def json_text(document: Any, indent: int | None = 2) -> str:
     return replace_unprintable(text, lambda character: json.dumps(character)[1:-1], keep="\n")
 
 
-def list_changes(before: EndpointConfig, after: EndpointConfig) -> list[EndpointChange]:
-    """Compare two lists: first what is removed, then what is added, then what is changed."""
-    changes = [
-        change
-        for kind in Kind
-        for change in endpoint_changes(kind, before.kinds()[kind], after.kinds()[kind])
-    ]
-    return sorted(changes, key=lambda change: list(_MEMBERS).index(change.sign))
-
-
-def print_changes(changes: Sequence[EndpointChange], prefix: str = "") -> None:
-    """Print one line for each change, with a colour on a terminal.
+class ListChanges(list[EndpointChange]):
+    """The changes of a list: first what is removed, then what is added, then what is changed.
 
     Args:
-        changes: The changes; without any, only the order of the list has changed.
-        prefix: A text before each change.
+        before: The older list.
+        after: The newer list.
     """
-    for sign, kind, endpoint, before in changes:
-        was = f" (was {before.line.partition(' ')[2]})" if before else ""
-        say(prefix, nl=False)
-        say(f"{sign} {kind} {endpoint.line}{was}", fg=COLOURS[sign])
-    if not changes:
-        say(f"{prefix}~ the order changed")
 
+    def __init__(self, before: EndpointConfig, after: EndpointConfig) -> None:
+        for kind in Kind:
+            self.extend(endpoint_changes(kind, before.kinds()[kind], after.kinds()[kind]))
+        self.sort(key=lambda change: list(_MEMBERS).index(change.sign))
 
-def changes_document(changes: Sequence[EndpointChange]) -> dict[str, list[dict[str, object]]]:
-    """Return the changes as the members ``added``, ``removed`` and ``changed`` of a document."""
-    document: dict[str, list[dict[str, object]]] = {name: [] for name in _MEMBERS.values()}
-    for sign, kind, endpoint, before in changes:
-        entry = {"kind": kind, **entry_of(endpoint)}
-        if before is not None:
-            entry["before"] = {"kind": kind, **entry_of(before)}
-        document[_MEMBERS[sign]].append(entry)
-    return document
+    def print(self, prefix: str = "") -> None:
+        """Print one line for each change, with a colour on a terminal.
+
+        Args:
+            prefix: A text before each change.
+        """
+        for sign, kind, endpoint, before in self:
+            was = f" (was {before.line.partition(' ')[2]})" if before else ""
+            say(prefix, nl=False)
+            say(f"{sign} {kind} {endpoint.line}{was}", fg=COLOURS[sign])
+        if not self:
+            say(f"{prefix}~ the order changed")
+
+    def as_dict(self) -> dict[str, list[object]]:
+        """Return the members ``added``, ``removed`` and ``changed`` of a JSON document."""
+        document: dict[str, list[object]] = {name: [] for name in _MEMBERS.values()}
+        for sign, kind, endpoint, before in self:
+            entry: dict[str, object] = {"kind": kind, **entry_of(endpoint)}
+            if before is not None:
+                entry["before"] = {"kind": kind, **entry_of(before)}
+            document[_MEMBERS[sign]].append(entry)
+        return document

@@ -149,12 +149,10 @@ def _print(
     console: Console, checks: list[EndpointCheck], *, as_json: bool, indent: int | None
 ) -> bool:
     """Print the checks, and return whether each kind with endpoints has a healthy endpoint."""
-    healthy = {kind: [check.healthy for check in checks if check.kind == kind] for kind in Kind}
-    counts = {
-        kind: {"endpoints": len(found), "healthy": sum(found)} for kind, found in healthy.items()
-    }
-    good = all(any(found) for found in healthy.values() if found)
+    up = {kind: [check.healthy for check in checks if check.kind == kind] for kind in Kind}
+    good = all(any(each) for each in up.values() if each)
     if as_json:
+        counts = {kind: {"endpoints": len(each), "healthy": sum(each)} for kind, each in up.items()}
         document = {
             "ok": good,
             "checked_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
@@ -169,9 +167,9 @@ def _print(
         for check in checks:
             click.echo("\t".join(_cells(check)))
     summary = [
-        f"{count['healthy']} of {count['endpoints']} {kind.label} endpoints are healthy"
-        for kind, count in counts.items()
-        if count["endpoints"]
+        f"{sum(each)} of {len(each)} {kind.label} endpoints are healthy"
+        for kind, each in up.items()
+        if each
     ]
     # In a pipe, the summary goes to standard error: standard output has a line per endpoint.
     say(", ".join(summary), err=not console.is_terminal)

@@ -45,7 +45,7 @@ def qr(
     scan: str | None,
     as_json: bool,
     token_file: str | None,
-) -> int:
+) -> None:
     """Draw a QR code of the list in FILE, or of the list that the server at URL serves.
 
     The form "full" holds everything, "list" URLs only, and "single" one URL of each kind.
@@ -58,7 +58,7 @@ def qr(
         if any((source, form, room_id, limit, out, token_file)):
             raise click.UsageError("--scan stands alone, or with --json")
         _show_scanned(scan, as_json=as_json)
-        return 0
+        return
     if out is not None and not out.lower().endswith((".png", ".svg")):
         raise click.BadParameter("must end in .png or .svg", param_hint="--out")
     try:
@@ -82,7 +82,6 @@ def qr(
         _draw(text.text)
     else:
         print(text.text)
-    return 0
 
 
 def _for_terminal(
@@ -118,10 +117,8 @@ def _draw(text: str) -> None:
         print(f"{before}{line}{after}")
     height, lines = len(rows) // 2, shutil.get_terminal_size().lines
     if height >= lines:
-        complain(
-            f"the code is {height} lines high, and the terminal {lines}: enlarge it, or use"
-            " --out FILE"
-        )
+        size = f"{height} lines high, and the terminal {lines}"
+        complain(f"the code is {size}: enlarge it, or use --out FILE")
 
 
 def _show_scanned(image: str, *, as_json: bool) -> None:

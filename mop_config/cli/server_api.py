@@ -62,12 +62,10 @@ class ServerReply(NamedTuple):
         line = f"{self.url} answers {self.status} {responses.get(self.status, '')}".rstrip()
         with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
             line += f": {blanked(json.loads(self.body)['detail'][:_MAX_DETAIL])}"
-        if self.status == 401 and not may_send_token(
-            parse_url(self.url.partition("?")[0], underscores=True)
-        ):
-            line += " (a token goes to https or to this machine only)"
-        elif self.status == 401:
-            line += f" (name it by --token-file FILE or {VARIABLE})"
+        if self.status == 401:
+            safe = may_send_token(parse_url(self.url.partition("?")[0], underscores=True))
+            hint = f"name it by --token-file FILE or {VARIABLE}"
+            line += f" ({hint if safe else 'a token goes to https or to this machine only'})"
         return MopConfigError(line)
 
     @contextlib.contextmanager

@@ -5,26 +5,17 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import click
 
 from ..errors import MopConfigError, PayloadError
 from ..model import codec
-from ..model.codec import EndpointChange
 from ..model.endpoint import EndpointConfig
 from ..net.http import backoff, retry_after
 from .input import SECONDS
-from .output import (
-    changes_document,
-    complain,
-    counts_of,
-    json_text,
-    list_changes,
-    print_changes,
-    say,
-)
+from .output import ListChanges, complain, counts_of, json_text, say
 from .server_api import LIST_PATH, ServerReply, ask, read_token, route, token_option
 
 #: Seconds for which the server may hold a long poll.
@@ -52,7 +43,7 @@ class ListEvent(NamedTuple):
     """
 
     name: str
-    changes: Sequence[EndpointChange] = ()
+    changes: ListChanges | None = None
     reason: str | None = None
     seconds: float | None = None
 
@@ -132,7 +123,7 @@ class ListFollower:
             return [ListEvent("start")]
         if config == before:
             return [ListEvent("back")] if refused else []
-        return [ListEvent("changed", list_changes(before, config))]
+        return [ListEvent("changed", ListChanges(before, config))]
 
     def failed(self, reason: str, asked_for: float, now: float) -> Step:
         """Record a request without a usable response.
@@ -253,8 +244,8 @@ def _print(event: ListEvent, config: EndpointConfig, where: str) -> None:
         complain(f"{at} back {after}")
     elif event.name == "start":
         say(f"{at} {where}: {counts_of(config)}")
-    else:
-        print_changes(event.changes, f"{at} ")
+    elif event.changes is not None:
+        event.changes.print(f"{at} ")
 
 
 def _document(event: ListEvent, config: EndpointConfig) -> dict[str, object]:
@@ -266,6 +257,6 @@ def _document(event: ListEvent, config: EndpointConfig) -> dict[str, object]:
     }
     if event.name in {"start", "changed"}:
         document["counts"] = {kind: len(listed) for kind, listed in config.kinds().items()}
-    if event.name == "changed":
-        document |= changes_document(event.changes)
+    if event.changes is not None:
+        document |= event.changes.as_dict()
     return {name: value for name, value in document.items() if value is not None}

@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from ..errors import AddressError
@@ -164,7 +164,6 @@ class Prober(HttpClient):
             connection = HttpConnection(self, where, until, endpoint.host_name)
         except Exception as error:  # for example, an invalid proxy URL in the environment
             return ProbeResult(Fault.OURS, 0.0, str(error) or type(error).__name__)
-        result = ProbeResult(None, 0.0, "")
         base = where.path.rstrip("/")
         try:
             with contextlib.closing(connection), connection.failures():
@@ -178,7 +177,8 @@ class Prober(HttpClient):
             result = ProbeResult(error.fault, 0.0, str(error), name_matches=name_matches)
         if connection.certificate:
             result = result._replace(name_matches=True)
-        expires = _expiry(connection.certificate)
+        ends = connection.certificate.get("notAfter")
+        expires = ends and datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
         return result._replace(seconds=time.monotonic() - started, certificate_expires=expires)
 
     def _check_api(
@@ -323,12 +323,6 @@ def _request(
     method = "POST" if body else "GET"
     with connection.stream(method, target, headers, body) as (reply, chunks):
         return reply.read(chunks, MAX_BYTES, cut=True)
-
-
-def _expiry(certificate: Mapping[str, Any]) -> datetime | None:
-    """Return when a certificate ends, or None without a certificate."""
-    ends = certificate.get("notAfter")
-    return ends and datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
 
 
 def _session(data: bytes) -> str | None:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 
 from mop_config import Endpoint, EndpointConfig, cli
-from mop_config.cli.output import list_changes
+from mop_config.cli.output import ListChanges
 from mop_config.cli.server_api import ServerReply
 from mop_config.cli.watch import (
     HASTE_PAUSE,
@@ -528,7 +528,7 @@ class TestChange:
         self, before: EndpointConfig, after: EndpointConfig
     ) -> None:
         """Applying the change to the old list gives the new list; the reverse change leads back."""
-        change, back = list_changes(before, after), list_changes(after, before)
+        change, back = ListChanges(before, after), ListChanges(after, before)
         added, removed = of_sign(change, "+"), of_sign(change, "-")
         assert added == of_sign(back, "-")
         changed = [each for each in change if each.sign == "~"]
