@@ -19,7 +19,7 @@ from ..server.parsing.render import EMPTY_BODY, render, render_body
 from ..server.settings import Settings
 from ..server.sources import SCHEME
 from ..server.sources.file import FileSource
-from ..server.state.workers import WorkerRecord
+from ..server.state.directory import WorkerRecord
 from .input import env_file_option, etcd_key, judged, settings_for
 from .output import COLOURS, json_text, say
 from .texts import ChangedError, EtcdTarget, FileTarget, GoodTexts, is_release, replace_text

@@ -9,7 +9,7 @@ import click
 from ..model.endpoint import Kind
 from ..server.monitor.thread import HealthDocument
 from ..server.parsing.problems import MAX_KEPT
-from ..server.state.workers import HistoryEntry
+from ..server.serving.store import HistoryEntry
 from ..server.status.document import Level, StatusDocument, differing, verdict
 from ..server.status.translations import Texts
 from .input import env_file_option

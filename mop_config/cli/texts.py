@@ -25,9 +25,15 @@ from ..server.settings import Settings
 from ..server.sources import check_source, open_source
 from ..server.sources.etcd import EtcdSource, encode
 from ..server.sources.file import FileSource, SourceText
-from ..server.state.directory import StateDirectory
+from ..server.state.directory import (
+    WORKER,
+    StateDirectory,
+    WorkerRecord,
+    WorkerRegistry,
+    key,
+    place,
+)
 from ..server.state.releases import LastGood, ReleaseStore
-from ..server.state.workers import WORKER, WorkerRecord, WorkerRegistry, key, place
 from .input import as_root
 
 _RECORDS = re.compile(r"records-([0-9]+)\Z")

@@ -33,8 +33,7 @@ from .serving import signer
 from .serving.store import ServerState, Snapshot, SnapshotStore, SourceState
 from .settings import Settings
 from .sources import check_source, open_source
-from .state import workers
-from .state.directory import StateDirectory, owner_of
+from .state.directory import StateDirectory, key, owner_of
 from .state.releases import ReleaseStore
 
 logger = logging.getLogger(__name__)
@@ -238,8 +237,7 @@ class StaticExporter:
         state = settings.state_dir or state_folder
         directory = StateDirectory.of_user(state, owner_of(state))
         directory.prepare()
-        key = workers.key(str(source))
-        releases = ReleaseStore(directory, key)
+        releases = ReleaseStore(directory, key(str(source)))
         self._store = SnapshotStore(Snapshot.of(EMPTY, settings, now, int(now)))
         self._reloader = Reloader(source, settings, self._store, releases)
         self._signer = signer.Signer(settings, clock)

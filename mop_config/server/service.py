@@ -23,16 +23,14 @@ from .monitor.thread import HealthDocument, MonitorThread
 from .parsing.problems import Code, Problem, Severity
 from .parsing.render import EMPTY
 from .reload.pipeline import Reloader
-from .reload.thread import ReloadRequests, ReloadThread
+from .reload.thread import ReloadThread
 from .serving.responder import Responder
 from .serving.signer import Signer
 from .serving.store import ServerState, Snapshot, SnapshotStore, SourceState, Trigger
 from .settings import Settings
 from .sources import open_source
-from .state import workers
-from .state.directory import StateDirectory
+from .state.directory import StateDirectory, WorkerRecord, WorkerRegistry, key, place, reload_for
 from .state.releases import ReleaseStore
-from .state.workers import WorkerRecord, reload_for, reload_record
 from .status import lost_hooks
 from .status.document import (
     StatusDocument,
@@ -102,16 +100,15 @@ class ConfigService:
     def _open_records(self) -> ReleaseStore:
         """Open the records of this process, which belong to the user that it runs as."""
         self._opened_by = os.getpid(), os.geteuid()
-        key = workers.key(str(self.source))
+        source = key(str(self.source))
         directory = self._directory = StateDirectory.of_user(self.state_folder)
         directory.prepare()
-        served = f"{key}.{workers.key(repr(self.settings))}"
-        self._workers = workers.WorkerRegistry(directory, f"{served}.{workers.place()}")
+        served = f"{source}.{key(repr(self.settings))}"
+        self._workers = WorkerRegistry(directory, f"{served}.{place()}")
         self._workers.sweep()
         self._monitor = MonitorThread(self.store, self.settings, directory, served)
         self.reports = ClientReports(directory, served) if self.settings.reports else None
-        self._requests = ReloadRequests(directory, f"{served}.reload")
-        return ReleaseStore(directory, key, lambda: bool(self._workers.others(os.getpid())))
+        return ReleaseStore(directory, source, lambda: bool(self._workers.others(os.getpid())))
 
     def load(self, *, may_wait: bool = False) -> None:
         """Load the source, or the last good list, in this thread; see ``Reloader.start``."""
@@ -156,7 +153,7 @@ class ConfigService:
             self._reloader,
             self.settings.poll_interval,
             self._after_turn,
-            self._requests,
+            self._workers,
             on_late=self._write_record,
         )
         self._reload_thread.start()
@@ -196,7 +193,7 @@ class ConfigService:
             The document of ``reload_report``, and whether the request reached other workers.
         """
         self.revive()
-        number, shared = self._requests.make()
+        number, shared = self._workers.request_reload()
         if self._running() is None:
             self._reloader.reload(Trigger.API)
             self._answered = number
@@ -300,12 +297,10 @@ class ConfigService:
                 "mode": thread.watcher.mode if thread else "poll",
                 "alive": thread is not None and thread.notices_changes,
             },
-            "history": [reload_record(each) for each in view.history],
-            "figures": {
-                "waiters": self.responder.waiters,
-                "good_at": self._reloader.loaded.good_at,
-                "late": late is not None,
-            },
+            "history": [reload.record() for reload in view.history],
+            "waiters": self.responder.waiters,
+            "good_at": self._reloader.loaded.good_at,
+            "late": late is not None,
             "answered": thread.answered if thread else self._answered,
         }
 

@@ -16,8 +16,8 @@ import pytest
 from mop_config.cli import run
 from mop_config.server.settings import Settings
 from mop_config.server.state.directory import StateDirectory
+from mop_config.server.state.directory import key as key_of
 from mop_config.server.state.releases import LastGood, Release, ReleaseStore
-from mop_config.server.state.workers import key as key_of
 
 from ..etcds import running_cluster
 from ..integration.test_bind_mount import bound

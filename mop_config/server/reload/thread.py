@@ -6,10 +6,6 @@ So after a write the debouncer waits for the close event, and after any other ch
 quiet. Without events it waits until two ``stat`` calls in a row return the same. The debouncer has
 no clock.
 
-ReloadRequests passes requests to reload to all workers of a host as one growing number: the worker
-that gets a request writes a higher number into a record of the state folder, and each reload thread
-reads the record on each turn.
-
 A second thread, the guard, checks once a second that the reload thread makes progress, since
 ``is_alive`` is also true of a thread that hangs.
 """
@@ -31,7 +27,7 @@ from ..serving.store import Trigger
 from ..sources import Source
 from ..sources.etcd import EtcdSource, EtcdWatcher, pause
 from ..sources.file import Event, Events, Fingerprint, Watcher
-from ..state.directory import StateDirectory
+from ..state.directory import WorkerRegistry
 from .pipeline import Reloader
 
 logger = logging.getLogger(__name__)
@@ -63,36 +59,6 @@ THREAD_PATIENCE = 2.0
 LATE = 5.0
 #: Seconds between two checks of the guard.
 LATE_LOOK = 1.0
-
-
-class ReloadRequests:
-    """The requests to reload that the workers of a host make to each other.
-
-    Args:
-        directory: The state folder.
-        name: Name of the record.
-    """
-
-    def __init__(self, directory: StateDirectory, name: str) -> None:
-        self._directory = directory
-        self._name = name
-        self._own = 0
-
-    def make(self) -> tuple[int, bool]:
-        """Request a reload; return its number, and whether the other workers can see it."""
-        self._own = max(time.time_ns(), self.newest() + 1)
-        try:
-            # Under a lock, so that an older request cannot replace a newer one.
-            with self._directory.locked(f"{self._name}.lock"):
-                self._own = max(self._own, self.newest() + 1)
-                self._directory.write(self._name, b"%d\n" % self._own, sync=False)
-        except OSError:
-            return self._own, False
-        return self._own, True
-
-    def newest(self) -> int:
-        """Return the number of the newest request, or 0."""
-        return max(self._own, self._directory.load(self._name, int, "the request to reload") or 0)
 
 
 class Debouncer:
@@ -190,7 +156,7 @@ class ReloadThread:
         reloader: Reads the source; it has loaded once already.
         poll_interval: Seconds between two comparisons of the content; 0 means never.
         on_turn: Called in the thread after each turn.
-        requests: The requests to reload that other processes may make; None without any.
+        workers: Has the requests to reload of all workers; None for a process without workers.
         on_late: Called in the guard thread when a turn is late.
 
     Attributes:
@@ -204,13 +170,13 @@ class ReloadThread:
         reloader: Reloader,
         poll_interval: float,
         on_turn: Callable[[], None],
-        requests: ReloadRequests | None = None,
+        workers: WorkerRegistry | None = None,
         on_late: Callable[[], None] = lambda: None,
     ) -> None:
         source, events = reloader.source, Events()
         self._reloader = reloader
         self._source: Source = source
-        self._requests = requests
+        self._workers = workers
         self._on_turn = on_turn
         self._on_late = on_late
         self._events: Events = events
@@ -221,7 +187,7 @@ class ReloadThread:
             self.watcher, self._noticed = Watcher(source.path, events), Trigger.WATCH
         self._debouncer = Debouncer(reloader.loaded.signature)
         self._request: Trigger | None = None  # to read the source, that is not answered yet
-        self._taken = self.answered = requests.newest() if requests else 0
+        self._taken = self.answered = workers.newest_request() if workers else 0
         self._seen_event = False  # since the last read
         self._complained = False
         self._failures = 0  # reads in a row that have not reached the source
@@ -312,11 +278,11 @@ class ReloadThread:
 
     def _turn(self, events: list[Event]) -> list[Event]:
         """Reload if a read is due; wait for the next events, and return them."""
-        reloader, requests, debouncer = self._reloader, self._requests, self._debouncer
+        reloader, workers, debouncer = self._reloader, self._workers, self._debouncer
         if reloader.seconds_to_boundary <= 0:
             reloader.pass_boundary()
         request = Trigger.SIGHUP if Event.SIGHUP in events else None
-        if requests is not None and (newest := requests.newest()) > self._taken:
+        if workers is not None and (newest := workers.newest_request()) > self._taken:
             self._taken, request = newest, Trigger.API
         now = time.monotonic()
         self._look(events, request, now)

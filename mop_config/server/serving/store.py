@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from ... import signals
-from ...model.codec import Difference
+from ...model.codec import Difference, rfc3339
 from ..parsing.attributes import PlannedChange
-from ..parsing.problems import Problem
+from ..parsing.problems import Problem, ProblemRecord
 from ..parsing.render import Rendering
 from ..settings import Settings
 from .answers import SECURITY_HEADERS, HeaderFields, Headers
@@ -177,6 +177,31 @@ class Result(StrEnum):
     ERROR = "error"
 
 
+class ReloadDocument(TypedDict):
+    """A reload as the status document shows it; ``at`` is RFC 3339. See ``Reload``."""
+
+    at: str
+    trigger: str
+    result: str
+    error: str | None
+    duration_seconds: float
+
+
+class HistoryEntry(ReloadDocument):
+    """A reload in the history of the status document."""
+
+    etag: str | None
+    code: NotRequired[str | None]
+    change: NotRequired[dict[str, Any]]
+
+
+class ReloadRecord(TypedDict):
+    """A reload of a worker, and the monotonic time that orders the reloads of all workers."""
+
+    moment: float
+    entry: HistoryEntry
+
+
 @dataclass(frozen=True, slots=True)
 class Reload:
     """One reload of the source that is worth noting.
@@ -203,6 +228,38 @@ class Reload:
     change: Difference | None = None
     code: str | None = None
     moment: float = field(default_factory=time.monotonic)
+
+    def record(self) -> ReloadRecord:
+        """Return the record of the reload for the other workers."""
+        entry: HistoryEntry = {
+            "at": rfc3339(self.at),
+            "trigger": self.trigger.value,
+            "result": self.result.value,
+            "error": self.error,
+            "duration_seconds": round(self.duration, 6),
+            "etag": self.etag,
+            "code": self.code,
+        }
+        if self.change is not None:
+            entry["change"] = self.change._asdict()
+        return {"moment": self.moment, "entry": entry}
+
+
+class ServedDocument(TypedDict):
+    """What a worker or the host serves, as the status document shows it.
+
+    ``counts`` has the number of endpoints of each kind, ``problem_counts`` the exact numbers of
+    problems; at most 100 problems are named.
+    """
+
+    etag: str
+    state: str
+    loaded_at: str
+    counts: dict[str, int]
+    complete: bool
+    problem_counts: dict[str, int]
+    problems: list[ProblemRecord]
+    planned: list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ another user is never read, and nothing is written elsewhere, whatever is rename
 
 A record begins with a checksum, so a record that is torn or foreign is never used. A change of the
 form of a record needs another name of the record, because the checksum says nothing of forms.
+
+WorkerRegistry keeps the records of the workers, from which any worker makes the host's status.
 """
 
 import contextlib
@@ -15,19 +17,25 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NotRequired, Self, TypedDict, TypeVar
 
 from ...files import lock_descriptor, open_flags, replace_by, scratch_file
+from ..serving.store import HistoryEntry, ReloadRecord, ServedDocument
 from ..sources.file import Fingerprint
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Seconds since the last write after which a worker's record is removed.
+FORGOTTEN = 86400.0
+#: Part of the name of each worker's record.
+WORKER = ".worker."
 #: Seconds to wait for a lock, and for a lock whose holder has marked that it renders a list.
 PATIENCE = 0.5
 LONG_PATIENCE = 5.0
@@ -115,17 +123,12 @@ class StateDirectory:
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
-            self._hand_over(group)
+            if self._owner != os.geteuid():
+                self._hand_over(group)
         with self._opened() as folder, scratch_file(".probe", folder=folder, mode=0o600):
             pass  # the scratch file is removed again
 
-    def _make_if_missing(self) -> None:
-        if not os.path.lexists(self.path):
-            self.make()
-
     def _hand_over(self, group: int | None) -> None:
-        if self._owner == os.geteuid():
-            return
         descriptor = os.open(self.path, _FOLDER)
         try:
             # Somebody may have moved another folder of root's here; such a folder is not empty.
@@ -135,8 +138,14 @@ class StateDirectory:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        """Open the folder, and check that only its owner can have changed it."""
+    def _opened(self, *, make: bool = False) -> Iterator[int]:
+        """Open the folder, and check that only its owner can have changed it.
+
+        Args:
+            make: Whether to create the folder if it is missing.
+        """
+        if make and not os.path.lexists(self.path):
+            self.make()
         descriptor = os.open(self.path, _FOLDER)
         try:
             status = os.fstat(descriptor)
@@ -239,8 +248,10 @@ class StateDirectory:
         Raises:
             OSError: If the record cannot be written; the old record stays.
         """
-        self._make_if_missing()
-        with self._opened() as folder, scratch_file(name, folder=folder, mode=0o600) as scratch:
+        with (
+            self._opened(make=True) as folder,
+            scratch_file(name, folder=folder, mode=0o600) as scratch,
+        ):
             self._own(scratch.fileno())
             scratch.write(data)
             replace_by(scratch, name, folder=folder, sync=sync)
@@ -278,8 +289,7 @@ class StateDirectory:
     # -- locking
 
     def _open_lock(self, name: str) -> int:
-        self._make_if_missing()
-        with self._opened() as folder:
+        with self._opened(make=True) as folder:
             try:
                 descriptor = os.open(name, _LOCK | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
             except FileExistsError:
@@ -363,9 +373,174 @@ def owner_of(state: str) -> int | None:
     Returns:
         The user's id, or None if the command uses the records of its own user.
     """
-    if os.geteuid() != 0:
+    with contextlib.suppress(OSError):
+        if os.geteuid() == 0:
+            return os.stat(state).st_uid or None
+    return None
+
+
+class WatcherRecord(TypedDict):
+    """How a worker notices changes of its source, and whether that works now."""
+
+    mode: str
+    alive: bool
+
+
+class WorkerRecord(TypedDict):
+    """The state of one worker, with the parts of the status document that are the worker's own.
+
+    ``started`` is the start time of the process, which distinguishes it from a later process with
+    the same id; ``WorkerRegistry.write`` adds it. The problems of the process rather than of the
+    source are the first ones in ``served``. ``history`` has the newest reload first, and
+    ``answered`` is the number of the newest request to reload that the worker has answered. The
+    gauges need ``waiters``, the number of parked requests, ``good_at``, the POSIX time at which the
+    source was last found good (0 for never), and ``late``, whether the reload thread hangs.
+    """
+
+    pid: int
+    started: NotRequired[str]
+    served: ServedDocument
+    watcher: WatcherRecord
+    history: list[ReloadRecord]
+    waiters: int
+    good_at: float
+    late: bool
+    answered: int
+
+
+def reload_for(record: WorkerRecord, number: int) -> HistoryEntry | None:
+    """Return the reload with which a worker has answered a request.
+
+    The worker has read the source since the request, so its newest reload is the answer.
+
+    Args:
+        record: The worker's record.
+        number: The number of the request; see ``WorkerRegistry.request_reload``.
+
+    Returns:
+        The reload, or None while the worker has not answered.
+    """
+    if record["answered"] < number or not record["history"]:
         return None
+    return record["history"][0]["entry"]
+
+
+def key(subject: str) -> str:
+    """Return a short hash of a subject, such as the path of a source, for names of records."""
+    return hashlib.sha256(subject.encode()).hexdigest()[:16]
+
+
+def place() -> str:
+    """Return a name for the space in which process ids are unique: the PID namespace and the boot.
+
+    Containers and machines may share a state folder, and each of them may have a process 7.
+    """
     try:
-        return os.stat(state).st_uid or None
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return key(f"{boot} {os.stat('/proc/self/ns/pid').st_ino}")
     except OSError:
-        return None
+        return key(socket.gethostname())
+
+
+class WorkerRegistry:
+    """The records of this worker and of the host's other workers, and their requests to reload.
+
+    A request is one growing number: the worker that gets a request writes a higher number into a
+    record, and each reload thread reads the record on each turn.
+
+    Args:
+        directory: The state folder.
+        key: Prefix of the records' names. It identifies the source, the settings and the PID
+            namespace.
+    """
+
+    def __init__(self, directory: StateDirectory, key: str) -> None:
+        self._directory = directory
+        self._prefix = f"{key}{WORKER}"
+        self._request = f"{key}.reload"
+        self._requested = 0
+        self._written: WorkerRecord | None = None
+
+    def _name(self, pid: int) -> str:
+        return f"{self._prefix}{pid}.json"
+
+    def write(self, state: WorkerRecord) -> bool:
+        """Write the record of this worker if it has changed, or if the folder was cleared.
+
+        Returns:
+            False if the record cannot be written.
+        """
+        name = self._name(state["pid"])
+        if state == self._written and not self._directory.fingerprint(name).error:
+            return True
+        record = dump_record({"started": started(state["pid"]), **state})
+        done = self._directory.save(name, record, "this worker's state")
+        self._written = state if done else None
+        return done
+
+    def remove(self, pid: int) -> None:
+        """Remove a worker's record."""
+        self._directory.remove(self._name(pid))
+
+    def sweep(self) -> None:
+        """Remove the records of all workers that have not been written for a day.
+
+        This process cannot see whether a process of another PID namespace or machine is alive. A
+        live worker writes its record again as soon as the record is missing.
+        """
+        for name in self._directory.names():
+            written = self._directory.fingerprint(name).mtime_ns / 1e9
+            if WORKER in name and time.time() - written > FORGOTTEN:
+                self._directory.remove(name)
+
+    def others(self, pid: int) -> list[WorkerRecord]:
+        """Return the records of all live workers but the one with this process id.
+
+        A worker that is killed leaves its record behind, which is removed here.
+        """
+        states = []
+        for name in self._directory.names():
+            if not name.startswith(self._prefix):
+                continue
+            what = "the record of a worker"
+            state: WorkerRecord | None = self._directory.load(name, parse_record, what)
+            if state is None or state["pid"] == pid:
+                continue
+            if started(state["pid"]) == state.get("started", "") != "":
+                states.append(state)
+            else:
+                self.remove(state["pid"])
+        return states
+
+    def request_reload(self) -> tuple[int, bool]:
+        """Request a reload; return its number, and whether the other workers can see it."""
+        try:
+            # Under a lock, so that an older request cannot replace a newer one.
+            with self._directory.locked(f"{self._request}.lock"):
+                self._requested = max(time.time_ns(), self.newest_request() + 1)
+                self._directory.write(self._request, b"%d\n" % self._requested, sync=False)
+        except OSError:
+            self._requested = max(time.time_ns(), self._requested + 1)
+            return self._requested, False
+        return self._requested, True
+
+    def newest_request(self) -> int:
+        """Return the number of the newest request to reload, or 0."""
+        found = self._directory.load(self._request, int, "the request to reload")
+        return max(self._requested, found or 0)
+
+
+def started(pid: int) -> str:
+    """Return the start time of a process as an opaque text; empty if the process is gone.
+
+    The text distinguishes the process from a later process with the same id.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        # After the name, which may contain spaces, field 0 is the state and 19 the start time.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in {"Z", "X"} else fields[19]
+    if not Path("/proc/self/stat").exists():
+        with contextlib.suppress(OSError):
+            os.kill(pid, 0)
+            return "unknown"
+    return ""

@@ -1,6 +1,6 @@
 """The status document of a host, made from the records of its workers, and its verdict. Pure.
 
-Each worker keeps its record in the state folder (see ``state.workers``). The worker that answers
+Each worker keeps its record in the state folder (see ``state.directory``). The worker that answers
 a request for the status merges all records, so that every worker gives the same answer.
 
 The verdict is a list of findings for an operator, the worst first. The dashboard and
@@ -17,16 +17,17 @@ from ..monitor.reports import ReportedEndpoint
 from ..monitor.schedule import MOST
 from ..monitor.thread import HealthDocument
 from ..parsing.problems import Code, ProblemRecord
-from ..serving.store import HISTORY, Result, ServerState, SourceState
-from ..state.workers import (
+from ..serving.store import (
+    HISTORY,
     HistoryEntry,
     ReloadDocument,
     ReloadRecord,
+    Result,
     ServedDocument,
-    WatcherRecord,
-    WorkerRecord,
-    reload_for,
+    ServerState,
+    SourceState,
 )
+from ..state.directory import WatcherRecord, WorkerRecord, reload_for
 from .translations import Texts
 
 #: Seconds within which the same result in several workers counts as one event.
@@ -66,7 +67,7 @@ def reload_report(workers: list[WorkerRecord], number: int) -> dict[str, Any]:
 
     Args:
         workers: The record of each live worker that the request was passed to.
-        number: The number of the request; see ``ReloadRequests``.
+        number: The number of the request; see ``WorkerRegistry.request_reload``.
 
     Returns:
         ``result``, the worst result of all workers, or None if no worker has answered; what the

@@ -37,7 +37,7 @@ from ..logs import describe
 from ..monitor.reports import ReportedEndpoint
 from ..monitor.thread import HealthDocument
 from ..serving.store import HISTORY, Reload, Result, Trigger
-from ..state.workers import WorkerRecord
+from ..state.directory import WorkerRecord
 from .document import worst_of
 
 logger = logging.getLogger(__name__)
@@ -262,13 +262,13 @@ def host_gauges(
         if value is not None:
             gauges[name].add_metric(labels, float(value))
 
-    served, figures = worst_of(workers)["served"], [worker["figures"] for worker in workers]
+    served = worst_of(workers)["served"]
     add("last_reload_successful", _is_successful(workers))
-    add("last_reload_success_timestamp_seconds", min(each["good_at"] for each in figures))
+    add("last_reload_success_timestamp_seconds", min(worker["good_at"] for worker in workers))
     for name, counts in (("endpoints", served["counts"]), ("problems", served["problem_counts"])):
         for label, number in counts.items():
             add(name, number, label)
-    add("waiters", sum(each["waiters"] for each in figures))
+    add("waiters", sum(worker["waiters"] for worker in workers))
     # Without a worker that checks, the state of the endpoints is unknown.
     for check in health["endpoints"] if health and health["alive"] else []:
         where, expires = (check["kind"], check["url"]), check["certificate_expires"]
@@ -284,7 +284,7 @@ def host_gauges(
 
 def _is_successful(workers: list[WorkerRecord]) -> bool:
     return len({worker["served"]["etag"] for worker in workers}) == 1 and all(
-        not worker["figures"]["late"]
+        not worker["late"]
         and worker["history"]
         and worker["history"][0]["entry"]["result"] in _GOOD
         for worker in workers

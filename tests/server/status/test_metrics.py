@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from mop_config import create_app, init_app
 from mop_config.server.serving.store import Result, Trigger
 from mop_config.server.settings import Settings
-from mop_config.server.state.workers import WorkerRecord
+from mop_config.server.state.directory import WorkerRecord
 from mop_config.server.status import metrics
 from mop_config.server.status.metrics import host_gauges
 
@@ -209,10 +209,6 @@ class TestReloads:
         assert told.series("mop_config_endpoints", "kind") == {"api": 0, "socketio": 0}
 
 
-def figures(**values: Any) -> dict[str, Any]:
-    return {"figures": {"waiters": 0, "good_at": 5.0, "late": False, **values}}
-
-
 def told(workers: list[WorkerRecord], health: Any = None) -> dict[str, Any]:
     """Return the samples of each gauge."""
     return {
@@ -243,8 +239,8 @@ class TestHost:
     def test_the_worst_worker_speaks_and_the_last_one_counts(self) -> None:
         """Waiters are added up; the time is that of the worker that is furthest behind."""
         workers = [
-            worker(1, **figures(waiters=3, good_at=50.0)),
-            worker(2, "rejected", errors=700, warnings=2, **figures(waiters=4, good_at=20.0)),
+            worker(1, waiters=3, good_at=50.0),
+            worker(2, "rejected", errors=700, warnings=2, waiters=4, good_at=20.0),
         ]
         assert told(workers)["waiters"] == {(): 7}
         assert told(workers)["problems"] == {("error",): 700, ("warning",): 2}

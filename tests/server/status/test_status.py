@@ -12,12 +12,13 @@ from typing import Any, cast
 from mop_config.model.codec import rfc3339
 from mop_config.server.logs import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
-from mop_config.server.state.directory import StateDirectory, dump_record, parse_record
-from mop_config.server.state.workers import (
-    HistoryEntry,
-    ReloadRecord,
+from mop_config.server.serving.store import HistoryEntry, ReloadRecord
+from mop_config.server.state.directory import (
+    StateDirectory,
     WorkerRecord,
     WorkerRegistry,
+    dump_record,
+    parse_record,
     started,
 )
 from mop_config.server.status.document import host_status, merge_histories
@@ -62,7 +63,9 @@ def worker(
         },
         "watcher": {"mode": "inotify", "alive": True},
         "history": [event(float(pid))],
-        "figures": {"waiters": 0, "good_at": 5.0, "late": False},
+        "waiters": 0,
+        "good_at": 5.0,
+        "late": False,
         "answered": 0,
     }
     return cast(WorkerRecord, {**base, **more})

@@ -17,7 +17,7 @@ from ...monitor.reports import OK
 from ...monitor.schedule import SLOT_SECONDS, SLOTS, EndpointHealth, Slot, Slots
 from ...monitor.thread import HealthDocument
 from ...parsing.problems import MAX_KEPT, ProblemRecord
-from ...state.workers import HistoryEntry
+from ...serving.store import HistoryEntry
 from ...status.document import StatusDocument, common_etag, differing, dropped_entries, verdict
 
 #: Heights of the line of response time and of the whole plot; the bar of uptime is below the line.
