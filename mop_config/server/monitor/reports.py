@@ -5,7 +5,6 @@ and write the files under one lock. They limit an address together, too: one tab
 reports of each address in this minute.
 """
 
-import contextlib
 import hashlib
 import json
 import time
@@ -84,42 +83,38 @@ class ClientReports:
     def __init__(self, directory: StateDirectory, stem: str) -> None:
         self._directory = directory
         self._stem = stem
-        self._lock_name = f"{stem}.reports.lock"
 
-    def admit(self, address: str, now: float) -> bool:
-        """Count a report, and tell whether it is within the limit of its address.
+    def add(self, report: Counter[Series], listed: Listed, address: str, now: float) -> bool:
+        """Add the counts of a report for endpoints that are served, within its address's limit.
 
-        While the state folder cannot be used, every report is admitted, but none is counted.
+        While the state folder cannot be used, nothing is counted, and no address is limited.
 
         Args:
+            report: The counts.
+            listed: The endpoints that are served.
             address: IP address of the client.
-            now: POSIX seconds.
-        """
-        name, directory = f"{self._stem}.addresses", self._directory
-        with contextlib.suppress(OSError), directory.locked(self._lock_name):
-            known = directory.load(name, bytes, "the reports of each address") or b""
-            table = _counted(known, address, now)
-            if not table:
-                return False
-            directory.write(name, table, sync=False)
-        return True
+            now: POSIX seconds, for the limit.
 
-    def add(self, report: Counter[Series], listed: Listed) -> None:
-        """Add the counts of a report for endpoints that are served.
-
-        While the state folder cannot be used, nothing is counted.
+        Returns:
+            False if the address has reached its limit.
         """
-        step = _step()
+        step, directory, addresses = _step(), self._directory, f"{self._stem}.addresses"
         try:
-            with self._directory.locked(self._lock_name):
+            with directory.locked(f"{self._stem}.reports.lock"):
+                known = directory.load(addresses, bytes, "the reports of each address") or b""
+                table = _counted(known, address, now)
+                if not table:
+                    return False
+                directory.write(addresses, table, sync=False)
                 counts = self._counts(step)
                 for series, count in report.items():
                     if series[:2] in listed and (series in counts or len(counts) < MAX_SERIES):
                         counts[series] += count
                 record = dump_record({"step": step, "endpoints": _entries(counts)})
-                self._directory.save(self._name(step), record, _WHAT)
+                directory.save(self._name(step), record, _WHAT)
         except OSError as error:
-            self._directory.complain(_WHAT, error)
+            directory.complain(_WHAT, error)
+        return True
 
     def totals(self, listed: Listed) -> list[ReportedEndpoint]:
         """Return the counts of the last hour for the endpoints that are served."""

@@ -219,9 +219,6 @@ def report() -> Response:
         request.headers.get("X-Forwarded-For", ""),
         os.environ.get(_TRUSTED) or _LOOPBACK,
     )
-    if not reports.admit(address, time.time()):
-        refused = problem(429, "an address may report 10 times a minute")
-        return as_response(refused.adding(("Retry-After", "60")))
     if request.mimetype != "application/json":
         return problem_response(415, "a report is application/json")
     body = request.stream.read(MAX_REPORT + 1)
@@ -231,7 +228,9 @@ def report() -> Response:
         counts = parse_report(body)
     except ValueError as error:
         return problem_response(400, str(error))
-    reports.add(counts, service.listed())
+    if not reports.add(counts, service.listed(), address, time.time()):
+        refused = problem(429, "an address may report 10 times a minute")
+        return as_response(refused.adding(("Retry-After", "60")))
     response = Response(status=204)
     response.headers["Cache-Control"] = "no-store"
     return response

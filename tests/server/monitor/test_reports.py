@@ -1,5 +1,6 @@
 """Client reports: the route, its limits, and the counts of the last hour."""
 
+import itertools
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from mop_config.server.web.views import client_address
 
 URL = "https://a.example/api/v1"
 ROUTE = "/api/v1/config/reports"
+ADDRESSES = map(str, itertools.count())
 
 
 def report(**counts: int) -> dict[str, Any]:
@@ -40,6 +42,16 @@ def make(tmp_path: Path, **settings: Any) -> FlaskClient:
     file.write_text("DomainList:\na.example\nb.example\n")
     settings = {"reports": True, "source": str(file), "state_dir": str(tmp_path / "s"), **settings}
     return create_app(Settings(**settings), start=False).test_client()
+
+
+def admit(worker: ClientReports, address: str, now: float) -> bool:
+    """Count a report of no endpoint, and return whether its address may report."""
+    return worker.add(Counter(), frozenset(), address, now)
+
+
+def count(worker: ClientReports, sent: Counter[reports.Series], listed: reports.Listed) -> None:
+    """Count a report of an address that has not reported yet."""
+    assert worker.add(sent, listed, next(ADDRESSES), 60.0)
 
 
 def reported(client: FlaskClient, **headers: str) -> Any:
@@ -191,12 +203,12 @@ def test_all_workers_limit_an_address_together(
     monkeypatch.setattr(reports, "_TABLE", reports._MINUTE + 5 * (reports._HASH + 1))
     workers = [ClientReports(StateDirectory(tmp_path), "x") for _ in range(3)]
     for round_ in range(MAX_REPORTS):
-        assert all(workers[(n + round_) % 3].admit(f"192.0.2.{n}", 60.0) for n in range(5))
-    assert not any(worker.admit("192.0.2.4", 119.0) for worker in workers)
-    assert not any(worker.admit("192.0.2.5", 119.0) for worker in workers)
-    assert all(worker.admit("192.0.2.5", 120.0) for worker in workers)
+        assert all(admit(workers[(n + round_) % 3], f"192.0.2.{n}", 60.0) for n in range(5))
+    assert not any(admit(worker, "192.0.2.4", 119.0) for worker in workers)
+    assert not any(admit(worker, "192.0.2.5", 119.0) for worker in workers)
+    assert all(admit(worker, "192.0.2.5", 120.0) for worker in workers)
     (tmp_path / "x.addresses").write_bytes(b"")
-    assert workers[0].admit("192.0.2.4", 120.0)
+    assert admit(workers[0], "192.0.2.4", 120.0)
 
 
 def test_the_counts_of_a_step_are_bounded(tmp_path: Path) -> None:
@@ -204,9 +216,9 @@ def test_the_counts_of_a_step_are_bounded(tmp_path: Path) -> None:
     counts = ClientReports(StateDirectory(tmp_path), "x")
     listed = frozenset(("api", f"https://{n}.example") for n in range(MAX_SERIES + 5))
     sent = Counter({(kind, url, "ok"): 1 for kind, url in sorted(listed)})
-    counts.add(sent, listed)
+    count(counts, sent, listed)
     assert len(counts.totals(listed)) == MAX_SERIES
-    counts.add(sent, listed)
+    count(counts, sent, listed)
     assert {each["counts"]["ok"] for each in counts.totals(listed)} == {2}
     assert len(counts.totals(listed)) == MAX_SERIES
 
@@ -221,10 +233,10 @@ def test_the_counts_of_all_workers_are_added_for_an_hour(
     first = ClientReports(StateDirectory(tmp_path), "x")
     second = ClientReports(StateDirectory(tmp_path), "x")
     sent = Counter({("api", URL, "ok"): 5, ("api", URL, "tls"): 2})
-    first.add(sent, listed)
+    count(first, sent, listed)
     del first
     now[0] += 10 * STEP
-    second.add(sent, listed)
+    count(second, sent, listed)
     assert second.totals(listed)[0]["counts"] == {"ok": 10, "tls": 4}
     reader = ClientReports(StateDirectory(tmp_path), "x")
     assert reader.totals(listed)[0]["counts"] == {"ok": 10, "tls": 4}
@@ -242,7 +254,7 @@ def test_workers_that_add_at_the_same_time_lose_no_count(tmp_path: Path) -> None
     def add() -> None:
         worker = ClientReports(StateDirectory(tmp_path), "x")
         for _ in range(20):
-            worker.add(Counter({("api", URL, "ok"): 1}), listed)
+            count(worker, Counter({("api", URL, "ok"): 1}), listed)
 
     with ThreadPoolExecutor(4) as pool:
         for added in [pool.submit(add) for _ in range(4)]:
@@ -259,8 +271,8 @@ def test_without_a_state_folder_nothing_is_counted(
     unusable.touch()
     counts, listed = ClientReports(StateDirectory(unusable), "x"), frozenset({("api", URL)})
     for _ in range(3):
-        assert counts.admit("192.0.2.1", 60.0)
-        counts.add(Counter({("api", URL, "ok"): 1}), listed)
+        assert admit(counts, "192.0.2.1", 60.0)
+        count(counts, Counter({("api", URL, "ok"): 1}), listed)
     assert counts.totals(listed) == []
     assert caplog.text.count("the clients' reports cannot be saved") == 1
 
@@ -274,7 +286,7 @@ def test_an_old_file_is_replaced_and_a_torn_one_is_ignored(
     directory = StateDirectory(tmp_path)
     writer = ClientReports(directory, "x")
     listed = frozenset({("api", URL)})
-    writer.add(Counter({("api", URL, "ok"): 5}), listed)
+    count(writer, Counter({("api", URL, "ok"): 5}), listed)
     (file,) = tmp_path.glob("x.reports.[0-9]*")
     good = file.read_text()
     reader = ClientReports(directory, "x")
@@ -287,7 +299,7 @@ def test_an_old_file_is_replaced_and_a_torn_one_is_ignored(
         assert reader.totals(listed) == []
     step[0] = 1_000_000 + STEPS
     for number in range(3 * STEPS):
-        writer.add(Counter({("api", URL, "ok"): 1}), listed)
+        count(writer, Counter({("api", URL, "ok"): 1}), listed)
         assert reader.totals(listed)[0]["counts"] == {"ok": min(number + 1, STEPS)}
         step[0] += 1
     assert len(list(tmp_path.glob("x.reports.[0-9]*"))) == STEPS
