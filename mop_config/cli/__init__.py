@@ -26,9 +26,8 @@ _MODULES = {
     "history": ("history", "push", "rollback"),
     "keys": ("keygen", "sign", "token", "verify"),
     "probe": ("probe",),
-    "publish": ("publish",),
     "qr": ("qr",),
-    "serve": ("serve",),
+    "serve": ("publish", "serve"),
     "status": ("reload", "status"),
     "watch": ("watch",),
 }

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from ..errors import MopConfigError
 from ..model import codec
 from ..model.address import secret_part, without_userinfo
-from ..model.endpoint import EndpointConfig
+from ..model.endpoint import EndpointConfig, Kind
 from ..model.printable import blanked
 from ..server.parsing.problems import Code, Problem, Severity
 from ..server.reload.guard import missing_confirmations
@@ -49,19 +49,19 @@ def check(
     at URL, serves now.
     """
     reading = read(file)
-    config, found = reading.config, reading.rendering
-    checks = check_endpoints(config, _TIMEOUT) if probe else []
+    found = reading.rendering
+    checks = check_endpoints(reading.config, _TIMEOUT) if probe else []
     failed = [each for each in checks if not each.healthy]
     bad = found.errors > 0 or (strict and found.warnings + len(failed) > 0)
     served = None
     if url is not None and reading.lines:
         served = fetch(url, "--against", read_token(token_file))
     if as_json:
-        document = _document(reading, config, ok=not bad)
+        document = _document(reading, ok=not bad)
         if probe:
             document["endpoints"] = [each.as_dict() for each in checks]
         if served is not None:
-            document["change"] = ListChanges(served, config).as_dict()
+            document["change"] = ListChanges(served, reading.config).as_dict()
             document["confirm"] = _unconfirmed(reading, served)
         print(json_text(document))
         return int(bad)
@@ -70,7 +70,7 @@ def check(
     if not reading.lines:
         complain(reading.refusal)
         return 1
-    _print(reading, config, failed, "error" if strict else "warning", bad=bad)
+    _print(reading, failed, "error" if strict else "warning", bad=bad)
     if url is None and sys.stdout.isatty():
         try:
             url, token = server_of(None, token_file)
@@ -97,9 +97,9 @@ def _unconfirmed(reading: Reading, served: EndpointConfig) -> list[str]:
     return missing_confirmations(reading.rendering, reading.settings, reading.data, before)
 
 
-def _document(reading: Reading, config: EndpointConfig, *, ok: bool) -> dict[str, object]:
-    counts = {kind.value: len(listed) for kind, listed in config.kinds().items()}
+def _document(reading: Reading, *, ok: bool) -> dict[str, object]:
     found = reading.rendering
+    counts = {kind.value: found.count(kind) for kind in Kind}
     return {
         "file": reading.path,
         "ok": ok,
@@ -109,9 +109,7 @@ def _document(reading: Reading, config: EndpointConfig, *, ok: bool) -> dict[str
     }
 
 
-def _print(
-    reading: Reading, config: EndpointConfig, failed: list[EndpointCheck], label: str, *, bad: bool
-) -> None:
+def _print(reading: Reading, failed: list[EndpointCheck], label: str, *, bad: bool) -> None:
     found = reading.rendering
     for problem in found.problems:
         _print_problem(reading, problem)
@@ -123,7 +121,11 @@ def _print(
         say(f"{label}: {kind} {endpoint.url} is not healthy: {fault}")
     say(f"{reading.path}: ", nl=False)
     say("bad" if bad else "ok", nl=False, bold=True, fg="red" if bad else "green")
-    counts = [counts_of(config), plural(found.errors, "error"), plural(found.warnings, "warning")]
+    counts = [
+        counts_of(reading.config),
+        plural(found.errors, "error"),
+        plural(found.warnings, "warning"),
+    ]
     if failed:
         counts.append(f"{plural(len(failed), 'endpoint')} not healthy")
     say(f": {', '.join(counts)}")
@@ -155,15 +157,13 @@ def quote(line: str, column: int) -> tuple[str, int]:
     Returns:
         The line, and the number of terminal cells before the problem.
     """
-    before, rest = line[: column - 1], line[column - 1 :]
-    rest = without_userinfo(rest)
-    if secret_part(line):
-        before = "***, " if before.strip() else before
-    before = blanked(before)
+    before = blanked(line[: column - 1])
+    rest = blanked(without_userinfo(line[column - 1 :]))
+    if secret_part(line) and before.strip():
+        before = "***, "
     indent = cell_len(before)
     if indent > 40:
         before, indent = "…", 1
-    rest = blanked(rest)
     return before + (rest if len(rest) <= 100 else rest[:99] + "…"), indent
 
 

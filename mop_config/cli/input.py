@@ -166,6 +166,7 @@ class Reading(NamedTuple):
         lines: The lines, empty if the text cannot be read or is not text.
         rendering: The rendered list, with the refusal as its first error; empty without lines.
         refusal: The error that refuses the whole text, or None.
+        config: The list.
     """
 
     path: str
@@ -175,11 +176,7 @@ class Reading(NamedTuple):
     lines: list[str]
     rendering: Rendering
     refusal: SourceError | None
-
-    @property
-    def config(self) -> EndpointConfig:
-        """The list."""
-        return codec.loads(self.rendering.body)
+    config: EndpointConfig
 
 
 def settings_for(file: str | None) -> Settings:
@@ -248,7 +245,8 @@ def judged(name: str, read_text: Callable[[], tuple[bytes, float]], settings: Se
         rendering = rendering._replace(
             problems=(problem, *rendering.problems), errors=rendering.errors + 1
         )
-    return Reading(name, settings, data, mtime, lines, rendering, refusal)
+    config = codec.loads(rendering.body)
+    return Reading(name, settings, data, mtime, lines, rendering, refusal, config)
 
 
 def warn(settings: Settings, problems: Iterable[Problem]) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from ..model.endpoint import Kind
 from ..server.monitor.thread import HealthDocument
 from ..server.parsing.problems import MAX_KEPT
 from ..server.serving.store import HistoryEntry
@@ -63,13 +62,12 @@ def _lines(reply: ServerReply, document: StatusDocument) -> Iterator[Line]:
     for index, finding in enumerate(verdict(document)):
         if index == 0 or finding.level is not Level.GOOD:
             yield "" if index else "status", finding.say(_TEXTS), _COLOURS[finding.level]
-    counts = document["counts"]
     yield "server", reply.url.removesuffix(_STATUS_PATH), None
     yield "source", str(document["source"]), None
     state, last = document["state"], document["last_reload"]
     stale = state != "fresh" and last and last["error"]
     yield "state", f"{state}: {stale}" if stale else str(state), None
-    served = _TEXTS("counts.value", **{kind: counts[kind.value] for kind in Kind})
+    served = _TEXTS("counts.value", **document["counts"])
     yield "serving", f"{served}, since {document['loaded_at']}, etag {document['etag']}", None
     watcher = document["watcher"]
     mode = _TEXTS.word("watcher", watcher["mode"])
@@ -115,10 +113,8 @@ def _problems(document: StatusDocument) -> Iterator[Line]:
 def _reloads(history: list[HistoryEntry]) -> Iterator[Line]:
     label = "reloads"
     for event in history[:_RELOADS]:
-        change, more = event.get("change"), event["error"]
-        if change:
-            names = ("added", "removed", "changed")
-            more = _TEXTS("change", **{name: change[name] for name in names})
+        change = event.get("change")
+        more = _TEXTS("change", **change) if change else event["error"]
         line = f"{event['at']} {event['result']} ({event['trigger']})"
         yield label, f"{line}: {more}" if more else line, None
         label = ""

@@ -132,8 +132,8 @@ class GoodTexts(NamedTuple):
         of_source = re.compile(rf"({key(self.source)}\..*\.{place()}){re.escape(WORKER)}")
         found = filter(None, map(of_source.match, self.directory.names()))
         prefixes = sorted({match[1] for match in found})
-        registries = [WorkerRegistry(self.directory, prefix) for prefix in prefixes]
-        return [worker for each in registries for worker in each.others(os.getpid())]
+        others = (WorkerRegistry(self.directory, each).others(os.getpid()) for each in prefixes)
+        return [worker for workers in others for worker in workers]
 
 
 def _users(folder: Path) -> list[int]:
