@@ -130,7 +130,7 @@ class BaseManager:
             built_in, urls, trust, https_only, allow_http, network, bearer, interval, watch, report
         )
         self._state = state = ClientState(policy, self, resolver_of(resolver, resolve))
-        self._lists = EndpointLists(state, settings, file, state.send)
+        self._lists = EndpointLists(state, settings, file)
         self._lifecycle = lifecycle = Lifecycle(self._lists, HealthRequest(health_path, healthy))
         # The threads end when the application drops its last reference to the manager.
         weakref.finalize(self, lambda: lifecycle.tasks.cancel()).atexit = False

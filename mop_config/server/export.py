@@ -16,7 +16,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -216,19 +216,12 @@ class StaticExporter:
         settings: The source and the signing key.
         folder: The folder that the files are written to.
         state_folder: Folder of the last good list and its release, unless the settings name it.
-        clock: Returns POSIX seconds.
 
     Raises:
         SettingsError: If the key or the source cannot be used.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        folder: Path,
-        state_folder: str,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, settings: Settings, folder: Path, state_folder: str) -> None:
         signer.check(settings)
         check_source(settings)
         self._settings = settings
@@ -240,7 +233,7 @@ class StaticExporter:
         releases = ReleaseStore(directory, key(str(source)))
         self._store = SnapshotStore(Snapshot.of(EMPTY, settings, now, int(now)))
         self._reloader = Reloader(source, settings, self._store, releases)
-        self._signer = signer.Signer(settings, clock)
+        self._signer = signer.Signer(settings)
         self._complained = False
 
     def publish(self) -> tuple[list[str], ServerState]:

@@ -539,9 +539,8 @@ class TestWatch:
             signing_key_file=str(key),
             signing_ttl=100,
         )
-        publisher = StaticExporter(
-            settings, tmp_path / "out", str(tmp_path / "state"), lambda: now[0]
-        )
+        publisher = StaticExporter(settings, tmp_path / "out", str(tmp_path / "state"))
+        publisher._signer._clock = lambda: now[0]
         publisher.publish()
         now[0] += 49
         assert publisher.publish()[0] == []

@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from blinker import NamedSignal
+from typing import NamedTuple
 
 from ... import signals
 from ...errors import AddressError, PayloadError, SignatureError, UpdateUntrusted
@@ -85,10 +83,9 @@ class EndpointLists:
     """The endpoint lists of a manager: in its pools, and in its cache file.
 
     Args:
-        state: The pools.
+        state: The pools, and what sends the signals.
         settings: The application's settings.
         path: The cache file, or None.
-        send: Sends a signal.
 
     Attributes:
         kept: The origin, the room and the ETags of the list in use; its ``config`` is empty,
@@ -97,20 +94,13 @@ class EndpointLists:
             once.
     """
 
-    def __init__(
-        self,
-        state: ClientState,
-        settings: ManagerSettings,
-        path: Path | None,
-        send: Callable[[NamedSignal, dict[str, Any]], None],
-    ) -> None:
+    def __init__(self, state: ClientState, settings: ManagerSettings, path: Path | None) -> None:
         self.state = state
         self.settings = settings
         self.kept = CachedList("none")
         self.save_later: Callable[[], None] | None = None
         self._path = path
         self._trust = settings.trust
-        self._send = send
         self._unsaved = self._save_failed = False
         # The lock makes accepting a signed list and putting it into the pools one step. So of two
         # lists that arrive at once, the newer list stays.
@@ -196,11 +186,11 @@ class EndpointLists:
         built_in = [endpoint.url for endpoint in settings.built_in.api_endpoints]
         with self.state as state:
             current = state.api.select(state.clock())
-            usable = {
-                kind.value: frozenset(m.url for m in state.pool(kind).members() if m.health.usable)
-                for kind in Kind
+            pools = {kind: state.pool(kind).members() for kind in Kind}
+            usable: dict[str, frozenset[str]] = {
+                kind: frozenset(m.url for m in ms if m.health.usable) for kind, ms in pools.items()
             }
-            urls = [member.url for member in state.api.members()]
+            urls = [member.url for member in pools[Kind.API]]
             quiet = state.policy.probe != "all" and current is not None and current.health.usable
         down = frozenset(urls) - usable[Kind.API]
         configured = frozenset(settings.config_urls).difference(urls, built_in)
@@ -315,7 +305,7 @@ class EndpointLists:
         """Log and signal an untrusted list, and return the error."""
         logger.warning("%s", error)
         about = {"origin": origin, "url": error.url, "code": error.code, "reason": error.reason}
-        self._send(signals.endpoints_refused, about)
+        self.state.send(signals.endpoints_refused, about)
         return error
 
     def _change(self, news: CachedList, change: Callable[[Kinds], Kinds]) -> bool:
@@ -349,7 +339,7 @@ class EndpointLists:
             }
             logger.info("the endpoint list has changed (%s): %s", news.origin, about)
             about_list = {"origin": news.origin, "url": news.url, **about}
-            self._send(signals.endpoints_updated, about_list)
+            self.state.send(signals.endpoints_updated, about_list)
         return bool(changes)
 
     # -- the cache file

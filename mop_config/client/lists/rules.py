@@ -344,12 +344,10 @@ def config_of(api: Bootstrap, sockets: Bootstrap) -> EndpointConfig:
     """
     if isinstance(sockets, EndpointConfig) or (isinstance(api, EndpointConfig) and tuple(sockets)):
         raise TypeError("an EndpointConfig has both kinds: give it first, and alone")
-    if not isinstance(api, EndpointConfig):
-        kinds = (_endpoints("api_endpoints", api), _endpoints("socket_endpoints", sockets))
-        api = EndpointConfig(*map(tuple, kinds))
-    for index, endpoint in enumerate(api.api_endpoints):
-        check_api(endpoint, f"api_endpoints[{index}]: ")
-    return EndpointConfig(*map(canonical, api.kinds().values()))
+    if isinstance(api, EndpointConfig):
+        sockets, api = api.socketio_endpoints, api.api_endpoints
+    kinds = (_endpoints("api_endpoints", api), _endpoints("socket_endpoints", sockets))
+    return EndpointConfig(*map(canonical, kinds))
 
 
 def _endpoints(name: str, seed: Any) -> Iterable[Endpoint]:
@@ -359,31 +357,31 @@ def _endpoints(name: str, seed: Any) -> Iterable[Endpoint]:
         raise TypeError(f"{name} must be a list of URLs, not {seed!r}")
     for position, entry in enumerate(seed):
         where = f"{name}[{position}]"
-        if isinstance(entry, Endpoint):
-            yield entry
-            continue
         url, priority = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, position)
-        if not isinstance(url, str):
+        if not isinstance(url, (str, Endpoint)):
             forms = "a URL, a pair of URL and priority, or an Endpoint"
             raise TypeError(f"{where} must be {forms}, not {entry!r}")
         try:
-            yield Endpoint.parse(url, priority)
+            endpoint = url if isinstance(url, Endpoint) else Endpoint.parse(url, priority)
+            if name == "api_endpoints":
+                check_api(endpoint)
         except errors.AddressError as error:
             raise errors.AddressError(error.code, f"{where}: {error}") from None
+        yield endpoint
 
 
 def _is_http(endpoint: Endpoint) -> bool:
     return endpoint.url.startswith(("http://", "https://"))
 
 
-def check_api(endpoint: Endpoint, where: str = "") -> None:
+def check_api(endpoint: Endpoint) -> None:
     """Check that the scheme of an API endpoint is http or https.
 
     Raises:
-        AddressError: If the endpoint has another scheme; the message begins with ``where``.
+        AddressError: If the endpoint has another scheme.
     """
     if not _is_http(endpoint):
-        raise errors.AddressError("bad-scheme", f"{where}{_HTTP_ONLY}")
+        raise errors.AddressError("bad-scheme", _HTTP_ONLY)
 
 
 def canonical_url(url: str) -> str:
@@ -453,9 +451,7 @@ def urls_of(config: EndpointConfig, wanted: Callable[[Endpoint], bool]) -> list[
     return [e.url for endpoints in config.kinds().values() for e in endpoints if wanted(e)]
 
 
-def without_plain(
-    config: EndpointConfig, source: str, kept: frozenset[str] = frozenset()
-) -> EndpointConfig:
+def without_plain(config: EndpointConfig, source: str, kept: Container[str] = ()) -> EndpointConfig:
     """Return a list without its unencrypted endpoints, except for the URLs in ``kept``."""
     left_out = [url for url in urls_of(config, is_plain) if url not in kept]
     _warn("%s: endpoints over plain http are left out (allow_http=True): %s", source, left_out)

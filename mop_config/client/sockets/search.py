@@ -1,6 +1,5 @@
 """The decisions of both Socket.io clients, without I/O: where to connect, and when to move."""
 
-from collections.abc import Callable
 from functools import partial
 
 import httpx2
@@ -34,8 +33,6 @@ class SocketEndpoints:
 
     def __init__(self, manager: BaseManager) -> None:
         self.state = manager._state
-        self.policy = manager.policy
-        self.resolver = manager._state.resolver
         self.options = manager._network_options
         self._manager = manager  # a client keeps its manager alive
         self._move_at: float | None = None
@@ -57,7 +54,7 @@ class SocketEndpoints:
 
         They are known, because the search has just connected to the host.
         """
-        return self.resolver.in_turn(target.host, self.resolver.last(target.host))
+        return self.state.resolver.in_turn(target.host, self.state.resolver.last(target.host))
 
     def search(self) -> Failover:
         """Begin a search for an endpoint.
@@ -65,7 +62,7 @@ class SocketEndpoints:
         The search has a budget of its own, so that a client without a connection can always search.
         """
         with self.state as state:
-            return Failover(_TRAITS, state.socketio, Budget(self.policy), state.clock())
+            return Failover(_TRAITS, state.socketio, Budget(state.policy), state.clock())
 
     def next(self, search: Failover, now: float) -> PoolMember | None:
         """Return the next endpoint of a search, or None."""
@@ -75,10 +72,8 @@ class SocketEndpoints:
     def race(self, search: Failover, member: PoolMember) -> DialRace:
         """Return the dial race of a search that begins with an endpoint."""
         # No race with proxies: it would dial endpoints directly that need a proxy.
-        more: Callable[[float], PoolMember | None] = lambda _: None  # noqa: E731
-        if not self.options.knows_proxies:
-            more = partial(self.next, search)
-        return DialRace(member, more, self.policy.race_delay)
+        more = (lambda _: None) if self.options.knows_proxies else partial(self.next, search)
+        return DialRace(member, more, self.state.policy.race_delay)
 
     def record_failed(self, search: Failover, member: PoolMember, fault: Fault) -> None:
         """Record that an endpoint could not be reached, or dropped the connection."""
@@ -122,7 +117,7 @@ class SocketEndpoints:
         """Return the seconds before another search; the first search begins at once."""
         if rounds == 0:
             return 0.0
-        return self.policy.backoff(rounds) * (0.9 + 0.2 * self.state.random())
+        return self.state.policy.backoff(rounds) * (0.9 + 0.2 * self.state.random())
 
     def due_move(self, member: PoolMember) -> tuple[PoolMember, str] | None:
         """Return the endpoint to move to now and the reason; None to stay.

@@ -51,10 +51,9 @@ class Link(socketio.Client):  # type: ignore[misc]
         self.is_retired = False
         self._client = client
         self._lock = threading.Lock()
-        self._in_use = False
-        self._joined: list[str] = []
+        self._joined: list[str] | None = []  # None once the connection is in use
         self.released = Event()
-        self._refusal: LoginRefused | None = None
+        self._refusal: Any = None  # the error for a namespace that the application refuses
         self.session = EngineSession(self.eio, member, client._endpoints)
 
     def open(self, *, headers: Any = None, **arguments: Any) -> None:
@@ -77,22 +76,25 @@ class Link(socketio.Client):  # type: ignore[misc]
     def use(self) -> list[str]:
         """Call the handlers from now on; return the namespaces that were joined before."""
         with self._lock:
-            self._in_use = True
-            return self._joined
+            joined, self._joined = self._joined, None
+        return joined or []
 
     def _trigger_event(self, event: str, namespace: str, *arguments: Any) -> Any:
         if event == "connect_error":
             if self.eio.state != "connected":
                 return None  # the search reports that the endpoint cannot be reached
-            self._refusal = _refusal_of(namespace, arguments)
+            data = arguments[0] if len(arguments) == 1 else arguments
+            reason = data.get("message") if isinstance(data, dict) else data
+            self._refusal = LoginRefused(f"{namespace} is refused: {reason}")
+            self._refusal.error_args = data
         elif event == "connect":
             with self._lock:
-                if not self._in_use:
+                if self._joined is not None:
                     self._joined.append(namespace)
                     return None
         else:
             self.released.wait()
-            if not self._in_use:
+            if self._joined is not None:
                 return None
         return self._client._trigger_event(event, namespace, *arguments)
 
@@ -118,15 +120,6 @@ class Link(socketio.Client):  # type: ignore[misc]
         with contextlib.suppress(ValueError):
             connected_clients.remove(self.eio)
         self.session.close()
-
-
-def _refusal_of(namespace: str, arguments: tuple[Any, ...]) -> LoginRefused:
-    """Return the error for a namespace that the application refuses, with its reason."""
-    data = arguments[0] if len(arguments) == 1 else arguments
-    reason = data.get("message") if isinstance(data, dict) else data
-    error = LoginRefused(f"{namespace} is refused: {reason}")
-    error.error_args = data
-    return error
 
 
 class Run:
@@ -169,12 +162,8 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     def __init__(self, manager: BaseManager, **given: Unpack[SocketKeywords]) -> None:
         check_keywords(type(self), given, SocketKeywords)
-        self.link_options: dict[str, Any] = {
-            "handle_sigint": False,
-            "request_timeout": manager.policy.health_timeout,
-            **given,
-            "reconnection": False,
-        }
+        own = {"handle_sigint": False, "request_timeout": manager.policy.health_timeout}
+        self.link_options: dict[str, Any] = {**own, **given, "reconnection": False}
         self._endpoints = search.SocketEndpoints(manager)
         self._arguments: dict[str, Any] = {}
         self._lock = threading.Lock()  # guards the link in use
@@ -207,7 +196,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         check_keywords(self.connect, arguments, ConnectKeywords)
         if not self._run.ended.is_set():
             raise SocketConnectionError("Already connected")
-        timeout = self._endpoints.policy.connect_timeout
+        timeout = self._endpoints.state.policy.connect_timeout
         self._arguments = {"wait_timeout": timeout, **arguments}
         run = self._run = Run()
         try:
@@ -268,14 +257,14 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     def _reach(self, run: Run, member: PoolMember) -> PoolMember | None:
         """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
-        endpoints, policy = self._endpoints, self._endpoints.policy
-        until = endpoints.state.clock() + policy.total_timeout
+        endpoints, state = self._endpoints, self._endpoints.state
+        policy, until = state.policy, state.clock() + state.policy.total_timeout
         options = endpoints.options.for_dial(policy.connect_timeout, until)
         proxy = endpoints.options.for_target(member.target)
         if proxy is not None:
             try:
                 place = search.place_of(proxy)
-                (connect(place, options, endpoints.resolver)).close()
+                (connect(place, options, state.resolver)).close()
             except Exception:
                 endpoints.record_failed(run.search, member, Fault.PROXY)
                 return None
@@ -283,7 +272,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         race, winner = endpoints.race(run.search, member), None
         race.called_off = run.ended.is_set
         try:
-            winner, stream = dial(race, options, endpoints.resolver)
+            winner, stream = dial(race, options, state.resolver)
             stream.close()
         except (OSError, RuntimeError, MemoryError) as error:
             if not isinstance(error, DialError):
@@ -336,7 +325,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
     def _call_handler(self, event: str, namespace: str, *arguments: Any) -> None:
         """Call a handler in a background task, and wait a bounded time for its end."""
         task = self.start_background_task(self._trigger_event, event, namespace, *arguments)
-        wait_for_task(task, self._endpoints.policy.connect_timeout)
+        wait_for_task(task, self._endpoints.state.policy.connect_timeout)
 
     def _stay_connected(self, link: Link, run: Run) -> None:
         """Search again after each break, until ``disconnect``."""
