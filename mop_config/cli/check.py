@@ -14,7 +14,7 @@ from ..model.address import secret_part, without_userinfo
 from ..model.endpoint import EndpointConfig, Kind
 from ..model.printable import blanked
 from ..server.parsing.problems import Code, Problem, Severity
-from ..server.reload.guard import missing_confirmations
+from ..server.state.releases import missing_confirmations
 from .input import Reading, env_file_option, read, warn
 from .output import ListChanges, complain, counts_of, json_text, plan_lines, plural, say
 from .probe import EndpointCheck, check_endpoints

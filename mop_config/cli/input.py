@@ -22,9 +22,9 @@ from ..model.address import EtcdAddress, without_userinfo
 from ..model.endpoint import EndpointConfig, Kind
 from ..server.parsing.problems import Code, Problem
 from ..server.parsing.render import EMPTY, EMPTY_BODY, Rendering, decode, render
-from ..server.reload.guard import check_acceptable, with_planned_refusals
 from ..server.settings import Settings
 from ..server.sources import SCHEME, open_source
+from ..server.state.releases import check_acceptable, with_planned_refusals
 from .output import complain
 from .server_api import fetch, is_url, read_token
 

@@ -20,7 +20,6 @@ from ..files import replace_by, scratch_file
 from ..model.address import EtcdAddress
 from ..server.parsing.problems import Code
 from ..server.parsing.render import EMPTY_BODY, render, render_body
-from ..server.reload.guard import missing_confirmations
 from ..server.settings import Settings
 from ..server.sources import check_source, open_source
 from ..server.sources.etcd import EtcdSource, encode
@@ -33,7 +32,7 @@ from ..server.state.directory import (
     key,
     place,
 )
-from ..server.state.releases import LastGood, ReleaseStore
+from ..server.state.releases import LastGood, ReleaseStore, missing_confirmations
 from .input import as_root
 
 _RECORDS = re.compile(r"records-([0-9]+)\Z")
@@ -75,7 +74,7 @@ class GoodTexts(NamedTuple):
         found = []
         for user in _users(folder):
             directory = StateDirectory.of_user(folder, user)
-            if texts := ReleaseStore(directory, key(source)).history():
+            if texts := list(ReleaseStore(directory, key(source)).history()):
                 found.append(cls(source, texts, directory))
         if not found:
             raise MopConfigError(

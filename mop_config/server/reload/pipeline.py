@@ -19,8 +19,7 @@ from ..serving.store import Reload, Result, Snapshot, SnapshotStore, SourceState
 from ..settings import Settings
 from ..sources import Source
 from ..sources.file import Fingerprint
-from ..state.releases import LastGood, Release, ReleaseStore
-from .guard import check_replaces, count, with_planned_refusals
+from ..state.releases import LastGood, ReleaseStore, check_replaces, count, with_planned_refusals
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +108,9 @@ class ReloadAttempt:
         return Reload(self.at, self.trigger, result, duration=duration, etag=etag, **details)
 
 
-#: A list, its release, and why the guard refuses the list of now. If it does, the list is that of
-#: the last boundary of the same text.
-Accepted = tuple[Rendering, Release, SourceError | None]
+#: A list, its text with the release, and why the guard refuses the list of now. Then the list is
+#: that of the last boundary of the same text.
+Accepted = tuple[Rendering, LastGood, SourceError | None]
 
 
 class Reloader:
@@ -200,9 +199,8 @@ class Reloader:
                     behind = releases.is_behind(text.order, host and host.order)
                     return not late and (behind or not source.is_current(text))
 
-                new = LastGood(text.data, Release("", text.mtime), order=text.order)
-                rendering, release, _ = self._accept(new, attempt, outdated)
-            self._publish(rendering, release, attempt)
+                rendering, good, _ = self._accept(LastGood.of(text), attempt, outdated)
+            self._publish(rendering, good, attempt)
             if text.detached:
                 self._note(SourceError(Code.DETACHED, text.detached), attempt)
         except Exception as error:
@@ -245,27 +243,28 @@ class Reloader:
                 if not text.release.etag:
                     raise
                 refusal, made = error, self._render(text.data, text.boundary)
+            # A boundary counts as a change at its own instant.
+            modified_at = max(text.release.modified_at, made.boundary)
             good = text._replace(
-                # A boundary counts as a change at its own instant.
-                release=Release(made.etag, max(text.release.modified_at, made.boundary)),
+                release=text.release._replace(etag=made.etag, modified_at=modified_at),
                 api=made.api_count,
                 socketio=made.socketio_count,
                 boundary=made.boundary,
                 saved_at=attempt.at,
                 trigger=text.trigger or attempt.trigger.value,
             )
-            return made, releases.issue(good).release, refusal
+            return made, releases.issue(good), refusal
 
-    def _publish(self, rendering: Rendering, release: Release, attempt: ReloadAttempt) -> None:
+    def _publish(self, rendering: Rendering, good: LastGood, attempt: ReloadAttempt) -> None:
         self.loaded = replace(self.loaded, good_at=time.time(), seen_good=True)
         view, change = self.store.view, None
         if view.loaded and view.snapshot.etag == rendering.etag:
-            result, snapshot = Result.UNCHANGED, self._restamp(release)
+            result, snapshot = Result.UNCHANGED, self._restamp(good)
             if attempt.repeats(self.loaded) and view.state is SourceState.FRESH:
                 self.store.update(planned=rendering.planned)
                 return  # the text was only touched
         else:
-            result, snapshot = Result.APPLIED, self._snapshot(rendering, release)
+            result, snapshot = Result.APPLIED, self._snapshot(rendering, good)
             change = rendering.difference
         reload = attempt.done(result, snapshot.etag, error=None, change=change)
         self.store.update(
@@ -283,14 +282,14 @@ class Reloader:
         told = first_problems(rendering.problems)
         logger.info("%s, %.0f ms; %s; %s%s", what, reload.duration * 1000, served, counts, told)
 
-    def _snapshot(self, rendering: Rendering, release: Release) -> Snapshot:
-        date, version = release.last_modified, release.version
+    def _snapshot(self, rendering: Rendering, good: LastGood) -> Snapshot:
+        date, version = good.release.last_modified, good.release.version
         return Snapshot.of(rendering, self.settings, time.time(), date, version)
 
-    def _restamp(self, release: Release) -> Snapshot:
+    def _restamp(self, good: LastGood) -> Snapshot:
         """Serve the same list with the date and the version of another release."""
         snapshot = self.store.view.snapshot
-        stamped = snapshot.stamped(release.last_modified, release.version)
+        stamped = snapshot.stamped(good.release.last_modified, good.release.version)
         if stamped is not snapshot:
             self.store.update(snapshot=stamped)
             logger.info("version %d, etag %s", stamped.ver, stamped.etag)
@@ -312,7 +311,7 @@ class Reloader:
         if good is None:
             return
         if view.loaded and good.release.etag == view.snapshot.etag:
-            self._restamp(good.release)
+            self._restamp(good)
             return
         newer = not view.loaded or good.release.version > view.snapshot.ver
         reads = view.state is SourceState.FRESH and not refused
@@ -323,9 +322,9 @@ class Reloader:
             self.loaded = replace(self.loaded, good_at=good.saved_at)
             self._adopt(*judged[:2], "the last good list of this host")
 
-    def _adopt(self, rendering: Rendering, release: Release, what: str) -> None:
+    def _adopt(self, rendering: Rendering, good: LastGood, what: str) -> None:
         state = self.store.view.state if self.store.view.loaded else SourceState.STALE
-        snapshot = self._snapshot(rendering, release)
+        snapshot = self._snapshot(rendering, good)
         self.store.update(snapshot=snapshot, state=state)
         logger.info("etag %s, %s", snapshot.etag, what)
 
@@ -359,13 +358,13 @@ class Reloader:
         judged = None if good is None else self._judge_anew(good, attempt)
         if judged is None:
             return
-        rendering, release, refusal = judged
+        rendering, good, refusal = judged
         if refusal is not None:
             self._note(refusal, attempt)
         elif self.store.view.state is SourceState.FRESH:
-            self._publish(rendering, release, attempt)
+            self._publish(rendering, good, attempt)
         else:
-            self._adopt(rendering, release, "since a window has begun or ended")
+            self._adopt(rendering, good, "since a window has begun or ended")
 
     # -- failures
 

@@ -13,10 +13,10 @@ import pytest
 from mop_config.model.jws import SigningKey, TrustedKeys
 from mop_config.server.parsing.render import Rendering
 from mop_config.server.reload import pipeline
-from mop_config.server.reload.guard import with_planned_refusals
 from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.serving.store import SourceState, Trigger
 from mop_config.server.settings import Settings
+from mop_config.server.state.releases import with_planned_refusals
 
 from ...servers import ENDPOINTS, running
 from ...waiting import wait_for

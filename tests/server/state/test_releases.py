@@ -200,7 +200,7 @@ def test_the_last_texts_are_kept(tmp_path: Path) -> None:
     kept = ReleaseStore(StateDirectory(tmp_path), "key")
     for text in texts:
         kept.write(text)
-    assert kept.history() == texts[: -MAX_TEXTS - 1 : -1]
+    assert list(kept.history()) == texts[: -MAX_TEXTS - 1 : -1]
     assert kept.load() == texts[-1]
 
 
@@ -221,7 +221,7 @@ def test_the_same_text_is_kept_once(tmp_path: Path) -> None:
     assert touched.release.version > second.release.version
     slow.follow()
     kept = ReleaseStore(StateDirectory(tmp_path), "key")
-    assert kept.history() == [second, first]
+    assert list(kept.history()) == [second, first]
     assert kept.load() == touched
 
 
@@ -231,7 +231,7 @@ def test_a_full_folder_costs_the_history_and_never_the_last_good_text(tmp_path: 
         kept = ReleaseStore(StateDirectory(disk), "key")
         for number in range(1, 4):
             kept.write(good(number, 20_000))
-        assert len(kept.history()) == 3
+        assert len(list(kept.history())) == 3
         fill(disk / "full")
         newest = good(4, 24_000)
         kept.write(newest)

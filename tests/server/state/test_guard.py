@@ -11,9 +11,13 @@ from mop_config.errors import SourceError
 from mop_config.model.endpoint import Kind
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY_BODY, render
-from mop_config.server.reload.guard import check_replaces, with_planned_refusals
 from mop_config.server.settings import Settings, UrlRules
-from mop_config.server.state.releases import LastGood, Release
+from mop_config.server.state.releases import (
+    LastGood,
+    Release,
+    check_replaces,
+    with_planned_refusals,
+)
 
 from ...servers import Server, running
 from ...waiting import wait_for
