@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import httpcore2
 import httpx2
 
-from ...net.connect import FOREVER, Deadline
+from ...net.connect import FOREVER, Deadline, Limit
 from ...net.faults import Fault
 from ..pool.failover import Attempt, DialRace, Failover, RetryTraits
 from ..pool.member import PoolMember, Target
@@ -30,9 +30,6 @@ WHOLE = "mop_config.whole"
 #: Limit in bytes of bodies that are read as a whole if the extension is not set.
 SMALL = 1 << 16
 
-_REWRITTEN = frozenset({b"location", b"set-cookie"})
-_LENGTHS = frozenset(map(len, _REWRITTEN))  # a quick test that excludes most headers
-
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -49,11 +46,12 @@ class Exchange(Attempt, Deadline):
 
     Args:
         core: The manager's pools.
-        failover: The request.
+        failover: The endpoints of the request.
         member: The endpoint.
-        wanted: The caller's time-outs in seconds, by name; None for no time-out.
+        request: The application's request.
 
     Attributes:
+        wanted: The caller's time-outs in seconds, by name; None for no time-out.
         race: Whether the exchange may race dials; False for the second request of a hedge.
         hedge_at: Monotonic seconds at which a hedge starts if no first byte has arrived.
         asked: When the request was sent, in monotonic seconds.
@@ -64,7 +62,6 @@ class Exchange(Attempt, Deadline):
         content: The body of the answer if it was read as a whole, or None.
         written: Whether a part of the request is written.
         timeouts: The request's time-outs, which httpcore reads at each step.
-        pause: The time-out for each read of the body, in seconds; None for no time-out.
         called_off: Whether the other request of a hedge has won.
         turn: The event that ends the wait in a queue, or None.
         hedged_at: The URL of the endpoint of the second request of a hedge, or None.
@@ -77,7 +74,6 @@ class Exchange(Attempt, Deadline):
     headers: Headers | None = None
     content: bytes | None = None
     written = False
-    pause: float | None = None
     called_off = False
     turn: Any = None
     hedged_at: str | None = None
@@ -87,12 +83,13 @@ class Exchange(Attempt, Deadline):
         core: ClientState,
         failover: Failover,
         member: PoolMember,
-        wanted: dict[str, float | None],
+        request: httpx2.Request,
     ) -> None:
         self.core = core
         self.failover = failover
         self.member = member
-        self.wanted = wanted
+        self.request = request
+        self.wanted: dict[str, float | None] = request.extensions.get("timeout") or {}
         self.until = failover.deadline
         self.began = failover.since
         self.created = self.asked = core.clock()
@@ -160,6 +157,96 @@ class Exchange(Attempt, Deadline):
                 lost = Attempt(loser, core.clock(), self.began, apart=self.apart)
                 self.failover.record_failure(lost, fault)
 
+    # -- the request and the answer, rewritten
+
+    def for_pool(self, proxy: httpcore2.Proxy | None) -> httpcore2.Request:
+        """Address the request to the endpoint: its path prefix, Host, connection and time-outs.
+
+        Args:
+            proxy: The proxy, or None. For an endpoint without TLS, an HTTP proxy gets the absolute
+                URL and the proxy's own header fields.
+        """
+        request, target, wanted = self.request, self.member.target, self.wanted
+        limit = Limit(FOREVER)  # the deadline alone
+        limit.deadline = self
+        self.timeouts = {"read": limit, "write": limit}
+        for name in self.timeouts:
+            seconds = wanted.get(name)
+            if seconds is not None and not isinstance(seconds, Default):
+                self.timeouts[name] = Limit.of(seconds, self)
+        headers = self.headers or request.headers.raw
+        if headers and headers[0][0] == b"Host":  # httpx2 puts Host first
+            headers[0] = (b"Host", target.authority)
+        else:
+            headers = [header for header in headers if header[0].lower() != b"host"]
+            headers.insert(0, (b"Host", target.authority))
+        path = request.url.raw_path
+        if path != b"*":
+            path = target.prefix + path
+        if proxy is not None and target.tls_name is None and proxy.url.scheme.startswith(b"http"):
+            path = b"http://%b:%d%b" % (target.host.encode(), target.port, path)
+            own = {name.lower() for name, _ in headers}
+            headers = [h for h in proxy.headers if h[0].lower() not in own] + headers
+        addressed = httpcore2.Request(
+            method=request.method,
+            url=httpcore2.URL(scheme=target.scheme, host=target.key, port=target.port, target=path),
+            content=request.stream,
+            extensions={**request.extensions, "timeout": self.timeouts},
+        )
+        # Set after construction: the constructor would check each header again.
+        addressed.headers = headers
+        return addressed
+
+    def for_transport(self) -> httpx2.Request:
+        """Address the request to the endpoint, in the form for httpx2's own transports."""
+        request, target, left = self.request, self.member.target, self.least(None)
+        for name in ("connect", "pool", "read", "write"):
+            self.timeouts[name] = least(self.wanted.get(name), left)
+        connect = least(self.timeouts["connect"], self.core.policy.connect_timeout)
+        self.timeouts["connect"] = connect
+        path = request.url.raw_path
+        path = path if path == b"*" else target.prefix + path
+        origin = httpx2.URL(scheme=target.scheme.decode(), host=target.host, port=target.port)
+        headers = httpx2.Headers(request.headers)
+        headers["Host"] = target.authority.decode()
+        server_name = {} if target.tls_name is None else {"sni_hostname": target.tls_name}
+        return httpx2.Request(
+            request.method,
+            origin.copy_with(raw_path=path),
+            headers=headers,
+            stream=request.stream,
+            extensions={**request.extensions, "timeout": self.timeouts, **server_name},
+        )
+
+    def is_short(self) -> bool:
+        """Return whether the answer declares a body of at most ``SMALL`` bytes."""
+        length = httpx2.Headers(self.response.headers).get("content-length", "")
+        return length.isdecimal() and int(length[:9]) <= SMALL
+
+    def is_read_whole(self) -> bool:
+        """Return whether the answer's body is read before the application gets the answer.
+
+        Then another attempt follows if an endpoint dies in the middle of the body. A body that the
+        application streams, or that may be endless, is returned unread.
+        """
+        traits = self.failover.traits
+        if not (traits.idempotent and traits.replayable):
+            return False
+        whole: bool | None = self.request.extensions.get(WHOLE)
+        return self.is_short() if whole is None else whole
+
+    def answer_headers(self) -> Headers:
+        """Return the answer's headers with the pool's host for the endpoint's own address.
+
+        A redirect to the endpoint becomes a redirect to the pool, and a cookie for its domain
+        becomes a cookie for the pool's host. Otherwise a move to another endpoint would lose both.
+        """
+        headers: Headers = self.response.headers
+        for position, (name, value) in enumerate(headers):
+            if len(name) in _LENGTHS and (rewrite := _REWRITTEN.get(name.lower())):
+                headers[position] = name, rewrite(value, self.member.target)
+        return headers
+
     # -- hedges
 
     def rival(self) -> "Exchange | None":
@@ -170,7 +257,7 @@ class Exchange(Attempt, Deadline):
         if member is None:
             return None
         self.hedged_at = member.url
-        second = Exchange(self.core, self.failover, member, self.wanted)
+        second = Exchange(self.core, self.failover, member, self.request)
         second.race, second.hedge_at = False, inf
         second.until, second.began = self.until, second.created
         return second
@@ -217,86 +304,6 @@ def _is_replayable(stream: Any) -> bool:
     )
 
 
-def is_read_whole(
-    request: httpx2.Request, traits: RetryTraits, response: httpcore2.Response
-) -> bool:
-    """Return whether the body of an answer is read before the application gets the answer.
-
-    Then another attempt follows if an endpoint dies in the middle of the body. A body that the
-    application streams, or that may be endless, is returned unread.
-    """
-    if not (traits.idempotent and traits.replayable):
-        return False
-    whole: bool | None = request.extensions.get(WHOLE)
-    return is_short(response) if whole is None else whole
-
-
-def is_short(response: httpcore2.Response) -> bool:
-    """Return whether an answer declares a body of at most ``SMALL`` bytes."""
-    length = httpx2.Headers(response.headers).get("content-length", "")
-    return length.isdecimal() and int(length[:9]) <= SMALL
-
-
-def to_endpoint(
-    request: httpx2.Request,
-    headers: Headers,
-    target: Target,
-    proxy: httpcore2.Proxy | None,
-    timeouts: dict[str, Any],
-) -> httpcore2.Request:
-    """Address a request to one endpoint: its path prefix, Host and connection.
-
-    Args:
-        request: The request for the pool.
-        headers: Its headers.
-        target: The endpoint.
-        proxy: The proxy, or None. For an endpoint without TLS, an HTTP proxy gets the absolute
-            URL and the proxy's own header fields.
-        timeouts: The time-outs that httpcore reads at each step.
-    """
-    if headers and headers[0][0] == b"Host":  # httpx2 puts Host first
-        headers[0] = (b"Host", target.authority)
-    else:
-        headers = [header for header in headers if header[0].lower() != b"host"]
-        headers.insert(0, (b"Host", target.authority))
-    path = request.url.raw_path
-    if path != b"*":
-        path = target.prefix + path
-    if proxy is not None and target.tls_name is None and proxy.url.scheme.startswith(b"http"):
-        path = b"http://%b:%d%b" % (target.host.encode(), target.port, path)
-        own = {name.lower() for name, _ in headers}
-        headers = [h for h in proxy.headers if h[0].lower() not in own] + headers
-    addressed = httpcore2.Request(
-        method=request.method,
-        url=httpcore2.URL(scheme=target.scheme, host=target.key, port=target.port, target=path),
-        content=request.stream,
-        extensions={**request.extensions, "timeout": timeouts},
-    )
-    # Set after construction: the constructor would check each header again.
-    addressed.headers = headers
-    return addressed
-
-
-def at_endpoint(
-    request: httpx2.Request, target: Target, timeouts: dict[str, Any]
-) -> httpx2.Request:
-    """Address a request to one endpoint, in the form for httpx2's own transports."""
-    path = request.url.raw_path
-    url = httpx2.URL(scheme=target.scheme.decode(), host=target.host, port=target.port).copy_with(
-        raw_path=path if path == b"*" else target.prefix + path
-    )
-    headers = httpx2.Headers(request.headers)
-    headers["Host"] = target.authority.decode()
-    server_name = {} if target.tls_name is None else {"sni_hostname": target.tls_name}
-    return httpx2.Request(
-        request.method,
-        url,
-        headers=headers,
-        stream=request.stream,
-        extensions={**request.extensions, "timeout": timeouts, **server_name},
-    )
-
-
 class Default(float):
     """Marks a time-out that the caller has not set, so that the policy's applies."""
 
@@ -317,42 +324,19 @@ def least(wanted: float | None, limit: float) -> float:
     return limit
 
 
-def from_endpoint(headers: Headers, target: Target) -> Headers:
-    """Replace the endpoint's own address in the headers of an answer by the pool's host.
-
-    A redirect to the endpoint becomes a redirect to the pool, and a cookie for its domain becomes
-    a cookie for the pool's host. Otherwise a move to another endpoint would lose both.
-    """
-    for name, _ in headers:
-        if len(name) in _LENGTHS and name.lower() in _REWRITTEN:
-            break
-    else:
-        return headers
-    rewritten = []
-    for name, value in headers:
-        if name.lower() == b"location":
-            value = _location(value, target)
-        elif name.lower() == b"set-cookie":
-            value = _cookie(value, target)
-        rewritten.append((name, value))
-    return rewritten
-
-
 def _location(value: bytes, target: Target) -> bytes:
     if not value.startswith(b"/") and b"://" not in value:
         return value  # relative to the request's path: unchanged
     try:
-        location = httpx2.URL(target.origin).join(value.decode("ascii"))
         origin = httpx2.URL(target.origin)
+        location = origin.join(value.decode("ascii"))
     except (httpx2.InvalidURL, UnicodeDecodeError):
         return value
-    if (location.scheme, location.host, location.port) != (origin.scheme, origin.host, origin.port):
+    if (location.scheme, location.netloc) != (origin.scheme, origin.netloc):
         return value
-    path = location.raw_path
-    if path == target.prefix or path.startswith((target.prefix + b"/", target.prefix + b"?")):
-        rest = path[len(target.prefix) :]
-        fragment = f"#{location.fragment}".encode() if location.fragment else b""
-        return BASE_URL.encode() + (rest if rest.startswith(b"/") else b"/" + rest) + fragment
+    path = _without_prefix(location.raw_path, target.prefix)
+    if path is not None:
+        location = location.copy_with(scheme="https", netloc=RAW_HOST, raw_path=path)
     return str(location).encode()
 
 
@@ -361,18 +345,24 @@ def _cookie(value: bytes, target: Target) -> bytes:
     name = target.authority.rpartition(b":")[0] or target.authority
     kept = []
     for attribute in attributes:
-        key, _, domain = attribute.strip().partition(b"=")
-        if key.lower() == b"domain":
-            wanted = domain.strip().lstrip(b".").lower()
-            if name == wanted or name.endswith(b"." + wanted):
-                continue
-        elif key.lower() == b"path" and _is_below(domain.strip(), target.prefix):
-            # The cookie jar matches the application's paths, without the endpoint's prefix.
-            kept.append(b" Path=" + (domain.strip()[len(target.prefix) :] or b"/"))
+        key, _, about = (part.strip().lower() for part in attribute.partition(b"="))
+        if key == b"domain" and (b"." + name).endswith(b"." + about.lstrip(b".")):
             continue
+        if key == b"path":
+            # The cookie jar matches the application's paths, without the endpoint's prefix.
+            path = _without_prefix(attribute.partition(b"=")[2].strip(), target.prefix)
+            attribute = attribute if path is None else b" Path=" + path
         kept.append(attribute)
     return b";".join([pair, *kept])
 
 
-def _is_below(path: bytes, prefix: bytes) -> bool:
-    return bool(prefix) and (path == prefix or path.startswith(prefix + b"/"))
+def _without_prefix(path: bytes, prefix: bytes) -> bytes | None:
+    """Return the application's path of an endpoint's path; None for a path beside the prefix."""
+    rest = path.removeprefix(prefix)
+    if not path.startswith(prefix) or rest[:1] not in (b"", b"/", b"?"):
+        return None
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+_REWRITTEN = {b"location": _location, b"set-cookie": _cookie}
+_LENGTHS = frozenset(map(len, _REWRITTEN))  # a quick test that excludes most headers

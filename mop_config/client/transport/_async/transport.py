@@ -10,33 +10,17 @@ import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, Unpack
 
 import httpcore2
 import httpx2
 
-from ....net.connect import FOREVER, Deadline, Limit
+from ....net.connect import Deadline, Limit
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
 from ...pool.member import PoolMember, route_of
-from ..attempt import (
-    BASE_URL,
-    RAW_HOST,
-    WHOLE,
-    Default,
-    Exchange,
-    HasState,
-    at_endpoint,
-    from_endpoint,
-    is_read_whole,
-    is_short,
-    least,
-    to_endpoint,
-    total_of,
-    traits_of,
-)
+from ..attempt import BASE_URL, RAW_HOST, WHOLE, Default, Exchange, HasState, total_of, traits_of
 from ..options import TransportOptions
 from ..outcome import Response, closed, fault_of_attempt, is_of_http2, translate, why
 from ..with_asyncio import close, hedged
@@ -113,8 +97,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             plain = self._inner or self._plain_for(request)
             return await plain.handle_async_request(request)
         core = self._state
-        wanted = request.extensions.get("timeout") or {}
-        traits = traits_of(request)
+        wanted, traits = request.extensions.get("timeout") or {}, traits_of(request)
         total = total_of(wanted, core.policy.total_timeout)
         route = route_of(request.method, request.url.path)
         with core:
@@ -124,7 +107,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             if exchange.status is not None:
                 if exchange.fault is not None:
                     exchange.bound_pauses()
-                elif is_read_whole(request, traits, exchange.response):
+                elif exchange.is_read_whole():
                     await self._read_whole(exchange)
             if self._connector.is_closed and exchange.fault is not None:
                 await close(exchange)
@@ -140,81 +123,67 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     async def _attempt(
         self, failover: Failover, member: PoolMember, request: httpx2.Request
     ) -> Exchange:
-        wanted = request.extensions.get("timeout") or {}
-        exchange = Exchange(self._state, failover, member, wanted)
+        exchange = Exchange(self._state, failover, member, request)
         if self._inner is not None:
-            await _send_through(self._inner, exchange, request)
+            await _send_through(self._inner, exchange)
             return exchange
         pools = self._connector.pools  # without a call for an open connection
         pool = pools.get(member.target.key) or self._connector.pool_of(member)
         pool.take_open(exchange)
         if failover.hedge_after == math.inf:
-            await self._send(request, exchange)
-        else:
-            if exchange.connection is None and pool.proxy is None:
-                # Connect first: a dial has its own race, so only late answers (and proxies) are
-                # hedged.
-                try:
-                    await self._connector.connect(exchange)
-                except Exception as error:
-                    await self._failed(request, exchange, error)
-                    return exchange
-            if self._state.policy.hedge_delay == "auto":
-                # A measured delay counts from here, as answers are measured; a fixed one counts
-                # from the start of the call.
-                exchange.hedge_at = self._state.clock() + failover.hedge_after
-            return await hedged(exchange, partial(self._send, request))
-        return exchange
+            await self._send(exchange)
+            return exchange
+        if exchange.connection is None and pool.proxy is None:
+            # Connect first: a dial has its own race, so only late answers (and proxies) are
+            # hedged.
+            try:
+                await self._connector.connect(exchange)
+            except Exception as error:
+                await self._failed(exchange, error)
+                return exchange
+        if self._state.policy.hedge_delay == "auto":
+            # A measured delay counts from here, as answers are measured; a fixed one counts
+            # from the start of the call.
+            exchange.hedge_at = self._state.clock() + failover.hedge_after
+        return await hedged(exchange, self._send)
 
-    async def _send(self, request: httpx2.Request, exchange: Exchange) -> None:
+    async def _send(self, exchange: Exchange) -> None:
         """Connect if necessary, send the request once, and record the outcome."""
         try:
             while exchange.response is None:
                 if exchange.connection is None:
                     await self._connector.connect(exchange)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
-                    if _is_traced():
-                        await _ask_traced(request, exchange, partial(self._ask, request, exchange))
-                    else:
-                        await self._ask(request, exchange)
+                    await (
+                        _ask_traced(exchange, self._ask) if _is_traced() else self._ask(exchange)
+                    )
         except Exception as error:
-            await self._failed(request, exchange, error)
+            await self._failed(exchange, error)
         else:
             exchange.answered(exchange.response)
 
-    async def _failed(self, request: httpx2.Request, exchange: Exchange, error: Exception) -> None:
+    async def _failed(self, exchange: Exchange, error: Exception) -> None:
         """Record an exception; an exchange that got no connection gets a span of its own."""
         if exchange.connection is None and not exchange.queued and _is_traced():
 
-            async def fail() -> None:
+            async def fail(_: Exchange) -> None:
                 raise error
 
             with contextlib.suppress(Exception):
-                await _ask_traced(request, exchange, fail)
+                await _ask_traced(exchange, fail)
         exchange.failed(error, connected=exchange.connection is not None)
 
-    async def _ask(self, request: httpx2.Request, exchange: Exchange) -> None:
+    async def _ask(self, exchange: Exchange) -> None:
         """Send the request over the exchange's connection, and read the head of the answer.
 
         Raises:
             httpcore2.ConnectionNotAvailable: If the connection no longer takes requests.
         """
         connection, wanted = exchange.connection, exchange.wanted
-        read = exchange.pause = wanted.get("read", Default(exchange.failover.total))
-        write = wanted.get("write")
-        limit = Limit(FOREVER)  # the deadline alone
-        limit.deadline = exchange
-        timeouts = exchange.timeouts = {"read": limit, "write": limit}
-        if read is not None and not isinstance(read, Default):
-            timeouts["read"] = Limit.of(read, exchange)
-        if write is not None and not isinstance(write, Default):
-            timeouts["write"] = Limit.of(write, exchange)
-        target, proxy = exchange.member.target, connection.pool.proxy
-        headers = exchange.headers or request.headers.raw
-        addressed = to_endpoint(request, headers, target, proxy, timeouts)
         try:
             if exchange.called_off:
                 raise httpcore2.ReadError("the other request of the hedge has its answer")
+            addressed = exchange.for_pool(connection.pool.proxy)
             exchange.asked = self._state.clock()
             exchange.response = await connection.http.handle_async_request(addressed)
         except BaseException as error:
@@ -225,7 +194,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await connection.pool.release(connection)
             raise
         # The deadline applies to the head only; the body has the caller's own time-outs.
-        exchange.timeouts["read"], exchange.timeouts["write"] = exchange.pause, write
+        exchange.timeouts["read"] = wanted.get("read", Default(exchange.failover.total))
+        exchange.timeouts["write"] = wanted.get("write")
 
     async def _read_whole(self, exchange: Exchange) -> None:
         """Read the body as a part of the attempt: after a broken body, another attempt follows."""
@@ -250,10 +220,10 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 "%s %s: %d from %s", request.method, request.url.path, response.status, member.url
             )
         whole = exchange.content
-        stream = _AsyncBody(self, exchange, request) if whole is None else httpx2.ByteStream(whole)
+        stream = _AsyncBody(self, exchange) if whole is None else httpx2.ByteStream(whole)
         return Response(
             response.status,
-            headers=from_endpoint(response.headers, member.target),
+            headers=exchange.answer_headers(),
             stream=stream,
             extensions=response.extensions,
         )
@@ -280,29 +250,20 @@ async def _discard(exchange: Exchange) -> None:
     """Close an unused answer; read a short rest of the body first, to keep the connection."""
     exchange.timeouts["read"] = Limit.of(DRAIN, Deadline(exchange.core.clock() + DRAIN))
     with contextlib.suppress(Exception):
-        if exchange.content is None and is_short(exchange.response):
+        if exchange.content is None and exchange.is_short():
             await exchange.response.aread()
     await close(exchange)
 
 
-async def _send_through(
-    transport: httpx2.AsyncBaseTransport, exchange: Exchange, request: httpx2.Request
-) -> None:
+async def _send_through(transport: httpx2.AsyncBaseTransport, exchange: Exchange) -> None:
     """Send one attempt through a transport of the application, with the endpoint's real URL."""
-    left = exchange.least(None)
-    exchange.pause = exchange.wanted.get("read", Default(left))
-    names = ("connect", "pool", "read", "write")
-    timeouts: dict[str, Any] = {name: least(exchange.wanted.get(name), left) for name in names}
-    timeouts["connect"] = min(timeouts["connect"], exchange.core.policy.connect_timeout)
-    exchange.timeouts = timeouts
-    addressed = at_endpoint(request, exchange.member.target, timeouts)
     try:
-        response = await transport.handle_async_request(addressed)
+        response = await transport.handle_async_request(exchange.for_transport())
     except Exception as error:
         unsent = isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout))
         exchange.failed(error, connected=not unsent)
         return
-    exchange.timeouts["read"] = exchange.pause
+    exchange.timeouts["read"] = exchange.wanted.get("read", Default(exchange.timeouts["read"]))
     exchange.answered(
         httpcore2.Response(
             response.status_code,
@@ -318,16 +279,13 @@ def _is_traced() -> bool:
     return hasattr(httpx2.AsyncHTTPTransport.handle_async_request, "__wrapped__")
 
 
-async def _ask_traced(
-    request: httpx2.Request, exchange: Exchange, ask: Callable[[], Awaitable[None]]
-) -> None:
+async def _ask_traced(exchange: Exchange, ask: Callable[[Exchange], Awaitable[None]]) -> None:
     """Send one attempt within a span of OpenTelemetry's instrumentation.
 
     The instrumentation wraps a method of httpx2's transport. A call of that method with our own
     connection pool creates the span, with the endpoint's real address, and the ``traceparent``.
 
     Args:
-        request: The request for the pool.
         exchange: The attempt.
         ask: Function that sends the request of the exchange, and sets the response or raises.
     """
@@ -337,7 +295,7 @@ async def _ask_traced(
         nonlocal failure
         exchange.headers = list(addressed.headers)  # with those that the instrumentation has added
         try:
-            await ask()
+            await ask(exchange)
         except Exception as error:
             failure = error
             raise
@@ -346,12 +304,10 @@ async def _ask_traced(
     transport_class: Any = httpx2.AsyncHTTPTransport
     transport = transport_class.__new__(transport_class)  # without a connection pool of its own
     transport._pool = SimpleNamespace(handle_async_request=send)
-    addressed = at_endpoint(request, exchange.member.target, {})
     try:
-        await transport_class.handle_async_request(transport, addressed)
-    except Exception:
-        if failure is None:
-            raise
+        await transport_class.handle_async_request(transport, exchange.for_transport())
+    except Exception as error:
+        failure = failure or error
     if failure is not None:
         raise failure
 
@@ -362,7 +318,6 @@ class _AsyncBody(httpx2.AsyncByteStream):
 
     transport: AsyncFailoverTransport
     exchange: Exchange
-    request: httpx2.Request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         exchange, core = self.exchange, self.exchange.core
@@ -372,12 +327,12 @@ class _AsyncBody(httpx2.AsyncByteStream):
                 yield part
         except Exception as error:
             if self.transport._connector.is_closed:
-                raise closed(self.request) from error
+                raise closed(exchange.request) from error
             if not exchange.apart:
                 fault = fault_of_attempt(error, connecting=False)
                 with core:
                     core.api.failed(exchange.member, fault, core.clock(), began)
-            raise translate(error, self.request, exchange.member.url) from error
+            raise translate(error, exchange.request, exchange.member.url) from error
 
     async def aclose(self) -> None:
         await close(self.exchange)
