@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from .faults import Fault, fault_of
 from .resolver import Resolver
@@ -48,15 +48,20 @@ class Place:
 
 
 class Deadline:
-    """The common deadline of several network operations.
+    """The common deadline of several network operations, which get it as their time-out.
+
+    httpcore passes time-outs unchanged from a request to the stream. So a stream knows at each step
+    to which request the step belongs, even on an HTTP/2 connection that many requests share.
 
     Args:
         until: The deadline in monotonic seconds.
 
     Attributes:
+        silence: Limit of one wait, in seconds.
         hedge: The hedge that may interrupt a read, or None.
     """
 
+    silence = FOREVER
     hedge: Any = None
 
     def __init__(self, until: float) -> None:
@@ -67,25 +72,16 @@ class Deadline:
         left = max(0.0, self.until - time.monotonic())
         return left if timeout is None or timeout > left else timeout
 
+    def limit(self, *, writing: bool) -> float:
+        """Return the limit of a wait for the socket, in seconds."""
+        return self.least(self.silence)
+
     def wrote(self) -> None:
         """Record that a part of the request is written."""
 
 
-class Limit(float):
-    """A time-out in seconds that ends at a deadline at the latest.
-
-    httpcore passes time-outs unchanged from a request to the stream. So a stream knows at each step
-    to which request the step belongs, even on an HTTP/2 connection that many requests share.
-    """
-
-    deadline: Deadline
-
-    @classmethod
-    def of(cls, seconds: float, deadline: Deadline) -> Self:
-        """Create a time-out."""
-        limit = cls(seconds)
-        limit.deadline = deadline
-        return limit
+#: A time-out of httpcore: seconds, the deadline of the request, or None for no limit.
+Timeout = float | Deadline | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +134,21 @@ class Owner:
 
 
 class Ring:
-    """Running dials, their common selector, and a socket pair that wakes the selector."""
+    """Running dials, their common selector, and a socket pair that wakes the selector.
 
-    def __init__(self) -> None:
+    Args:
+        owner: Object that may abort the dials from another thread; None for no owner.
+    """
+
+    def __init__(self, owner: Owner | None = None) -> None:
+        self.owner = owner or Owner()
         self.selector: Any = selectors.DefaultSelector()
         self.dials: list[HostDial] = []
         self._woken, self.waker = socket.socketpair()
         self._woken.setblocking(False)
         self.waker.setblocking(False)
         self.selector.register(self._woken, selectors.EVENT_READ)
+        self.owner.adopt(self.waker)
 
     def __enter__(self) -> "Ring":
         return self
@@ -154,6 +156,7 @@ class Ring:
     def __exit__(self, *_: object) -> None:
         for dial in self.dials:
             dial.race.close()
+        self.owner.release(self.waker)
         self.selector.close()
         self._woken.close()
         self.waker.close()

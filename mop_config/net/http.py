@@ -19,7 +19,7 @@ from urllib.parse import quote, urljoin
 
 from .. import __version__
 from ..model.address import DEFAULT_PORTS, Url, is_loopback, parse_url
-from .connect import FOREVER, Deadline, DialOptions, Limit, Owner, Place, offering
+from .connect import FOREVER, Deadline, DialOptions, Owner, Place, offering
 from .faults import BodyTooLargeError, Fault, HttpError, describe, fault_of, lacks_resources
 from .resolver import Resolver
 
@@ -156,7 +156,6 @@ class HttpConnection(Deadline):
         server_name: Name for TLS and ``Host``; None for the URL's host.
 
     Attributes:
-        silence: Limit of one wait for bytes, in seconds.
         certificate: The server's certificate, as ``SSLSocket.getpeercert`` returns it.
     """
 
@@ -165,7 +164,6 @@ class HttpConnection(Deadline):
     ) -> None:
         super().__init__(until)
         name, port = server_name or where.host, where.port or DEFAULT_PORTS[where.scheme]
-        self.silence = math.inf
         self.certificate: dict[str, Any] = {}
         self._client = client
         self._scheme = _HTTP_SCHEMES[where.scheme]
@@ -199,7 +197,7 @@ class HttpConnection(Deadline):
 
         self.close()
         client = self._client
-        left = min(self.least(self.silence), client.connect_within)
+        left = min(self.limit(writing=False), client.connect_within)
         options = replace(client.dial, until=time.monotonic() + left)
         if self._proxy is None:
             stream = connect(self._place, options, client.resolver, client)
@@ -231,13 +229,12 @@ class HttpConnection(Deadline):
         if proxy is not None and place.tls_name is None and proxy.url.scheme.startswith(b"http"):
             target = f"http://{place.host}:{place.port}{target}"
             own = list(proxy.headers)
-        limit = Limit.of(min(FOREVER, self.silence), self)
         request = httpcore2.Request(
             method,
             httpcore2.URL(scheme=self._scheme, host=place.host, port=place.port, target=target),
             headers=[*fields.items(), *own],
             content=body,
-            extensions={"timeout": {"read": limit, "write": limit}},
+            extensions={"timeout": {"read": self, "write": self}},
         )
         with self.failures():
             http = self._http
@@ -312,7 +309,7 @@ class HttpRequest:
     body: bytes = b""
     token: str | None = None
     server_names: Mapping[str, str] = field(default_factory=dict)
-    silence: float = math.inf
+    silence: float = FOREVER
     https_only: bool = False
     cut: bool = False
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from .connect import FOREVER, Limit, Owner
+from .connect import FOREVER, Deadline, Owner, Timeout
 
 #: Reads without a wait after which other tasks get a turn, because a fast server fills every read.
 READS_IN_A_ROW = 8
@@ -68,10 +68,10 @@ class _SocketStream:
                 return self._sock
         return None
 
-    def _send(self, rest: memoryview, timeout: float | None) -> memoryview:
+    def _send(self, rest: memoryview, timeout: Timeout) -> memoryview:
         """Send as much as the send buffer takes, and return the rest."""
-        if isinstance(timeout, Limit):
-            timeout.deadline.wrote()
+        if isinstance(timeout, Deadline):
+            timeout.wrote()
         try:
             return rest[self._sock.send(rest) :]
         except WANT_WRITE:
@@ -90,7 +90,7 @@ def _translated(error: Exception, late: type[Exception], other: type[Exception])
 class Stream(_SocketStream, httpcore2.NetworkStream):
     """The stream for threads; operations keep the deadline of their request."""
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
             while True:
@@ -101,7 +101,7 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
         except (OSError, ValueError) as error:
             raise _translated(error, httpcore2.ReadTimeout, httpcore2.ReadError) from error
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    def write(self, buffer: bytes, timeout: Timeout = None) -> None:
         """Write the whole buffer."""
         rest = memoryview(buffer)
         try:
@@ -111,18 +111,17 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
         except (OSError, ValueError) as error:
             raise _translated(error, httpcore2.WriteTimeout, httpcore2.WriteError) from error
 
-    def _wait(self, event: int, timeout: float | None) -> None:
+    def _wait(self, event: int, timeout: Timeout) -> None:
         """Wait for an event of the socket.
 
         Raises:
-            TimeoutError: After ``timeout`` seconds, or at the deadline of a ``Limit``.
+            TimeoutError: After ``timeout`` seconds, or at its deadline.
             Exception: Raised by the hedge of the request, to end the read.
         """
-        if isinstance(timeout, Limit):
-            deadline = timeout.deadline
-            timeout = deadline.least(timeout)
-            if deadline.hedge is not None and event == select.POLLIN:
-                deadline.hedge.wait(self._sock, timeout)
+        if isinstance(timeout, Deadline):
+            hedge, timeout = timeout.hedge, timeout.limit(writing=event == select.POLLOUT)
+            if hedge is not None and event == select.POLLIN:
+                hedge.wait(self._sock, timeout)
                 return
         poll = select.poll()
         poll.register(self._sock, event)
@@ -151,7 +150,7 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
         self._waiting: set[_Wait] = set()
         self._reads_in_a_row = 0
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    async def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
             if self._reads_in_a_row == READS_IN_A_ROW:
@@ -167,7 +166,7 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
         except (OSError, ValueError) as error:
             raise _translated(error, httpcore2.ReadTimeout, httpcore2.ReadError) from error
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    async def write(self, buffer: bytes, timeout: Timeout = None) -> None:
         """Write the whole buffer."""
         if self.shared:
             # A cancelled request must not leave half a frame on a shared connection.
@@ -175,7 +174,7 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
         else:
             await self._write(buffer, timeout)
 
-    async def _write(self, buffer: bytes, timeout: float | None) -> None:
+    async def _write(self, buffer: bytes, timeout: Timeout) -> None:
         rest = memoryview(buffer)
         try:
             async with self._turn:
@@ -185,15 +184,15 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
         except (OSError, ValueError) as error:
             raise _translated(error, httpcore2.WriteTimeout, httpcore2.WriteError) from error
 
-    async def _wait(self, timeout: float | None, *, writable: bool) -> None:
+    async def _wait(self, timeout: Timeout, *, writable: bool) -> None:
         """Wait until the socket is readable or writable.
 
         Raises:
-            TimeoutError: After ``timeout`` seconds, or at the deadline of a ``Limit``.
+            TimeoutError: After ``timeout`` seconds, or at its deadline.
             OSError: If the stream was closed.
         """
-        if isinstance(timeout, Limit):
-            timeout = timeout.deadline.least(timeout)
+        if isinstance(timeout, Deadline):
+            timeout = timeout.limit(writing=writable)
         await _until_ready(self._sock.fileno(), timeout, self._waiting, writable=writable)
 
     @staticmethod

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import httpcore2
 import httpx2
 
-from ...net.connect import FOREVER, Deadline, Limit
+from ...net.connect import FOREVER, Deadline
 from ...net.faults import Fault
 from ..pool.failover import Attempt, DialRace, Failover, RetryTraits
 from ..pool.member import PoolMember, Target
@@ -96,6 +96,10 @@ class Exchange(Attempt, Deadline):
         self.hedge_at = self.began + failover.hedge_after
         self.timeouts: dict[str, Any] = {}
 
+    def limit(self, *, writing: bool) -> float:
+        """Return the limit of a wait for the socket, in seconds."""
+        return self.least(self.wanted.get("write" if writing else "read"))
+
     def wrote(self) -> None:
         """Record that a part of the request is written.
 
@@ -166,14 +170,8 @@ class Exchange(Attempt, Deadline):
             proxy: The proxy, or None. For an endpoint without TLS, an HTTP proxy gets the absolute
                 URL and the proxy's own header fields.
         """
-        request, target, wanted = self.request, self.member.target, self.wanted
-        limit = Limit(FOREVER)  # the deadline alone
-        limit.deadline = self
-        self.timeouts = {"read": limit, "write": limit}
-        for name in self.timeouts:
-            seconds = wanted.get(name)
-            if seconds is not None and not isinstance(seconds, Default):
-                self.timeouts[name] = Limit.of(seconds, self)
+        request, target = self.request, self.member.target
+        self.timeouts = {"read": self, "write": self}
         headers = self.headers or request.headers.raw
         if headers and headers[0][0] == b"Host":  # httpx2 puts Host first
             headers[0] = (b"Host", target.authority)

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpcore2
 
-from ..connect import FOREVER, GLANCE, Deadline, DialOptions, HostDial, Limit, Owner, Place, Ring
+from ..connect import GLANCE, Deadline, DialOptions, HostDial, Owner, Place, Ring, Timeout
 from ..resolver import Resolver
 from ..streams import AsyncStream, ProxyFailed
 
@@ -29,19 +29,14 @@ async def connect(
     Raises:
         OSError: If no address was ready in time; a ``socket.gaierror`` if the host has no address.
     """
-    owner = owner or Owner()
-    with Ring() as ring:
-        owner.adopt(ring.waker)
-        try:
-            HostDial(ring, place, options, resolver)
-            while not owner.aborted:
-                await AsyncStream.wait_for(ring, GLANCE)
-                for dial in ring.finished():
-                    if dial.error is not None:
-                        raise dial.error
-                    return AsyncStream(dial.socket, owner)
-        finally:
-            owner.release(ring.waker)
+    with Ring(owner) as ring:
+        HostDial(ring, place, options, resolver)
+        while not ring.owner.aborted:
+            await AsyncStream.wait_for(ring, GLANCE)
+            for dial in ring.finished():
+                if dial.error is not None:
+                    raise dial.error
+                return AsyncStream(dial.socket, ring.owner)
     raise ConnectionAbortedError("called off")
 
 
@@ -69,11 +64,10 @@ async def connect_by_proxy(
         ProxyFailed: If the proxy cannot be reached.
         httpcore2.ProxyError: If the proxy does not reach the server.
     """
-    url, limit = proxy.url, Limit.of(FOREVER, deadline)
-    host, name, tls = url.host.decode(), None, options.tls
+    url, name, tls = proxy.url, None, options.tls
     if url.scheme == b"https":
-        name, tls = host, proxy.ssl_context or httpcore2.default_ssl_context()
-    at = Place(host, url.port or _PROXY_PORTS.get(url.scheme, 1080), name)
+        name, tls = url.host.decode(), proxy.ssl_context or httpcore2.default_ssl_context()
+    at = Place(url.host.decode(), url.port or _PROXY_PORTS.get(url.scheme, 1080), name)
     try:
         outer = await connect(at, replace(options, tls=tls), resolver, owner)
     except OSError as error:
@@ -81,11 +75,11 @@ async def connect_by_proxy(
     deadline.until = min(deadline.until, time.monotonic() + options.timeout)
     try:
         if place.tls_name is not None or url.scheme not in _PROXY_PORTS:
-            await _open_tunnel(outer, proxy, place, limit)
+            await _open_tunnel(outer, proxy, place, deadline)
         if place.tls_name is None:
             return outer
         inner = AsyncTlsStream(outer, options.tls, place.tls_name)
-        await inner.shake_hands(limit)
+        await inner.shake_hands(deadline)
         return inner
     except BaseException:
         await outer.aclose()
@@ -93,7 +87,7 @@ async def connect_by_proxy(
 
 
 async def _open_tunnel(
-    stream: AsyncStream, proxy: httpcore2.Proxy, place: Place, limit: Limit
+    stream: AsyncStream, proxy: httpcore2.Proxy, place: Place, deadline: Deadline
 ) -> None:
     """Open a proxy's tunnel to a server.
 
@@ -101,7 +95,7 @@ async def _open_tunnel(
         httpcore2.ProxyError: If the proxy refuses.
     """
     url = proxy.url
-    timeouts: dict[str, float | None] = {"read": limit, "write": limit}
+    timeouts: dict[str, Any] = {"read": deadline, "write": deadline}
     if url.scheme not in _PROXY_PORTS:
         from httpcore2._async.socks_proxy import _init_socks5_connection
 
@@ -133,7 +127,7 @@ class AsyncTlsStream(httpcore2.AsyncNetworkStream):
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
 
-    async def shake_hands(self, timeout: float) -> None:
+    async def shake_hands(self, timeout: Timeout) -> None:
         """Do the TLS handshake.
 
         Raises:
@@ -146,7 +140,7 @@ class AsyncTlsStream(httpcore2.AsyncNetworkStream):
             raise httpcore2.ConnectError(str(error)) from error
         self._stream.shared = self._tls.selected_alpn_protocol() == "h2"
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    async def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
             return bytes(await self._run(lambda: self._tls.read(max_bytes), timeout))
@@ -155,12 +149,12 @@ class AsyncTlsStream(httpcore2.AsyncNetworkStream):
         except ssl.SSLError as error:
             raise httpcore2.ReadError(str(error)) from error
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    async def write(self, buffer: bytes, timeout: Timeout = None) -> None:
         """Write the whole buffer."""
         if buffer:
             await self._run(lambda: self._tls.write(buffer), timeout)
 
-    async def _run(self, step: Callable[[], Any], timeout: float | None) -> Any:
+    async def _run(self, step: Callable[[], Any], timeout: Timeout) -> Any:
         """Repeat a step of TLS until it has the bytes that it needs; return its result."""
         while True:
             try:

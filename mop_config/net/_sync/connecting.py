@@ -9,7 +9,7 @@ from typing import Any
 
 import httpcore2
 
-from ..connect import FOREVER, GLANCE, Deadline, DialOptions, HostDial, Limit, Owner, Place, Ring
+from ..connect import GLANCE, Deadline, DialOptions, HostDial, Owner, Place, Ring, Timeout
 from ..resolver import Resolver
 from ..streams import ProxyFailed, Stream
 
@@ -30,19 +30,14 @@ def connect(
     Raises:
         OSError: If no address was ready in time; a ``socket.gaierror`` if the host has no address.
     """
-    owner = owner or Owner()
-    with Ring() as ring:
-        owner.adopt(ring.waker)
-        try:
-            HostDial(ring, place, options, resolver)
-            while not owner.aborted:
-                Stream.wait_for(ring, GLANCE)
-                for dial in ring.finished():
-                    if dial.error is not None:
-                        raise dial.error
-                    return Stream(dial.socket, owner)
-        finally:
-            owner.release(ring.waker)
+    with Ring(owner) as ring:
+        HostDial(ring, place, options, resolver)
+        while not ring.owner.aborted:
+            Stream.wait_for(ring, GLANCE)
+            for dial in ring.finished():
+                if dial.error is not None:
+                    raise dial.error
+                return Stream(dial.socket, ring.owner)
     raise ConnectionAbortedError("called off")
 
 
@@ -70,11 +65,10 @@ def connect_by_proxy(
         ProxyFailed: If the proxy cannot be reached.
         httpcore2.ProxyError: If the proxy does not reach the server.
     """
-    url, limit = proxy.url, Limit.of(FOREVER, deadline)
-    host, name, tls = url.host.decode(), None, options.tls
+    url, name, tls = proxy.url, None, options.tls
     if url.scheme == b"https":
-        name, tls = host, proxy.ssl_context or httpcore2.default_ssl_context()
-    at = Place(host, url.port or _PROXY_PORTS.get(url.scheme, 1080), name)
+        name, tls = url.host.decode(), proxy.ssl_context or httpcore2.default_ssl_context()
+    at = Place(url.host.decode(), url.port or _PROXY_PORTS.get(url.scheme, 1080), name)
     try:
         outer = connect(at, replace(options, tls=tls), resolver, owner)
     except OSError as error:
@@ -82,25 +76,25 @@ def connect_by_proxy(
     deadline.until = min(deadline.until, time.monotonic() + options.timeout)
     try:
         if place.tls_name is not None or url.scheme not in _PROXY_PORTS:
-            _open_tunnel(outer, proxy, place, limit)
+            _open_tunnel(outer, proxy, place, deadline)
         if place.tls_name is None:
             return outer
         inner = TlsStream(outer, options.tls, place.tls_name)
-        inner.shake_hands(limit)
+        inner.shake_hands(deadline)
         return inner
     except BaseException:
         outer.close()
         raise
 
 
-def _open_tunnel(stream: Stream, proxy: httpcore2.Proxy, place: Place, limit: Limit) -> None:
+def _open_tunnel(stream: Stream, proxy: httpcore2.Proxy, place: Place, deadline: Deadline) -> None:
     """Open a proxy's tunnel to a server.
 
     Raises:
         httpcore2.ProxyError: If the proxy refuses.
     """
     url = proxy.url
-    timeouts: dict[str, float | None] = {"read": limit, "write": limit}
+    timeouts: dict[str, Any] = {"read": deadline, "write": deadline}
     if url.scheme not in _PROXY_PORTS:
         from httpcore2._sync.socks_proxy import _init_socks5_connection
 
@@ -132,7 +126,7 @@ class TlsStream(httpcore2.NetworkStream):
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
 
-    def shake_hands(self, timeout: float) -> None:
+    def shake_hands(self, timeout: Timeout) -> None:
         """Do the TLS handshake.
 
         Raises:
@@ -145,7 +139,7 @@ class TlsStream(httpcore2.NetworkStream):
             raise httpcore2.ConnectError(str(error)) from error
         self._stream.shared = self._tls.selected_alpn_protocol() == "h2"
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
             return bytes(self._run(lambda: self._tls.read(max_bytes), timeout))
@@ -154,12 +148,12 @@ class TlsStream(httpcore2.NetworkStream):
         except ssl.SSLError as error:
             raise httpcore2.ReadError(str(error)) from error
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    def write(self, buffer: bytes, timeout: Timeout = None) -> None:
         """Write the whole buffer."""
         if buffer:
             self._run(lambda: self._tls.write(buffer), timeout)
 
-    def _run(self, step: Callable[[], Any], timeout: float | None) -> Any:
+    def _run(self, step: Callable[[], Any], timeout: Timeout) -> Any:
         """Repeat a step of TLS until it has the bytes that it needs; return its result."""
         while True:
             try:

@@ -16,7 +16,7 @@ from typing import Any, Unpack
 import httpcore2
 import httpx2
 
-from ....net.connect import Deadline, Limit
+from ....net.connect import Deadline
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
 from ...pool.member import PoolMember, route_of
@@ -248,7 +248,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
 async def _discard(exchange: Exchange) -> None:
     """Close an unused answer; read a short rest of the body first, to keep the connection."""
-    exchange.timeouts["read"] = Limit.of(DRAIN, Deadline(exchange.core.clock() + DRAIN))
+    exchange.timeouts["read"] = Deadline(exchange.core.clock() + DRAIN)
     with contextlib.suppress(Exception):
         if exchange.content is None and exchange.is_short():
             await exchange.response.aread()
