@@ -55,9 +55,7 @@ class AsyncEndpointConnection:
         not count as idle, or of HTTP/2, whose server may send frames at any time. A new TLS
         connection is readable, too, because of its session tickets.
         """
-        if self.spare_until and time.monotonic() >= self.spare_until:
-            return True
-        if self.http.has_expired():
+        if self.http.has_expired() or 0.0 < self.spare_until <= time.monotonic():
             return True
         if not self.spare_until and isinstance(self.http, httpcore2.AsyncHTTP11Connection):
             return False
@@ -97,7 +95,8 @@ class AsyncEndpointPool:
         self.proxy = None if proxy is None else for_httpcore(proxy)
         self.apart = options.takes_another_way(checked, target)
         self.retired = False
-        self._target = target
+        # The target of the member may change later.
+        self._origin = httpcore2.Origin(target.scheme, target.key, target.port)
         self._options = options
         self._limit = math.inf if limits.max_connections is None else limits.max_connections
         keep = limits.max_keepalive_connections
@@ -108,8 +107,8 @@ class AsyncEndpointPool:
         self._shared: AsyncEndpointConnection | None = None
         self._queue: deque[AsyncTurn] = deque()
         # Until the first handshake negotiates HTTP/1.1, one dial may serve all waiting requests.
-        encrypted = target.tls_name is not None
-        self._may_share = SHARES_HTTP2 and options.http2 and (encrypted or not options.http1)
+        negotiates = options.http2 and (target.tls_name is not None or not options.http1)
+        self._may_share = SHARES_HTTP2 and negotiates
         self._stale: list[AsyncEndpointConnection] = []
 
     def take_open(self, exchange: Exchange) -> None:
@@ -159,18 +158,13 @@ class AsyncEndpointPool:
 
     def opened(self, connection: AsyncEndpointConnection, stream: Any) -> None:
         """Turn a place into a connection over a connected stream."""
-        origin = httpcore2.Origin(self._target.scheme, self._target.key, self._target.port)
-        expiry = self._options.limits.keepalive_expiry
-        tls = stream.get_extra_info("ssl_object")
-        http: Any
-        if (tls is not None and tls.selected_alpn_protocol() == "h2") or not self._options.http1:
-            shared, http = SHARES_HTTP2, httpcore2.AsyncHTTP2Connection(origin, stream, expiry)
-        else:
-            shared, http = False, httpcore2.AsyncHTTP11Connection(origin, stream, expiry)
+        tls, expiry = stream.get_extra_info("ssl_object"), self._options.limits.keepalive_expiry
+        is_http2 = not self._options.http1 or (tls and tls.selected_alpn_protocol() == "h2")
+        kind: Any = httpcore2.AsyncHTTP2Connection if is_http2 else httpcore2.AsyncHTTP11Connection
         with self._lock:
-            connection.stream, connection.http, connection.shared = stream, http, shared
-            self._may_share = shared
-            if shared:
+            connection.stream, connection.http = stream, kind(self._origin, stream, expiry)
+            connection.shared = self._may_share = bool(SHARES_HTTP2 and is_http2)
+            if connection.shared:
                 self._shared = connection
             self._admit()
 
@@ -293,8 +287,8 @@ class AsyncEndpointPool:
     # End of the methods whose caller holds the lock.
 
     async def _close_stale(self) -> None:
-        while self._stale:
-            with self._lock:
-                connection = self._stale.pop() if self._stale else None
-            if connection is not None and not connection.http.is_closed():
+        with self._lock:
+            stale, self._stale = self._stale, []
+        for connection in stale:
+            if not connection.http.is_closed():
                 await connection.http.aclose()

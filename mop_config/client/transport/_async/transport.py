@@ -109,7 +109,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                     exchange.bound_pauses()
                 elif exchange.is_read_whole():
                     await self._read_whole(exchange)
-            if self._connector.is_closed and exchange.fault is not None:
+            if self._connector.aborted and exchange.fault is not None:
                 await close(exchange)
                 raise closed(request)
             with core:
@@ -326,7 +326,7 @@ class _AsyncBody(httpx2.AsyncByteStream):
             async for part in exchange.response.aiter_stream():
                 yield part
         except Exception as error:
-            if self.transport._connector.is_closed:
+            if self.transport._connector.aborted:
                 raise closed(exchange.request) from error
             if not exchange.apart:
                 fault = fault_of_attempt(error, connecting=False)

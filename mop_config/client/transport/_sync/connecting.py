@@ -12,8 +12,8 @@ from typing import Any
 
 import httpcore2
 
-from ....net._sync.connecting import connect_by_proxy
-from ....net.connect import GLANCE, Deadline, DialOptions, HostDial, Ring
+from ....net._sync.connecting import connect, connect_by_proxy
+from ....net.connect import GLANCE, Deadline, DialOptions, HostDial, Owner, Ring
 from ....net.faults import Fault, fault_of
 from ....net.resolver import Resolver
 from ....net.streams import Stream
@@ -36,7 +36,7 @@ SPARE_PAUSE = 10.0
 SWEEP_INTERVAL = 1.0
 
 
-class Connector:
+class Connector(Owner):
     """Opens the connections of one client: those of its exchanges, and its warm spare.
 
     Args:
@@ -48,12 +48,13 @@ class Connector:
         pools: The connections to each endpoint. So requests that hang at one endpoint take no
             connection from another.
         sweep_at: When the next sweep is due, in monotonic seconds.
-        is_closed: Whether the client is closed.
+        aborted: Whether the client is closed.
     """
 
     def __init__(
         self, core: ClientState, options: TransportOptions, checked: TransportOptions
     ) -> None:
+        super().__init__()
         self._state = core
         self._options = options
         self._checked = checked
@@ -64,7 +65,6 @@ class Connector:
         self._sweeping = threading.Lock()
         self.pools: dict[bytes, EndpointPool] = {}
         self.sweep_at = 0.0
-        self.is_closed = False
 
     def pool_of(self, member: PoolMember) -> EndpointPool:
         """Return the connections to an endpoint."""
@@ -98,7 +98,7 @@ class Connector:
 
     def close(self) -> None:
         """Close all connections, and end the dials."""
-        self.is_closed = True
+        self.abort()
         if self._spare_dial is not None:
             end_beside(self._spare_dial)
         for pool in list(self.pools.values()):
@@ -120,8 +120,7 @@ class Connector:
             pool = self.pool_of(exchange.member)
             exchange.apart = pool.apart
             seconds = least(exchange.wanted.get("pool"), exchange.least(None))
-            leave_at = exchange.created + core.policy.queue_delay
-            until_leave = max(0.0, leave_at - core.clock())
+            until_leave = max(0.0, exchange.created + core.policy.queue_delay - core.clock())
             is_patient = exchange.failover.patient or not exchange.race
             exchange.queued = not is_patient and until_leave < seconds
             taken = pool.take(exchange, until_leave if exchange.queued else seconds)
@@ -190,9 +189,11 @@ class Connector:
             return member
 
         race = DialRace(exchange.member, another, self._state.policy.race_delay)
-        race.called_off = lambda: exchange.called_off or self.is_closed
+        race.called_off = lambda: exchange.called_off or self.aborted
         try:
-            winner, stream = self._dial(race, self._dial_options(exchange))
+            with self._dials:
+                options = self._dial_options(exchange)
+                winner, stream = dial(race, options, self._state.resolver)
         except DialError as error:
             if race.called_off():
                 raise httpcore2.ConnectError("the dial was called off") from error
@@ -218,42 +219,35 @@ class Connector:
             until = min(until, time.monotonic() + timeout)
         return self._options.for_dial(timeout, until)
 
-    def _dial(self, race: DialRace, options: DialOptions) -> tuple[PoolMember, Any]:
-        with self._dials:
-            return dial(race, options, self._state.resolver)
-
     def _keep_spare(self, now: float) -> None:
         """Dial a spare connection to the next endpoint in the background, if there is none."""
         with self._state:
             member = spare_member(self._state.api, now)
         pool = None if member is None else self.pool_of(member)
         spare = self._spare
-        if spare is not None:
-            if spare.pool.holds(spare) and (spare.http is None or spare.spare_until):
-                if pool is not None and pool is not spare.pool:
-                    spare.spare_until = now  # another endpoint is next: the next sweep closes this
-                return
-            self._spare = None
-            if spare.http is None or now < spare.spare_until:  # not opened, or ended by the server
-                self._spare_after = now + SPARE_PAUSE
-        if pool is None or now < self._spare_after:
+        is_held = spare is not None and spare.pool.holds(spare)
+        if spare is not None and is_held and (spare.http is None or spare.spare_until):
+            if pool is not None and pool is not spare.pool:
+                spare.spare_until = now  # another endpoint is next: the next sweep closes this
             return
-        place = self._spare = pool.reserve()
+        if spare is not None and (spare.http is None or now < spare.spare_until):
+            self._spare_after = now + SPARE_PAUSE  # not opened, or ended by the server
+        may_open = pool is not None and now >= self._spare_after
+        self._spare = place = pool.reserve() if pool is not None and may_open else None
         if place is None:
             return
         try:
             self._spare_dial = start_beside(self._open_spare, place)
         except (RuntimeError, MemoryError) as error:
-            logger.info("no spare connection to %s: %s", pool.member.url, error)
-            pool.release(place)
+            logger.info("no spare connection to %s: %s", place.pool.member.url, error)
+            place.pool.release(place)
 
     def _open_spare(self, place: EndpointConnection) -> None:
         member, timeout = place.pool.member, self._state.policy.connect_timeout
-        race = DialRace(member, lambda _: None, self._state.policy.race_delay)
-        race.called_off = lambda: self.is_closed
         try:
-            options = self._options.for_dial(timeout, time.monotonic() + timeout)
-            _, stream = self._dial(race, options)
+            with self._dials:
+                options = self._options.for_dial(timeout, time.monotonic() + timeout)
+                stream = connect(member.target, options, self._state.resolver, self)
             place.spare_until = time.monotonic() + SPARE_LIFE
             place.pool.opened(place, stream)
         except (OSError, RuntimeError, MemoryError) as error:

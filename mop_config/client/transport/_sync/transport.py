@@ -110,7 +110,7 @@ class FailoverTransport(httpx2.BaseTransport):
                     exchange.bound_pauses()
                 elif exchange.is_read_whole():
                     self._read_whole(exchange)
-            if self._connector.is_closed and exchange.fault is not None:
+            if self._connector.aborted and exchange.fault is not None:
                 close(exchange)
                 raise closed(request)
             with core:
@@ -323,7 +323,7 @@ class _Body(httpx2.SyncByteStream):
             for part in exchange.response.iter_stream():
                 yield part
         except Exception as error:
-            if self.transport._connector.is_closed:
+            if self.transport._connector.aborted:
                 raise closed(exchange.request) from error
             if not exchange.apart:
                 fault = fault_of_attempt(error, connecting=False)
