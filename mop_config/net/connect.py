@@ -94,6 +94,7 @@ class DialOptions:
         local_address: Address to dial from, or None for any.
         socket_options: Arguments of ``setsockopt``, one tuple for each call.
         until: End of all dials and their look-ups, in monotonic seconds.
+        hedge: The hedge that may interrupt the wait for a proxy's answer, or None.
     """
 
     tls: ssl.SSLContext
@@ -101,6 +102,7 @@ class DialOptions:
     local_address: str | None = None
     socket_options: tuple[Any, ...] = ()
     until: float = math.inf
+    hedge: Any = None
 
 
 class Owner:

@@ -45,8 +45,10 @@ _CODES = {
     **dict.fromkeys((errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL), Fault.UNREACHABLE),
     **dict.fromkeys(_EXHAUSTED, Fault.OURS),
 }
-#: Beginnings of a proxy's messages that demand other credentials, no fault of the endpoint.
-_REFUSALS = ("407", "Requested ", "Invalid username/password")
+#: Beginning of our message about a proxy that cannot be reached.
+UNREACHABLE_PROXY = "the proxy cannot be reached"
+#: Beginnings of a proxy's messages about faults that are not the endpoint's.
+_REFUSALS = ("407", "Requested ", "Invalid username/password", UNREACHABLE_PROXY)
 #: CPython's messages when a thread cannot be started (no threads or memory left, or, from 3.12 on,
 #: after the main thread has ended). The exception is only a RuntimeError.
 _NO_THREAD = ("can't start new thread", "can't create new thread")
@@ -125,7 +127,6 @@ _FAULTS: dict[type | str, tuple[Fault, Fault]] = {
     ssl.SSLError: (Fault.TLS, Fault.TLS),
     ConnectionRefusedError: (Fault.REFUSED, Fault.REFUSED),
     ConnectionError: (Fault.RESET, Fault.RESET),
-    "ProxyFailed": (Fault.PROXY, Fault.PROXY),
     "PoolTimeout": (Fault.POOL_TIMEOUT, Fault.POOL_TIMEOUT),
     "TimeoutException": (Fault.CONNECT_TIMEOUT, Fault.READ_TIMEOUT),
     "TimeoutError": (Fault.CONNECT_TIMEOUT, Fault.READ_TIMEOUT),

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urljoin
 
@@ -34,8 +35,6 @@ Headers = Mapping[str, str]
 
 USER_AGENT = f"mop-config/{__version__}"
 _HTTP_SCHEMES = {"http": b"http", "ws": b"http", "https": b"https", "wss": b"https"}
-_SWITCHING_PROTOCOLS = 101
-_NEEDS_CREDENTIALS = 407
 MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: Characters of a query that are not percent-encoded.
@@ -199,11 +198,8 @@ class HttpConnection(Deadline):
         client = self._client
         left = min(self.limit(writing=False), client.connect_within)
         options = replace(client.dial, until=time.monotonic() + left)
-        if self._proxy is None:
-            stream = connect(self._place, options, client.resolver, client)
-        else:
-            way = self._proxy, self._place, options, client.resolver
-            stream = connect_by_proxy(*way, Deadline(self.until), client)
+        way, proxy = (self._place, options, client.resolver, client), self._proxy
+        stream = connect(*way) if proxy is None else connect_by_proxy(proxy, *way)
         tls = stream.get_extra_info("ssl_object")
         if tls is not None and self._place.tls_name is not None:
             self.certificate = tls.getpeercert() or {}
@@ -242,7 +238,7 @@ class HttpConnection(Deadline):
                 http = self._open()
             response = http.handle_request(request)
         try:
-            if response.status == _NEEDS_CREDENTIALS and proxy is not None:
+            if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
                 raise HttpError(Fault.PROXY, "the proxy demands other credentials")
             received = ((n.decode("latin-1"), v.decode("latin-1")) for n, v in response.headers)
             reply = HttpReply(response.status, {name.lower(): value for name, value in received})
@@ -252,11 +248,10 @@ class HttpConnection(Deadline):
 
     def _chunks(self, response: "httpcore2.Response") -> Iterator[bytes]:
         """Yield the raw body of a response as it arrives."""
-        if response.status == _SWITCHING_PROTOCOLS:
+        if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
             return  # the connection switches to another protocol
         with self.failures():
-            assert isinstance(response.stream, Iterable)  # noqa: S101 - the sync half of a union
-            for chunk in response.stream:
+            for chunk in response.iter_stream():
                 if time.monotonic() >= self.until:
                     raise TimeoutError("timed out")  # although bytes arrive without a pause
                 yield chunk

@@ -27,9 +27,6 @@ LookUp = Callable[[str], Iterable[str] | Coroutine[Any, Any, Iterable[str]]]
 #: Whether only the system's resolver is used, or the application's resolver as the second.
 Resolve = Literal["system", "custom-second"]
 
-#: Limit of the host names whose last addresses are cached.
-_REMEMBERED = 4096
-
 
 class Resolver:
     """Looks up the addresses of hosts, and caches the last result.
@@ -67,8 +64,8 @@ class Resolver:
         # A running future cannot be cancelled, so no caller can end the shared look-up.
         future.set_running_or_notify_cancel()
         if is_ip(host):
-            _remember(self._last, host, [host.strip("[]")])
-            future.set_result([host.strip("[]")])
+            self._last[host] = [host.strip("[]")]
+            future.set_result(self._last[host])
             return future
         key = os.getpid(), host
         shared = self._running.setdefault(key, future)
@@ -89,7 +86,7 @@ class Resolver:
 
     def succeeded(self, host: str, address: str) -> None:
         """Remember the connected address of a host, which the next dial tries first."""
-        _remember(self._best, host, address)
+        self._best[host] = address
 
     def in_turn(self, host: str, addresses: Sequence[str]) -> list[str]:
         """Sort addresses as RFC 8305 (section 4) dials them.
@@ -109,16 +106,9 @@ class Resolver:
             del self._running[key]
             future.set_exception(error)
         else:
-            _remember(self._last, key[1], addresses)
+            self._last[key[1]] = addresses
             del self._running[key]
             future.set_result(addresses)
-
-
-def _remember(memory: dict[str, Any], host: str, value: Any) -> None:
-    memory.pop(host, None)
-    memory[host] = value
-    if len(memory) > _REMEMBERED:
-        memory.pop(next(iter(memory)), None)
 
 
 def resolver_of(look_up: LookUp | None, resolve: Resolve) -> Resolver:

@@ -24,10 +24,6 @@ WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
 WANT_WRITE = (BlockingIOError, ssl.SSLWantWriteError)
 
 
-class ProxyFailed(httpcore2.ProxyError):
-    """The proxy cannot be reached; the server is not at fault."""
-
-
 def for_httpcore(proxy: httpx2.Proxy) -> httpcore2.Proxy:
     """Return a proxy in the form that httpcore takes."""
     return httpcore2.Proxy(str(proxy.url), proxy.raw_auth, proxy.headers.raw, proxy.ssl_context)

@@ -94,11 +94,12 @@ class TransportOptions:
         address = {} if proxy is None else {"local_address": None}
         return {**self._given, **own, **address}
 
-    def for_dial(self, timeout: float, until: float = math.inf) -> DialOptions:
+    def for_dial(self, timeout: float, until: float = math.inf, hedge: Any = None) -> DialOptions:
         """Return the options of a dial.
 
         Args:
             timeout: Seconds for the dial of one address.
             until: Deadline of the dial in monotonic seconds.
+            hedge: The hedge that may interrupt the wait for a proxy's answer, or None.
         """
-        return DialOptions(self.tls, timeout, self.local_address, self.socket_options, until)
+        return DialOptions(self.tls, timeout, self.local_address, self.socket_options, until, hedge)

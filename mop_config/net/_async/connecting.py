@@ -9,8 +9,9 @@ from typing import Any
 import httpcore2
 
 from ..connect import GLANCE, Deadline, DialOptions, HostDial, Owner, Place, Ring, Timeout
+from ..faults import UNREACHABLE_PROXY
 from ..resolver import Resolver
-from ..streams import AsyncStream, ProxyFailed
+from ..streams import AsyncStream
 
 _PROXY_PORTS = {b"http": 80, b"https": 443}
 
@@ -41,12 +42,7 @@ async def connect(
 
 
 async def connect_by_proxy(
-    proxy: httpcore2.Proxy,
-    place: Place,
-    options: DialOptions,
-    resolver: Resolver,
-    deadline: Deadline,
-    owner: Owner | None = None,
+    proxy: httpcore2.Proxy, place: Place, options: DialOptions, resolver: Resolver, owner: Owner
 ) -> Any:
     """Connect to a server through a proxy, which resolves the server's host.
 
@@ -57,12 +53,10 @@ async def connect_by_proxy(
         place: The server.
         options: The limits and options of each dial to the proxy.
         resolver: Resolves the host of the proxy.
-        deadline: Deadline of the whole, which this function may bring forward.
-        owner: Object that may abort the connection from another thread; None for no owner.
+        owner: Object that may abort the connection from another thread.
 
     Raises:
-        ProxyFailed: If the proxy cannot be reached.
-        httpcore2.ProxyError: If the proxy does not reach the server.
+        httpcore2.ProxyError: If the proxy cannot be reached, or does not reach the server.
     """
     url, name, tls = proxy.url, None, options.tls
     if url.scheme == b"https":
@@ -71,8 +65,9 @@ async def connect_by_proxy(
     try:
         outer = await connect(at, replace(options, tls=tls), resolver, owner)
     except OSError as error:
-        raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
-    deadline.until = min(deadline.until, time.monotonic() + options.timeout)
+        raise httpcore2.ProxyError(f"{UNREACHABLE_PROXY}: {error}") from error
+    deadline = Deadline(min(options.until, time.monotonic() + options.timeout))
+    deadline.hedge = options.hedge
     try:
         if place.tls_name is not None or url.scheme not in _PROXY_PORTS:
             await _open_tunnel(outer, proxy, place, deadline)

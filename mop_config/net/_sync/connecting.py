@@ -10,8 +10,9 @@ from typing import Any
 import httpcore2
 
 from ..connect import GLANCE, Deadline, DialOptions, HostDial, Owner, Place, Ring, Timeout
+from ..faults import UNREACHABLE_PROXY
 from ..resolver import Resolver
-from ..streams import ProxyFailed, Stream
+from ..streams import Stream
 
 _PROXY_PORTS = {b"http": 80, b"https": 443}
 
@@ -42,12 +43,7 @@ def connect(
 
 
 def connect_by_proxy(
-    proxy: httpcore2.Proxy,
-    place: Place,
-    options: DialOptions,
-    resolver: Resolver,
-    deadline: Deadline,
-    owner: Owner | None = None,
+    proxy: httpcore2.Proxy, place: Place, options: DialOptions, resolver: Resolver, owner: Owner
 ) -> Any:
     """Connect to a server through a proxy, which resolves the server's host.
 
@@ -58,12 +54,10 @@ def connect_by_proxy(
         place: The server.
         options: The limits and options of each dial to the proxy.
         resolver: Resolves the host of the proxy.
-        deadline: Deadline of the whole, which this function may bring forward.
-        owner: Object that may abort the connection from another thread; None for no owner.
+        owner: Object that may abort the connection from another thread.
 
     Raises:
-        ProxyFailed: If the proxy cannot be reached.
-        httpcore2.ProxyError: If the proxy does not reach the server.
+        httpcore2.ProxyError: If the proxy cannot be reached, or does not reach the server.
     """
     url, name, tls = proxy.url, None, options.tls
     if url.scheme == b"https":
@@ -72,8 +66,9 @@ def connect_by_proxy(
     try:
         outer = connect(at, replace(options, tls=tls), resolver, owner)
     except OSError as error:
-        raise ProxyFailed(f"the proxy cannot be reached: {error}") from error
-    deadline.until = min(deadline.until, time.monotonic() + options.timeout)
+        raise httpcore2.ProxyError(f"{UNREACHABLE_PROXY}: {error}") from error
+    deadline = Deadline(min(options.until, time.monotonic() + options.timeout))
+    deadline.hedge = options.hedge
     try:
         if place.tls_name is not None or url.scheme not in _PROXY_PORTS:
             _open_tunnel(outer, proxy, place, deadline)

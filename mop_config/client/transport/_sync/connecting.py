@@ -13,7 +13,7 @@ from typing import Any
 import httpcore2
 
 from ....net._sync.connecting import connect, connect_by_proxy
-from ....net.connect import GLANCE, Deadline, DialOptions, HostDial, Owner, Ring
+from ....net.connect import GLANCE, DialOptions, HostDial, Owner, Ring
 from ....net.faults import Fault, fault_of
 from ....net.resolver import Resolver
 from ....net.streams import Stream
@@ -142,18 +142,12 @@ class Connector(Owner):
                 if better is not None:
                     exchange.member = better
                     return
-            if place.pool.proxy is None:
+            proxy = place.pool.proxy
+            if proxy is None:
                 stream = self._race(exchange, places)
             else:
-                deadline = Deadline(exchange.until)
-                deadline.hedge = exchange.hedge
-                stream = connect_by_proxy(
-                    place.pool.proxy,
-                    exchange.member.target,
-                    self._dial_options(exchange),
-                    self._state.resolver,
-                    deadline,
-                )
+                way = exchange.member.target, self._dial_options(exchange), self._state.resolver
+                stream = connect_by_proxy(proxy, *way, self)
             # The winner's place becomes the connection; the ``finally`` clause returns the others.
             winner = places.pop(exchange.member.url)
             exchange.reused = stream is None
@@ -217,7 +211,7 @@ class Connector(Owner):
         timeout = least(exchange.wanted.get("connect"), usual)
         if timeout < usual:
             until = min(until, time.monotonic() + timeout)
-        return self._options.for_dial(timeout, until)
+        return self._options.for_dial(timeout, until, exchange.hedge)
 
     def _keep_spare(self, now: float) -> None:
         """Dial a spare connection to the next endpoint in the background, if there is none."""
