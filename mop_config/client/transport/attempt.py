@@ -15,10 +15,10 @@ import httpx2
 from ...net.connect import FOREVER, Deadline
 from ...net.faults import Fault
 from ..pool.failover import Attempt, DialRace, Failover, RetryTraits
-from ..pool.member import PoolMember, Target
+from ..pool.member import PoolMember, Target, route_of
 from ..pool.policy import BUSY_STATUS, IDEMPOTENT
 from ..pool.session import ClientState
-from .outcome import fault_of_attempt, is_of_http2, may_have_been_sent
+from .outcome import Response, fault_of_attempt, is_of_http2, may_have_been_sent, translate
 
 #: RFC 2606 reserves .invalid: a request that bypasses our transport reaches no server.
 HOST = "endpoint.invalid"
@@ -114,6 +114,9 @@ class Exchange(Attempt, Deadline):
 
     def answered(self, response: Any) -> None:
         """Record an answer."""
+        # The deadline applies to the head only; the body has the caller's own time-outs.
+        self.timeouts["read"] = self.wanted.get("read", Default(self.failover.total))
+        self.timeouts["write"] = self.wanted.get("write")
         self.response, self.now = response, self.core.clock()
         self.first_byte = self.now - self.asked
         status, policy = response.status, self.core.policy
@@ -233,17 +236,30 @@ class Exchange(Attempt, Deadline):
         whole: bool | None = self.request.extensions.get(WHOLE)
         return self.is_short() if whole is None else whole
 
-    def answer_headers(self) -> Headers:
-        """Return the answer's headers with the pool's host for the endpoint's own address.
+    def answer(self, stream: Any) -> Response:
+        """Return the answer for the application, with the pool's host for the endpoint's address.
 
         A redirect to the endpoint becomes a redirect to the pool, and a cookie for its domain
         becomes a cookie for the pool's host. Otherwise a move to another endpoint would lose both.
+
+        Args:
+            stream: The body.
         """
         headers: Headers = self.response.headers
         for position, (name, value) in enumerate(headers):
             if len(name) in _LENGTHS and (rewrite := _REWRITTEN.get(name.lower())):
                 headers[position] = name, rewrite(value, self.member.target)
-        return headers
+        extensions = self.response.extensions
+        extensions["endpoint"] = self.member.url
+        return Response(self.response.status, headers=headers, stream=stream, extensions=extensions)
+
+    def body_failed(self, error: Exception, began: float) -> Exception:
+        """Record a broken body that the application reads; return the exception to raise."""
+        if not self.apart:
+            fault = fault_of_attempt(error, connecting=False)
+            with self.core as core:
+                core.api.failed(self.member, fault, core.clock(), began)
+        return translate(error, self.request, self.member.url)
 
     # -- hedges
 
@@ -282,6 +298,14 @@ class Exchange(Attempt, Deadline):
                 # The endpoint of a cancelled hedge did not fail, and can still be tried.
                 self.failover.give_back({self.hedged_at})
         return self
+
+
+def begin(core: ClientState, request: httpx2.Request) -> Failover:
+    """Begin the failover of a request."""
+    total = total_of(request.extensions.get("timeout") or {}, core.policy.total_timeout)
+    traits, route = traits_of(request), route_of(request.method, request.url.path)
+    with core:
+        return Failover(traits, core.api, core.budget, core.clock(), total, route)
 
 
 def traits_of(request: httpx2.Request) -> RetryTraits:

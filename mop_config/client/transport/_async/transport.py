@@ -19,10 +19,10 @@ import httpx2
 from ....net.connect import Deadline
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
-from ...pool.member import PoolMember, route_of
-from ..attempt import BASE_URL, RAW_HOST, WHOLE, Default, Exchange, HasState, total_of, traits_of
+from ...pool.member import PoolMember
+from ..attempt import BASE_URL, RAW_HOST, WHOLE, Exchange, HasState, begin
 from ..options import TransportOptions
-from ..outcome import Response, closed, fault_of_attempt, is_of_http2, translate, why
+from ..outcome import closed, is_of_http2, why
 from ..with_asyncio import close, hedged
 from .connecting import AsyncConnector
 
@@ -97,11 +97,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             plain = self._inner or self._plain_for(request)
             return await plain.handle_async_request(request)
         core = self._state
-        wanted, traits = request.extensions.get("timeout") or {}, traits_of(request)
-        total = total_of(wanted, core.policy.total_timeout)
-        route = route_of(request.method, request.url.path)
-        with core:
-            failover = Failover(traits, core.api, core.budget, core.clock(), total, route)
+        failover = begin(core, request)
         while failover.member is not None:
             exchange = await self._attempt(failover, failover.member, request)
             if exchange.status is not None:
@@ -179,7 +175,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         Raises:
             httpcore2.ConnectionNotAvailable: If the connection no longer takes requests.
         """
-        connection, wanted = exchange.connection, exchange.wanted
+        connection = exchange.connection
         try:
             if exchange.called_off:
                 raise httpcore2.ReadError("the other request of the hedge has its answer")
@@ -193,9 +189,6 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 connection.worn = True
             await connection.pool.release(connection)
             raise
-        # The deadline applies to the head only; the body has the caller's own time-outs.
-        exchange.timeouts["read"] = wanted.get("read", Default(exchange.failover.total))
-        exchange.timeouts["write"] = wanted.get("write")
 
     async def _read_whole(self, exchange: Exchange) -> None:
         """Read the body as a part of the attempt: after a broken body, another attempt follows."""
@@ -212,21 +205,14 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         if failover.answer is None:
             raise why(failover, request)
         exchange: Exchange = failover.answer
-        response, member = exchange.response, exchange.member
-        response.extensions["endpoint"] = member.url
-        if logger.isEnabledFor(logging.DEBUG):
-            # httpx2's log line names only the pool's host; no query, which may hold secrets.
-            logger.debug(
-                "%s %s: %d from %s", request.method, request.url.path, response.status, member.url
-            )
         whole = exchange.content
         stream = _AsyncBody(self, exchange) if whole is None else httpx2.ByteStream(whole)
-        return Response(
-            response.status,
-            headers=exchange.answer_headers(),
-            stream=stream,
-            extensions=response.extensions,
-        )
+        answer = exchange.answer(stream)
+        if logger.isEnabledFor(logging.DEBUG):
+            # httpx2's log line names only the pool's host; no query, which may hold secrets.
+            path, url = request.url.path, exchange.member.url
+            logger.debug("%s %s: %d from %s", request.method, path, answer.status_code, url)
+        return answer
 
     def _plain_for(self, request: httpx2.Request) -> httpx2.AsyncHTTPTransport:
         proxy = self._options.proxy_for(request.url.scheme, request.url.host)
@@ -263,7 +249,6 @@ async def _send_through(transport: httpx2.AsyncBaseTransport, exchange: Exchange
         unsent = isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout))
         exchange.failed(error, connected=not unsent)
         return
-    exchange.timeouts["read"] = exchange.wanted.get("read", Default(exchange.timeouts["read"]))
     exchange.answered(
         httpcore2.Response(
             response.status_code,
@@ -320,19 +305,14 @@ class _AsyncBody(httpx2.AsyncByteStream):
     exchange: Exchange
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        exchange, core = self.exchange, self.exchange.core
-        began = core.clock()
+        exchange, began = self.exchange, self.exchange.core.clock()
         try:
             async for part in exchange.response.aiter_stream():
                 yield part
         except Exception as error:
             if self.transport._connector.aborted:
                 raise closed(exchange.request) from error
-            if not exchange.apart:
-                fault = fault_of_attempt(error, connecting=False)
-                with core:
-                    core.api.failed(exchange.member, fault, core.clock(), began)
-            raise translate(error, exchange.request, exchange.member.url) from error
+            raise exchange.body_failed(error, began) from error
 
     async def aclose(self) -> None:
         await close(self.exchange)

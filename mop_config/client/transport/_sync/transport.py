@@ -20,10 +20,10 @@ import httpx2
 from ....net.connect import Deadline
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
-from ...pool.member import PoolMember, route_of
-from ..attempt import BASE_URL, RAW_HOST, WHOLE, Default, Exchange, HasState, total_of, traits_of
+from ...pool.member import PoolMember
+from ..attempt import BASE_URL, RAW_HOST, WHOLE, Exchange, HasState, begin
 from ..options import TransportOptions
-from ..outcome import Response, closed, fault_of_attempt, is_of_http2, translate, why
+from ..outcome import closed, is_of_http2, why
 from ..with_threads import close, hedged
 from .connecting import Connector
 
@@ -98,11 +98,7 @@ class FailoverTransport(httpx2.BaseTransport):
             plain = self._inner or self._plain_for(request)
             return plain.handle_request(request)
         core = self._state
-        wanted, traits = request.extensions.get("timeout") or {}, traits_of(request)
-        total = total_of(wanted, core.policy.total_timeout)
-        route = route_of(request.method, request.url.path)
-        with core:
-            failover = Failover(traits, core.api, core.budget, core.clock(), total, route)
+        failover = begin(core, request)
         while failover.member is not None:
             exchange = self._attempt(failover, failover.member, request)
             if exchange.status is not None:
@@ -176,7 +172,7 @@ class FailoverTransport(httpx2.BaseTransport):
         Raises:
             httpcore2.ConnectionNotAvailable: If the connection no longer takes requests.
         """
-        connection, wanted = exchange.connection, exchange.wanted
+        connection = exchange.connection
         try:
             if exchange.called_off:
                 raise httpcore2.ReadError("the other request of the hedge has its answer")
@@ -190,9 +186,6 @@ class FailoverTransport(httpx2.BaseTransport):
                 connection.worn = True
             connection.pool.release(connection)
             raise
-        # The deadline applies to the head only; the body has the caller's own time-outs.
-        exchange.timeouts["read"] = wanted.get("read", Default(exchange.failover.total))
-        exchange.timeouts["write"] = wanted.get("write")
 
     def _read_whole(self, exchange: Exchange) -> None:
         """Read the body as a part of the attempt: after a broken body, another attempt follows."""
@@ -209,21 +202,14 @@ class FailoverTransport(httpx2.BaseTransport):
         if failover.answer is None:
             raise why(failover, request)
         exchange: Exchange = failover.answer
-        response, member = exchange.response, exchange.member
-        response.extensions["endpoint"] = member.url
-        if logger.isEnabledFor(logging.DEBUG):
-            # httpx2's log line names only the pool's host; no query, which may hold secrets.
-            logger.debug(
-                "%s %s: %d from %s", request.method, request.url.path, response.status, member.url
-            )
         whole = exchange.content
         stream = _Body(self, exchange) if whole is None else httpx2.ByteStream(whole)
-        return Response(
-            response.status,
-            headers=exchange.answer_headers(),
-            stream=stream,
-            extensions=response.extensions,
-        )
+        answer = exchange.answer(stream)
+        if logger.isEnabledFor(logging.DEBUG):
+            # httpx2's log line names only the pool's host; no query, which may hold secrets.
+            path, url = request.url.path, exchange.member.url
+            logger.debug("%s %s: %d from %s", request.method, path, answer.status_code, url)
+        return answer
 
     def _plain_for(self, request: httpx2.Request) -> httpx2.HTTPTransport:
         proxy = self._options.proxy_for(request.url.scheme, request.url.host)
@@ -260,7 +246,6 @@ def _send_through(transport: httpx2.BaseTransport, exchange: Exchange) -> None:
         unsent = isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout))
         exchange.failed(error, connected=not unsent)
         return
-    exchange.timeouts["read"] = exchange.wanted.get("read", Default(exchange.timeouts["read"]))
     exchange.answered(
         httpcore2.Response(
             response.status_code,
@@ -317,19 +302,14 @@ class _Body(httpx2.SyncByteStream):
     exchange: Exchange
 
     def __iter__(self) -> Iterator[bytes]:
-        exchange, core = self.exchange, self.exchange.core
-        began = core.clock()
+        exchange, began = self.exchange, self.exchange.core.clock()
         try:
             for part in exchange.response.iter_stream():
                 yield part
         except Exception as error:
             if self.transport._connector.aborted:
                 raise closed(exchange.request) from error
-            if not exchange.apart:
-                fault = fault_of_attempt(error, connecting=False)
-                with core:
-                    core.api.failed(exchange.member, fault, core.clock(), began)
-            raise translate(error, exchange.request, exchange.member.url) from error
+            raise exchange.body_failed(error, began) from error
 
     def close(self) -> None:
         close(self.exchange)
