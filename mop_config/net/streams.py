@@ -14,10 +14,11 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from .connect import FOREVER, Deadline, Owner, Timeout
+from .connect import Deadline, Owner, Timeout
 
 #: Reads without a wait after which other tasks get a turn, because a fast server fills every read.
 READS_IN_A_ROW = 8
+_Wait = asyncio.Future[None]
 #: Exceptions of a read without data; a TLS socket may be readable for a TLS message only.
 WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
 #: Exceptions of a write while the send buffer is full.
@@ -203,12 +204,8 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
             waiting = self._waiting.pop()
             waiting.get_loop().remove_reader(self._sock.fileno())
             waiting.get_loop().remove_writer(self._sock.fileno())
-            _end(waiting, ConnectionAbortedError("closed"))
+            _end(waiting)  # the closed socket raises in the read or write that waits
         self._close()
-
-
-#: A wait for a descriptor, whose result is the error that ended the wait, or None.
-_Wait = asyncio.Future[OSError | None]
 
 
 async def _until_ready(
@@ -222,19 +219,15 @@ async def _until_ready(
     ready: _Wait = loop.create_future()
     add(fd, _end, ready)
     waiting.add(ready)
-    late = loop.call_later(
-        FOREVER if seconds is None else seconds, _end, ready, TimeoutError("timed out")
-    )
     try:
-        if error := await ready:
-            raise error
+        async with asyncio.timeout(seconds):
+            await ready
     finally:
-        late.cancel()
         if ready in waiting:
             waiting.remove(ready)
             remove(fd)
 
 
-def _end(wait: _Wait, error: OSError | None = None) -> None:
+def _end(wait: _Wait) -> None:
     if not wait.done():
-        wait.set_result(error)
+        wait.set_result(None)

@@ -98,14 +98,7 @@ async def hedged(exchange: Exchange, send: Callable[[Exchange], Awaitable[None]]
         late.cancel()
         if unused is not None:
             # Close in a separate task, because the current task may be cancelled again.
-            closing = asyncio.create_task(_drop(unused))
-            _CLOSING.add(closing)
-            closing.add_done_callback(_CLOSING.discard)
-            await asyncio.shield(closing)
-
-
-#: References to the tasks that close abandoned requests; the event loop keeps no reference.
-_CLOSING: set[asyncio.Task[None]] = set()
+            await asyncio.shield(asyncio.create_task(_drop(unused)))
 
 
 async def _drop(task: "asyncio.Task[Exchange]") -> None:
