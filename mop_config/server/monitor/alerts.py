@@ -6,14 +6,12 @@ attempts, the time of the attempt in its header, a signature over both and the b
 """
 
 import base64
-import hashlib
 import hmac
 import json
 import logging
 import ssl
 import time
 import uuid
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypedDict
 
@@ -126,9 +124,9 @@ def headers(alert: Alert, secret: bytes, now: float) -> dict[str, str]:
     return found
 
 
-def sign(parts: Iterable[str], secret: bytes) -> str:
+def sign(parts: list[str], secret: bytes) -> str:
     """Return the signature over a message's id, the time of the attempt and the body."""
-    digest = hmac.new(secret, ".".join(parts).encode(), hashlib.sha256).digest()
+    digest = hmac.digest(secret, ".".join(parts).encode(), "sha256")
     return "v1," + base64.b64encode(digest).decode()
 
 
@@ -188,15 +186,9 @@ class OutageNotifier:
     def _send(self, alert: Alert) -> Future[HttpReply]:
         alert["told"] = None
         self._save()
-        request = HttpRequest(
-            self._url,
-            time.monotonic() + TIMEOUT,
-            MAX_BYTES,
-            "POST",
-            headers=headers(alert, self._settings.alert_secret, time.time()),
-            body=alert["body"].encode(),
-            cut=True,
-        )
+        fields = headers(alert, self._settings.alert_secret, time.time())
+        limits, body = (time.monotonic() + TIMEOUT, MAX_BYTES), alert["body"].encode()
+        request = HttpRequest(self._url, *limits, "POST", headers=fields, body=body, cut=True)
         return self._pool.submit(self._client.request, request)
 
     def _settle(self, kind: Kind, attempt: Future[HttpReply]) -> None:

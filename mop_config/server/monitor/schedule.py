@@ -243,17 +243,15 @@ class ProbeSchedule:
         watched.path = result.path or watched.path
         add_check(watched.slots, posix, seconds)
         detail = result.detail if good else f"{result.fault}: {result.detail}"
-        results.update(
-            {
-                "state": health.state.value,
-                "up": health.usable,
-                "failures": health.failures,
-                "response_seconds": seconds,
-                "checked_at": rfc3339(posix),
-                "detail": detail if len(detail) <= DETAIL else detail[: DETAIL - 1] + "…",
-                "recent": [*results["recent"], seconds][-RECENT:],
-            }
-        )
+        results |= {
+            "state": health.state.value,
+            "up": health.usable,
+            "failures": health.failures,
+            "response_seconds": seconds,
+            "checked_at": rfc3339(posix),
+            "detail": detail if len(detail) <= DETAIL else detail[: DETAIL - 1] + "…",
+            "recent": [*results["recent"], seconds][-RECENT:],
+        }
         if result.certificate_expires is not None:
             results["certificate_expires"] = rfc3339(result.certificate_expires.timestamp())
         return transition

@@ -227,10 +227,10 @@ class EndpointFile:
             plain = PLAIN_LINE.fullmatch(line, *chunk.span()) if is_plain else None
             if plain and self.add_plain(number, plain):
                 continue
-            tokens = [(t.start(), t[0]) for t in _TOKEN.finditer(line, *chunk.span())]
+            tokens = [*_TOKEN.finditer(line, *chunk.span())]
             if not tokens:
                 continue
-            begin, end = tokens[0][0], tokens[-1][0] + len(tokens[-1][1])
+            begin, end = tokens[0].start(), tokens[-1].end()
             shown = written[begin:end]
             if begin < secret_end:
                 shown = "***@" + line[secret_end:end] if secret_end <= end else "***"
@@ -238,29 +238,28 @@ class EndpointFile:
             self._warn_hidden(number, begin + 1, shown, written[part], line[part])
             self._entry(number, tokens, shown)
 
-    def _entry(self, line: int, tokens: list[tuple[int, str]], shown: str) -> None:
-        (begin, address), *words = tokens
-        word = 0
+    def _entry(self, line: int, tokens: list[re.Match[str]], shown: str) -> None:
+        column, address, word = tokens[0].start() + 1, tokens[0][0], 0
         values: dict[str, Any] = {}
         try:
             if self.section is None:
                 raise AddressError(Code.NO_SECTION, "an entry before any section: it is left out")
             host, port, url = self._address(self.section, address)
-            for place, token in words:
-                word = place + 1
-                add_attribute(values, token, host)
+            for token in tokens[1:]:
+                word = token.start() + 1
+                add_attribute(values, token[0], host)
             window = Window(values.pop("from", -FOREVER), values.pop("until", FOREVER))
             if window.end <= window.start:
                 raise AddressError(Code.BAD_WINDOW, "until must be later than from")
         except AddressError as error:
-            self.problems.add(Code(error.code), line, begin + 1, error.message, shown, word)
+            self.problems.add(Code(error.code), line, column, error.message, shown, word)
             return
         priority = values.pop("priority", None)
         attributes = cast(Attributes, values)
-        entry = Entry(host, port, url, priority, attributes, line, begin + 1, shown, window)
+        entry = Entry(host, port, url, priority, attributes, line, column, shown, window)
         self.current.append(entry)
         for code, message in _oddities(self.section, host, address):
-            self.problems.add(code, line, begin + 1, message, shown)
+            self.problems.add(code, line, column, message, shown)
 
     def _address(self, section: Section, text: str) -> tuple[str, int | None, Url | None]:
         schemes = _SCHEMES.get(section)

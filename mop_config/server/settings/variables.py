@@ -8,7 +8,7 @@ import base64
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -25,8 +25,8 @@ from ...model.address import (
 MAX_SECONDS = 366 * 86400
 #: A bearer token, RFC 6750.
 TOKEN = re.compile(r"(?=.{1,512}$)[A-Za-z0-9._~+/-]+=*")
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
+_FLAGS = {"1": True, "true": True, "yes": True, "on": True}
+_FLAGS |= {"0": False, "false": False, "no": False, "off": False}
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 T = TypeVar("T")
@@ -81,13 +81,11 @@ def webhook(value: str) -> str:
 
 def webhook_secret(value: str) -> bytes:
     """Convert the base64 text of a webhook's signing key."""
-    try:
+    with suppress(ValueError):
         key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
-    except ValueError:
-        key = b""
-    if not 24 <= len(key) <= 64:
-        raise ValueError("24 to 64 bytes in base64, with whsec_ before them or without")
-    return key
+        if 24 <= len(key) <= 64:
+            return key
+    raise ValueError("24 to 64 bytes in base64, with whsec_ before them or without")
 
 
 def duration(value: str) -> float:
@@ -101,11 +99,9 @@ def duration(value: str) -> float:
 
 def flag(value: str) -> bool:
     """Convert 0 or 1, or a usual word such as ``true`` or ``off``, to a boolean."""
-    if value.lower() in _TRUE:
-        return True
-    if value.lower() in _FALSE:
-        return False
-    raise ValueError("0 or 1")
+    if value.lower() not in _FLAGS:
+        raise ValueError("0 or 1")
+    return _FLAGS[value.lower()]
 
 
 def number(low: int, high: int) -> Callable[[str], int]:
@@ -245,9 +241,8 @@ def read(settings: type, environ: Mapping[str, str], warnings: list[str]) -> dic
 
 
 def _value(variable: Variable, environ: Mapping[str, str], warnings: list[str]) -> Any:
-    written = environ.get(variable.name)
-    value = (written or "").strip()
-    if written is None or (not value and not variable.keep_empty):
+    value = environ.get(variable.name, "").strip()
+    if not value and not (variable.keep_empty and variable.name in environ):
         return variable.default
     try:
         return variable.convert(value)

@@ -12,12 +12,10 @@ The gauges are made from the workers' records for each scrape, because prometheu
 remove a series in its multiprocess mode. So an endpoint that has left the list has no series.
 """
 
-import errno
 import fcntl
 import itertools
 import logging
 import os
-import stat
 import tempfile
 import threading
 from collections import deque
@@ -229,16 +227,13 @@ def _allocate(path: Path) -> None:
     prometheus-client maps the file into memory, and the system kills a process that writes to a
     mapped page while the disk is full. The file appears complete, since other workers read it.
     """
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         with scratch_file(str(path), mode=0o600) as scratch:
             os.posix_fallocate(scratch.fileno(), 0, FILE_SIZE)
             replace_by(scratch, str(path), sync=False)
-        return
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+    elif path.is_symlink() or path.stat().st_uid != os.geteuid():
         # Other users may have planted it in an operator's own folder.
-        raise PermissionError(errno.EPERM, "the file does not belong to this user", str(path))
+        raise PermissionError(f"{path} does not belong to this user")
 
 
 def host_gauges(
