@@ -7,7 +7,7 @@ back and waits until it is served, and ``push`` writes a file into a key in etcd
 import difflib
 import time
 from dataclasses import replace
-from itertools import pairwise
+from itertools import zip_longest
 
 import click
 
@@ -67,13 +67,10 @@ def history(words: tuple[str, ...], older: str | None, as_json: bool) -> None:
 
 
 def _list(kept: GoodTexts, settings: Settings, *, as_json: bool) -> None:
-    # The change of the oldest text is unknown, because its predecessor is not kept.
-    changes = [
-        *(changed_endpoints(old.data, new.data, settings) for new, old in pairwise(kept.texts)),
-        None,
-    ]
     rows = []
-    for text, change in zip(kept.texts, changes, strict=True):
+    # The change of the oldest text is unknown, because its predecessor is not kept.
+    for text, older in zip_longest(kept.texts, kept.texts[1:]):
+        change = older and changed_endpoints(older.data, text.data, settings)
         release = text.release
         row = {
             "release": release.version,
@@ -86,7 +83,7 @@ def _list(kept: GoodTexts, settings: Settings, *, as_json: bool) -> None:
         }
         rows.append(row)
         if not as_json:
-            shown = "the oldest" if len(rows) == len(kept.texts) else str(change or "no list")
+            shown = str(change or "no list") if older else "the oldest"
             say(f"{release.version}  {row['at']}  {text.trigger:6}  {shown:24}  {release.etag}")
     if as_json:
         folder = str(kept.directory.path)
@@ -176,9 +173,7 @@ def wait_until_served(kept: GoodTexts, etags: set[str], began: str) -> list[Work
         time.sleep(_PAUSE)
 
 
-@click.command(
-    epilog="Example: mop-config push config/endpoints.txt etcd://10.0.0.1,10.0.0.2/mop/endpoints"
-)
+@click.command(epilog="Example: mop-config push endpoints.txt etcd://10.0.0.1,10.0.0.2/endpoints")
 @click.argument("file")
 @click.argument("key", metavar="[ETCD-KEY]", required=False)
 @click.option("--force", is_flag=True, help="Write even if the key has changed meanwhile.")

@@ -41,11 +41,10 @@ def keygen(out: str | None, as_json: bool) -> None:
     if as_json:
         document = {"kid": key.kid, "public_key": public}
         print(json_text(document | ({"file": out} if out else {"private_key": private})))
-    elif out is None:
+        return
+    if out is None:
         print(json.dumps(private))
-        click.echo(json.dumps(public), err=True)
-    else:
-        print(json.dumps(public))
+    click.echo(json.dumps(public), err=out is None)
 
 
 def _write(path: str, text: str) -> None:
@@ -121,12 +120,10 @@ def sign(file: str, key: str, ttl: int | None, ver: int | None) -> None:
 
 @click.command(epilog="Example: mop-config verify https://mirror.example.com --key public.jwk")
 @click.argument("source", metavar="FILE|URL")
-@click.option(
-    "--key", "key_files", metavar="FILE", multiple=True, required=True, help="Public key."
-)
+@click.option("--key", "keys", metavar="FILE", multiple=True, required=True, help="Public key.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @token_option
-def verify(source: str, key_files: tuple[str, ...], as_json: bool, token_file: str | None) -> None:
+def verify(source: str, keys: tuple[str, ...], as_json: bool, token_file: str | None) -> None:
     """Check the signed list in FILE, or the signed list that the server at URL serves.
 
     A public key is a JWK, a JWK set or PEM; --key may be given more than once.
@@ -135,10 +132,10 @@ def verify(source: str, key_files: tuple[str, ...], as_json: bool, token_file: s
     version is more than a day ahead. An app also refuses a list that is older than one that it
     had, which only the app can know.
     """
-    texts = [read_file(file, _MAX_KEY_BYTES) for file in key_files]
-    for file, key in zip(key_files, texts, strict=True):
+    texts = [read_file(file, _MAX_KEY_BYTES) for file in keys]
+    for file, text in zip(keys, texts, strict=True):
         try:
-            TrustedKeys([key], private=True)
+            TrustedKeys([text], private=True)
         except SigningKeyError as error:
             raise MopConfigError(f"--key {file!r} cannot be used: {error}") from None
     if is_url(source):
@@ -147,11 +144,11 @@ def verify(source: str, key_files: tuple[str, ...], as_json: bool, token_file: s
         reply = ask(where, token=read_token(token_file), headers={"Accept": MEDIA_TYPE})
         if reply.status != 200:
             raise reply.refusal()
-        text = reply.body
+        jws = reply.body
     else:
-        text = read_file(source, _MAX_LIST_BYTES)
+        jws = read_file(source, _MAX_LIST_BYTES)
     try:
-        signed = TrustedKeys(texts, private=True).verify(text, time.time())
+        signed = TrustedKeys(texts, private=True).verify(jws, time.time())
         check_ahead(signed, time.time())
     except SignatureError as error:
         if as_json:

@@ -16,8 +16,8 @@ from .output import complain, json_text, say
 from .server_api import ServerReply, ask, problem_line, route, server_of, token_option
 
 _STATUS_PATH, _RELOAD_PATH = "/api/v1/config/status", "/api/v1/config/reload"
-#: Timeout in seconds; the server responds earlier, with the results so far.
-_RELOAD_TIMEOUT = 60.0
+#: Limit in seconds of a reload; the server responds earlier, with the results so far.
+_PATIENCE = 60.0
 #: Maximum number of lines of each part, so that everything fits on one screen.
 _PROBLEMS, _ENDPOINTS, _RELOADS = 5, 8, 5
 _COLOURS = {Level.GOOD: "green", Level.WARN: "yellow", Level.BAD: "red"}
@@ -125,10 +125,7 @@ def _more(count: int) -> Iterator[Line]:
         yield "", f"and {count:,} more", None
 
 
-@click.command(
-    epilog="Example: MOP_CONFIG_TOKEN=$(cat admin.token) mop-config reload "
-    "https://config.example.com"
-)
+@click.command(epilog="Example: mop-config reload https://config.example.com --token-file admin")
 @click.argument("url", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the server's response as JSON.")
 @token_option
@@ -141,9 +138,7 @@ def reload(url: str | None, as_json: bool, token_file: str | None) -> int:
     errors, or if a worker does not answer.
     """
     url, token = server_of(url, token_file)
-    reply = ask(
-        route(url, _RELOAD_PATH, "URL"), token=token, method="POST", silence=_RELOAD_TIMEOUT
-    )
+    reply = ask(route(url, _RELOAD_PATH, "URL"), token=token, method="POST", silence=_PATIENCE)
     with reply.expecting("a reload result"):
         document = json.loads(reply.body)
         served = list(_served(document))

@@ -147,14 +147,10 @@ def pause_asked_for(headers: Mapping[str, str], posix: float) -> float:
     return min(retry_after(headers.get("retry-after"), posix) or 0.0, MAX_RETRY_AFTER)
 
 
-@click.command(
-    epilog="Example: mop-config watch https://config.example.com --exec 'jq . > now.json'"
-)
+@click.command(epilog="Example: mop-config watch https://config.example.com --exec ./apply.sh")
 @click.argument("url")
 @click.option("--exec", "command", metavar="CMD", help="Run this in the shell on each change.")
-@click.option(
-    "--interval", type=SECONDS, default=30, help="Pause between requests without long polls."
-)
+@click.option("--interval", type=SECONDS, default=30, help="Pause where there is no long poll.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document for each event.")
 @token_option
 def watch(
