@@ -20,7 +20,8 @@ from mop_config.model.codec import MAX_ROOM_ID, QR_FORMATS, Difference, dumps
 from mop_config.qr import CAPACITY, MAX_LIMIT
 from mop_config.server.monitor.reports import FAULTS, MAX_COUNT
 from mop_config.server.parsing.attributes import MAX_PRIORITY
-from mop_config.server.parsing.problems import MAX_KEPT, MAX_TEXT, Code, Severity
+from mop_config.server.parsing.parser import MAX_TEXT
+from mop_config.server.parsing.problems import MAX_KEPT, Code, Severity
 from mop_config.server.service import MAX_PLANNED
 from mop_config.server.serving.responder import MAX_WAIT, RETRY_AFTER
 from mop_config.server.serving.store import HISTORY, Result, SourceState, Trigger

@@ -6,6 +6,7 @@ reason. ``render`` turns the entries into endpoints.
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
@@ -27,8 +28,12 @@ from ...model.address import (
 )
 from ...model.endpoint import Attributes
 from .attributes import ALWAYS, FOREVER, MAX_PRIORITY, Window, add_attribute
-from .problems import Code, Problems
+from .problems import MAX_KEPT, Code, Problem, Severity
 
+#: Errors that are kept in any case, even after a hundred warnings.
+MIN_ERRORS = 10
+#: Characters of the offending text that are kept.
+MAX_TEXT = 200
 #: Characters of a word that are searched for the name of a section; no address is longer.
 MAX_WORD = 2048
 # Shared by all entries without attributes: a dictionary for each of 50,000 entries costs time.
@@ -68,6 +73,38 @@ class Entry(NamedTuple):
     column: int
     text: str
     window: Window
+
+
+class Problems:
+    """The problems of a file: exact counts, and the first 100 problems in file order.
+
+    A file of half a million bad entries must not cost half a million objects. The first ten errors
+    are always among the 100, because an error after a hundred warnings must be visible too.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[Severity] = Counter()
+        self.found: list[Problem] = []
+
+    @property
+    def kept(self) -> list[Problem]:
+        """The problems that are kept, in file order."""
+        found = sorted(self.found)
+        errors = [problem for problem in found if problem.severity is Severity.ERROR]
+        first = set(errors[:MIN_ERRORS])
+        others = [problem for problem in found if problem not in first]
+        return sorted([*first, *others[: MAX_KEPT - len(first)]])
+
+    def add(
+        self, code: Code, line: int, column: int, message: str, text: str = "", word: int = 0
+    ) -> None:
+        """Add a problem; ``text`` is shortened to 200 characters."""
+        self.counts[code.severity] += 1
+        if len(text) > MAX_TEXT:
+            text = text[: MAX_TEXT - 1] + "…"
+        self.found.append(Problem(line, column, code.severity, code, message, text, word))
+        if len(self.found) > 10 * MAX_KEPT:
+            self.found = self.kept
 
 
 # Unicode's default-ignorable code points, which no font draws (DerivedCoreProperties.txt).
@@ -149,7 +186,7 @@ class EndpointFile:
         if "#" in line and (comment := _COMMENT.search(line)):
             # A password may contain what looks like the start of a comment.
             whole, line = line[: comment.end()], line[: comment.start()]
-        secret_end = secret_part(whole)
+        secret_end = secret_part(whole) if USERINFO.search(whole) else 0
         start = self._header(number, line, secret_end) if _COLON.search(line) else 0
         if start and self.skipping:
             return

@@ -1,15 +1,10 @@
 """Problems of an endpoint file: their codes and severities. Pure."""
 
-from collections import Counter
 from enum import StrEnum
 from typing import NamedTuple, TypedDict, cast
 
 #: Problems that are kept; the others are only counted.
 MAX_KEPT = 100
-#: Errors that are kept in any case, even after a hundred warnings.
-MIN_ERRORS = 10
-#: Characters of the offending text that are kept.
-MAX_TEXT = 200
 
 
 class Severity(StrEnum):
@@ -136,35 +131,3 @@ class Problem(NamedTuple):
             return f"{self.severity}: {self.message}"
         where = f"line {self.line}, column {self.word or self.column}"
         return f"{self.severity}: {where}: {self.message} ({self.text!r})"
-
-
-class Problems:
-    """The problems of a file: exact counts, and the first 100 problems in file order.
-
-    A file of half a million bad entries must not cost half a million objects. The first ten errors
-    are always among the 100, because an error after a hundred warnings must be visible too.
-    """
-
-    def __init__(self) -> None:
-        self.counts: Counter[Severity] = Counter()
-        self.found: list[Problem] = []
-
-    @property
-    def kept(self) -> list[Problem]:
-        """The problems that are kept, in file order."""
-        found = sorted(self.found)
-        errors = [problem for problem in found if problem.severity is Severity.ERROR]
-        first = set(errors[:MIN_ERRORS])
-        others = [problem for problem in found if problem not in first]
-        return sorted([*first, *others[: MAX_KEPT - len(first)]])
-
-    def add(
-        self, code: Code, line: int, column: int, message: str, text: str = "", word: int = 0
-    ) -> None:
-        """Add a problem; ``text`` is shortened to 200 characters."""
-        self.counts[code.severity] += 1
-        if len(text) > MAX_TEXT:
-            text = text[: MAX_TEXT - 1] + "…"
-        self.found.append(Problem(line, column, code.severity, code, message, text, word))
-        if len(self.found) > 10 * MAX_KEPT:
-            self.found = self.kept

@@ -12,8 +12,8 @@ from ...model.address import identity
 from ...model.endpoint import Endpoint, EndpointConfig, Kind, assemble
 from ..settings import UrlRules
 from .attributes import ALWAYS, FOREVER, PlannedChange
-from .parser import EndpointFile, Entry, Section, parse
-from .problems import Code, Problem, Problems, Severity
+from .parser import EndpointFile, Entry, Problems, Section, parse
+from .problems import Code, Problem, Severity
 
 GZIP_LEVEL = 6
 #: Problems that one log line names.

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mop_config.model import codec
 from mop_config.model.address import secret_part
-from mop_config.server.parsing.parser import Section, parse
-from mop_config.server.parsing.problems import MAX_KEPT, MIN_ERRORS, Code, Problem, Severity
+from mop_config.server.parsing.parser import MIN_ERRORS, Section, parse
+from mop_config.server.parsing.problems import MAX_KEPT, Code, Problem, Severity
 from mop_config.server.parsing.render import Built, build, render
 from mop_config.server.settings import UrlRules
 
