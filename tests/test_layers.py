@@ -46,6 +46,8 @@ LAYERS = (
     "client.background",
     "client.attempts",
     "client.manager",
+    "client.async_manager",
+    "client.sync_manager",
     "client.sockets",
     "client.testing",
     "client",

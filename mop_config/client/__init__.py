@@ -8,10 +8,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtra, UpdateFailed, UpdateRefused, UpdateUntrusted
+from .async_manager import AsyncEndpointManager
 from .lists.endpoint_lists import ListSource
-from .manager import AsyncEndpointManager, EndpointManager
 from .pool.member import EndpointState
 from .pool.policy import Policy
+from .sync_manager import EndpointManager
 from .transport._async.transport import AsyncFailoverTransport
 from .transport._sync.transport import FailoverTransport
 from .transport.outcome import NoEndpointAvailable

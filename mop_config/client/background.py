@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from heapq import nsmallest
 from math import inf
 
 from ..health import probe
@@ -65,15 +64,10 @@ class Background:
         self._checks = probe.CheckQueue(self._prober, self._record_scheduled, self._parallel)
         self._lock = threading.Lock()
         self._short_of_resources = False  # whether the last start lacked a thread or descriptor
-        #: The work with a thread of its own: when it is due, infinity while it runs or for never,
-        #: and the function that does the work and returns the seconds until it is due again.
+        #: When the work with a thread of its own is due; infinity while it runs, or for never.
         self._due = {
             "update": 0.0 if settings.update_interval or settings.watch else inf,
             "report": time.monotonic() + EVERY if settings.report else inf,
-        }
-        self._work: dict[str, Callable[[], float]] = {
-            "update": self.updates.run,
-            "report": self.updates.report,
         }
         self._threads: list[threading.Thread] = []
         self._scheduler: threading.Thread | None = None
@@ -84,10 +78,6 @@ class Background:
         Raises:
             RuntimeError: If the machine has no thread left; then no thread runs.
         """
-        with self._state as state:
-            for pool in state.pools:
-                for member in pool.members():
-                    member.probing = False  # checks of an earlier run never ended
         self._scheduler = self._spawn(self._run_schedule, "mop-config-client")
 
     def _spawn(self, target: Callable[[], None], name: str) -> threading.Thread:
@@ -143,6 +133,10 @@ class Background:
     # -- the schedule
 
     def _run_schedule(self) -> None:
+        with self._state as state:
+            for pool in state.pools:
+                for member in pool.members():
+                    member.probing = False  # checks of an earlier run never ended
         while not self._stopped:
             try:
                 delay = self._run_due_work()
@@ -162,18 +156,20 @@ class Background:
             wait = min(pool.next_due() for pool in state.pools) - now
         self._checks.start(jobs, partial(self._try_spawn, name="mop-config-check"))
         now = time.monotonic()
-        for name, at in self._due.items():
+        for name, work in (("update", self.updates.run), ("report", self.updates.report)):
+            at = self._due[name]
             if now >= at:
                 self._due[name] = inf  # first: the thread may end before the spawn returns
-                if self._try_spawn(partial(self._run, name), f"mop-config-{name}") is None:
+                run = partial(self._run, name, work)
+                if self._try_spawn(run, f"mop-config-{name}") is None:
                     self._due[name] = at
         return RETRY if self._short_of_resources else min(wait, min(self._due.values()) - now)
 
-    def _run(self, name: str) -> None:
-        """Do work that was due, and schedule it again."""
+    def _run(self, name: str, work: Callable[[], float]) -> None:
+        """Do work that was due; the work returns the seconds until it is due again."""
         delay = EVERY
         try:
-            delay = self._work[name]()
+            delay = work()
         except Exception as error:
             logger.error("the %s failed: %s: %s", name, type(error).__name__, error)
         self._due[name] = time.monotonic() + delay
@@ -228,7 +224,7 @@ class Background:
             results.put(result.fault is None)
             return result.fault is None
 
-        best = nsmallest(WATCHED, endpoints, key=lambda endpoint: endpoint.priority)
+        best = sorted(endpoints, key=lambda endpoint: endpoint.priority)[:WATCHED]
         jobs: list[probe.Job] = [(kind, endpoint, None) for endpoint in best]
         probe.CheckQueue(self._prober, report, self._parallel).start(jobs)
         return any(results.get() for _ in jobs)  # the first healthy endpoint ends the wait
@@ -272,13 +268,9 @@ class Lifecycle:
         with self._lock:
             if not self.is_running:
                 self.tasks.start()
-                self._set_running(running=True)
+                self.is_running = True
+                self._lists.state.on_urgent = self._lists.save_later = self.tasks.wake
                 self.tasks.wake()  # an endpoint may have become urgent meanwhile
-
-    def _set_running(self, *, running: bool) -> None:
-        self.is_running = running
-        wake = self.tasks.wake if running else None
-        self._lists.state.on_urgent = self._lists.save_later = wake
 
     def stop(self) -> None:
         """Stop the threads within a second, and save the list."""
@@ -286,7 +278,7 @@ class Lifecycle:
             pass  # in a forked child, replace the locks and sockets of the parent
         with self._lock:
             if self.is_running:
-                self._set_running(running=False)
+                self._lists.state.on_urgent = self._lists.save_later = None
                 self.tasks.stop()
                 self.tasks = Background(self._lists, self._health)
             self.is_running = False
@@ -298,6 +290,5 @@ class Lifecycle:
         self._lists.reset_after_fork()
         self.tasks = Background(self._lists, self._health)
         if self.is_running:
-            self._set_running(running=True)
-            with contextlib.suppress(RuntimeError, MemoryError):  # ``wake`` tries again
-                self.tasks.start()
+            self._lists.state.on_urgent = self._lists.save_later = self.tasks.wake
+            self.tasks.wake()

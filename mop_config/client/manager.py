@@ -1,10 +1,11 @@
-"""``EndpointManager`` and ``AsyncEndpointManager``: the managers for threads and for asyncio."""
+"""``BaseManager``: the parts of a manager, and what it does without I/O."""
 
 import asyncio
+import inspect
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 import httpx2
 
@@ -22,8 +23,6 @@ from .lists.trust import Key, Trust
 from .pool.member import EndpointState
 from .pool.policy import Policy, checked_interval, policy_or_default
 from .pool.session import ClientState
-from .transport._async.transport import AsyncClient, AsyncFailoverTransport
-from .transport._sync.transport import Client, FailoverTransport
 from .transport.attempt import BASE_URL, Default
 from .transport.options import NAMES, TransportOptions
 
@@ -40,7 +39,8 @@ class BaseManager:
     None of these parts refers to the manager. See ``__init__`` for the arguments.
     """
 
-    client: Any  # a method of the subclasses
+    client: Any  # methods of the subclasses
+    start: Any
 
     def __init__(
         self,
@@ -334,7 +334,13 @@ class BaseManager:
 
     def _start_if_new(self) -> None:
         """Start the threads, unless this manager was started or closed before."""
+        self._enter_loop()
         self._lifecycle.start_if_new()
+
+    def _enter_loop(self) -> None:
+        """Let an asynchronous manager send its signals in the running event loop."""
+        if inspect.iscoroutinefunction(self.start):
+            self._state.loop = asyncio._get_running_loop() or self._state.loop
 
     def _check(self, endpoint: EndpointState | str) -> bool:
         url = endpoint if isinstance(endpoint, str) else endpoint.url
@@ -368,196 +374,3 @@ class BaseManager:
         timeout = httpx2.Timeout(Default(total), connect=Default(connect))
         own = {name: value for name, value in options.items() if name not in NAMES}
         return {"base_url": BASE_URL, "timeout": timeout, **own}, merged
-
-
-class EndpointManager(BaseManager):
-    """Checks the health of a service's endpoints, and sends requests to the best endpoint.
-
-    ::
-
-        with EndpointManager(["https://a.example/api/v1", "https://b.example/api/v1"]) as manager:
-            users = manager.client().get("/users").json()
-
-    Any thread may use the manager. A forked child starts its own checks on first use. See
-    ``__init__`` for the arguments.
-    """
-
-    def start(self) -> Self:
-        """Start health checks and updates in background threads."""
-        self._lifecycle.start()
-        return self
-
-    def close(self) -> None:
-        """Stop the threads within a second. The list stays, and ``start`` may be called again."""
-        self._lifecycle.stop()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def client(
-        self,
-        *,
-        start: bool = True,
-        transport: httpx2.BaseTransport | None = None,
-        **options: Unpack[ClientKeywords],
-    ) -> httpx2.Client:
-        """Create an HTTP client whose relative URLs go to the current endpoint.
-
-        Args:
-            start: Whether to start the manager if it never ran. Without the manager's health
-                checks, requests fail over but never return to a recovered endpoint.
-            transport: The transport that sends each attempt to the endpoint's real URL, for
-                example an ``httpx2.MockTransport`` in a test. None: the client's own
-                connections.
-            options: The options of ``httpx2.Client``: ``timeout``, ``headers``,
-                ``auth``, ``cookies``, ``params``, ``follow_redirects``, ``max_redirects``,
-                ``event_hooks``, ``base_url``, ``default_encoding``, ``mounts``, and the
-                connection options ``verify``, ``cert``, ``http1``, ``http2``, ``limits``,
-                ``proxy``, ``trust_env``, ``local_address``, ``socket_options``. A connection
-                option that is not given is taken from the manager. ``timeout`` bounds each
-                attempt; without ``timeout``, ``Policy.total_timeout`` bounds all attempts
-                together.
-
-        Raises:
-            TypeError: If an option is unknown.
-            ValueError: If certificates would not be verified.
-        """
-        own, connection = self._client_options(options, start=start)
-        failover = FailoverTransport(self, transport=transport, **connection)
-        return Client(transport=failover, **own)
-
-    def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
-        """Check one endpoint now, and record the result.
-
-        Args:
-            endpoint: An endpoint of the list, or its URL.
-
-        Returns:
-            Whether the endpoint passed the check.
-
-        Raises:
-            KeyError: If the endpoint is not in the list.
-        """
-        return self._check(endpoint)
-
-    def check_all(self) -> None:
-        """Check the best 50 endpoints of each kind and the endpoints in use; wait for all."""
-        self._lifecycle.tasks.check_all()
-
-    def update_endpoints_from_remote(
-        self, fallback_url: str | None = None, token: str | None = None, *, force: bool = False
-    ) -> bool:
-        """Fetch a new list now, and apply it.
-
-        Args:
-            fallback_url: Server to request first, with or without ``/api/v1``.
-            token: Bearer token to send. None: the token of the manager.
-            force: Whether to apply a list that may leave no working endpoint.
-
-        Returns:
-            Whether the list has changed.
-
-        Raises:
-            UpdateFailed: If no source gave a list; the current list stays.
-            UpdateRefused: If every list found would leave no working endpoint, or
-                (``UpdateUntrusted``) is not trusted.
-        """
-        return self._update(fallback_url, token, force=force)
-
-
-class AsyncEndpointManager(BaseManager):
-    """The manager for asyncio programs.
-
-    ::
-
-        async with AsyncEndpointManager(["https://a.example/api/v1"]) as manager:
-            response = await manager.client().get("/users")
-
-    Health checks and updates run in threads, as in ``EndpointManager``; requests run in the
-    event loop, and signals are sent from it. See ``__init__`` for the arguments.
-    """
-
-    async def start(self) -> Self:
-        """Start health checks and updates in background threads."""
-        self._state.loop = asyncio.get_running_loop()
-        self._lifecycle.start()
-        return self
-
-    async def close(self) -> None:
-        """Stop the threads within a second. The list stays, and ``start`` may be called again."""
-        try:
-            await asyncio.to_thread(self._lifecycle.stop)
-        except RuntimeError:  # the machine has no thread left to wait in
-            self._lifecycle.stop()
-        self._state.loop = None
-
-    async def __aenter__(self) -> Self:
-        return await self.start()
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    def client(
-        self,
-        *,
-        start: bool = True,
-        transport: httpx2.AsyncBaseTransport | None = None,
-        **options: Unpack[ClientKeywords],
-    ) -> httpx2.AsyncClient:
-        """Create an HTTP client whose relative URLs go to the current endpoint.
-
-        Args:
-            start: Whether to start the manager if it never ran. Without the manager's health
-                checks, requests fail over but never return to a recovered endpoint.
-            transport: The transport that sends each attempt to the endpoint's real URL, for
-                example an ``httpx2.MockTransport`` in a test. None: the client's own
-                connections.
-            options: The options of ``httpx2.AsyncClient``: ``timeout``,
-                ``headers``, ``auth``, ``cookies``, ``params``, ``follow_redirects``,
-                ``max_redirects``, ``event_hooks``, ``base_url``, ``default_encoding``,
-                ``mounts``, and the connection options ``verify``, ``cert``, ``http1``,
-                ``http2``, ``limits``, ``proxy``, ``trust_env``, ``local_address``,
-                ``socket_options``. A connection option that is not given is taken from the
-                manager. ``timeout`` bounds each attempt; without ``timeout``,
-                ``Policy.total_timeout`` bounds all attempts together.
-
-        Raises:
-            TypeError: If an option is unknown.
-            ValueError: If certificates would not be verified.
-        """
-        own, connection = self._client_options(options, start=start)
-        failover = AsyncFailoverTransport(self, transport=transport, **connection)
-        return AsyncClient(transport=failover, **own)
-
-    async def check_endpoint_health(self, endpoint: EndpointState | str) -> bool:
-        """Check one endpoint now; see ``EndpointManager.check_endpoint_health``.
-
-        Raises:
-            KeyError: If the endpoint is not in the list.
-        """
-        return await asyncio.to_thread(self._check, endpoint)
-
-    async def check_all(self) -> None:
-        """Check the best 50 endpoints of each kind and the endpoints in use; wait for all."""
-        await asyncio.to_thread(self._lifecycle.tasks.check_all)
-
-    async def update_endpoints_from_remote(
-        self, fallback_url: str | None = None, token: str | None = None, *, force: bool = False
-    ) -> bool:
-        """Fetch a new list now, and apply it; see ``EndpointManager``.
-
-        Raises:
-            UpdateFailed: If no source gave a list; the current list stays.
-            UpdateRefused: If every list found would leave no working endpoint, or
-                (``UpdateUntrusted``) is not trusted.
-        """
-        return await asyncio.to_thread(self._update, fallback_url, token, force=force)
-
-    def _start_if_new(self) -> None:
-        """Let signals be sent in the running event loop, then start; see ``BaseManager``."""
-        if self._state.loop is None:
-            self._state.loop = asyncio._get_running_loop()
-        super()._start_if_new()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from logging import INFO, WARNING
 from queue import Empty, SimpleQueue
@@ -78,32 +79,27 @@ def new_client(lists: EndpointLists) -> HttpClient:
     )
 
 
+@dataclass(eq=False)
 class ListSearch:
     """One search for a list, over the sources of an update.
 
-    Args:
+    Attributes:
         lists: The lists of the manager.
         known: The state of the manager, with the sources in their order.
         any_healthy: Returns whether an endpoint of a new list is healthy.
-        fallback: The source to request first, or None.
-        token: Token to send; None for the manager's.
+        token: Token to send, or None.
+        server_names: Name for TLS and ``Host`` by origin, if different from the URL's host.
     """
 
-    def __init__(
-        self,
-        lists: EndpointLists,
-        known: rules.UpdateContext,
-        any_healthy: rules.Check,
-        fallback: str | None,
-        token: str | None,
-    ) -> None:
-        self._lists = lists
-        self._known = known
-        self._any_healthy = any_healthy
-        self._token = rules.current_token(lists.settings.token if token is None else token)
-        self._server_names = lists.server_names(fallback)
+    lists: EndpointLists
+    known: rules.UpdateContext
+    any_healthy: rules.Check
+    token: str | None
+    server_names: dict[str, str]
+
+    def __post_init__(self) -> None:
         self._events: SimpleQueue[tuple[int, Found | Exception | None]] = SimpleQueue()
-        self._client = new_client(lists)
+        self._client = new_client(self.lists)
         # Sources that hold their response until the list changes. Their silence is no failure.
         self._holding: set[int] = set()
 
@@ -119,7 +115,7 @@ class ListSearch:
             UpdateFailed: If no list was found.
             UpdateRefused: If no list found may be applied.
         """
-        started, next_at, count = 0, 0.0, len(self._known.sources)
+        started, next_at, count = 0, 0.0, len(self.known.sources)
         errors: dict[int, Exception] = {}
         try:
             while not self._client.aborted and len(errors) < count:
@@ -137,7 +133,7 @@ class ListSearch:
                 if isinstance(event, tuple):
                     return event
                 if isinstance(event, UpdateUntrusted):
-                    self._lists.report_refused("remote", event)
+                    self.lists.report_refused("remote", event)
                 if isinstance(event, (UpdateFailed, UpdateRefused)):
                     errors[position] = event
                 elif event is not None:
@@ -155,7 +151,7 @@ class ListSearch:
             run()
 
     def _run_source(self, position: int) -> None:
-        known, policy, outcome = self._known, self._lists.state.policy, UpdateRound()
+        known, policy, outcome = self.known, self.lists.state.policy, UpdateRound()
 
         def fetch(url: str, etag: str | None, wait: int, with_token: bool) -> HttpReply:
             nonlocal outcome
@@ -166,8 +162,8 @@ class ListSearch:
                 time.monotonic() + policy.total_timeout + wait,
                 policy.max_list_bytes,
                 headers={"Accept": accepted, "Accept-Encoding": "gzip", **tag},
-                token=self._token if with_token else None,
-                server_names=self._server_names,
+                token=self.token if with_token else None,
+                server_names=self.server_names,
                 https_only=known.https_only,
             )
             if wait:
@@ -185,7 +181,7 @@ class ListSearch:
             return reply
 
         try:
-            found = rules.update(known.sources[position], known, fetch, self._any_healthy)
+            found = rules.update(known.sources[position], known, fetch, self.any_healthy)
             self._events.put((position, (found, outcome)))
         except Exception as error:
             self._events.put((position, error))
@@ -243,7 +239,8 @@ class ListUpdates:
         """
         began, lists = self._manual_updates, self._lists
         known = lists.update_context(fallback, force=force, wait=wait)
-        search = ListSearch(self._lists, known, self._any_healthy, fallback, token)
+        sent = rules.current_token(lists.settings.token if token is None else token)
+        search = ListSearch(lists, known, self._any_healthy, sent, lists.server_names(fallback))
         self._searches.add(search)
         if self._is_closed:
             search.close()

@@ -67,7 +67,7 @@ class Driver:
     @contextlib.contextmanager
     def checking(self) -> Iterator[None]:
         """Run the manager's periodic health checks while the block runs."""
-        self._now(self.manager.start())  # type: ignore[attr-defined]
+        self._now(self.manager.start())
         try:
             yield
         finally:

@@ -60,7 +60,7 @@ def test_what_happened_since_the_last_report_is_sent() -> None:
     """A report counts outcomes since the last one by endpoint and fault, without local faults."""
     with list_server() as server:
         manager = manager_of(server.url)
-        report = manager._lifecycle.tasks._work["report"]
+        report = manager._lifecycle.tasks.updates.report
         assert updates.EVERY <= report() <= 1.2 * updates.EVERY
         assert reports(server) == []
         with manager.client(start=False) as client:
@@ -88,7 +88,7 @@ def test_a_server_that_takes_no_reports_is_left_alone_for_a_day(status: int, pau
     with list_server(status) as server:
         manager = manager_of(server.url)
         fail(manager, f"{server.url}/api/v1", Fault.TLS)
-        assert manager._lifecycle.tasks._work["report"]() == pause
+        assert manager._lifecycle.tasks.updates.report() == pause
         manager.close()
 
 
@@ -97,7 +97,7 @@ def test_a_report_that_did_not_arrive_is_part_of_the_next_one(status: int) -> No
     """The counts of a failed report are part of the next one, sent after the usual interval."""
     with list_server(status) as server:
         manager = manager_of(server.url)
-        report = manager._lifecycle.tasks._work["report"]
+        report = manager._lifecycle.tasks.updates.report
         for times in (1, 2):
             fail(manager, f"{server.url}/api/v1", Fault.TLS)
             assert updates.EVERY <= report() <= 1.2 * updates.EVERY
@@ -115,7 +115,7 @@ def test_a_report_is_within_the_limits_of_the_server() -> None:
             fail(manager, url, Fault.READ_TIMEOUT, 1)
         fail(manager, urls[150], Fault.READ_TIMEOUT, SERVER_MAX + 6)
         # After a manual edit the list has no server that could receive reports.
-        report = manager._lifecycle.tasks._work["report"]
+        report = manager._lifecycle.tasks.updates.report
         report()
         assert reports(server) == []
         manager._lists.kept = manager._lists.kept._replace(url=f"{server.url}{LIST}")

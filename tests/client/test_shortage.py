@@ -151,7 +151,10 @@ class TestBackground:
         assert log.count("could not be started") == 1
 
     def test_a_start_without_threads_can_be_repeated(self) -> None:
-        """``start`` without threads raises, leaves no thread behind, and can be repeated."""
+        """``start`` without threads raises, leaves no thread behind, and can be repeated.
+
+        The second start checks the endpoint, and runs an update, which fails.
+        """
         with handmade() as server:
             told, _ = child(
                 """
@@ -164,7 +167,7 @@ class TestBackground:
                 assert threading.active_count() == 1, threading.enumerate()
                 with manager:
                     wait_for(lambda: manager.api_endpoints[0].state == "healthy")
-                    wait_for(lambda: "mop-config-update" in [t.name for t in threading.enumerate()])
+                    wait_for(lambda: manager._lifecycle.tasks.updates._in_a_row)
                 tell(said=said)
                 """,
                 server.url,

@@ -13,7 +13,7 @@ from math import ceil, inf
 from typing import Any, NamedTuple
 
 from ...net.faults import Fault
-from .member import LATE_SHARE, RECENT, ROUTES, WEIGHT, PoolMember, race_delay
+from .member import FINE, LATE_SHARE, RECENT, ROUTES, WEIGHT, PoolMember, race_delay
 from .policy import HEDGE_LEAST, HEDGE_MOST, HEDGED, IDEMPOTENT, NOT_REACHED, Delay, Policy
 from .pool import Pool
 
@@ -417,4 +417,4 @@ def spare_member(pool: Pool, now: float) -> PoolMember | None:
     if current is None or not current.served:
         return None
     rest = pool.alternatives(now, [current.url])
-    return rest[0] if rest and rest[0].is_fine else None
+    return rest[0] if rest and rest[0].health.state in FINE else None

@@ -159,16 +159,6 @@ class PoolMember:
     def __post_init__(self) -> None:
         self.url, self.target = self.endpoint.url, target_of(self.endpoint)
 
-    def update(self, endpoint: Endpoint) -> None:
-        """Update the priority and the server name."""
-        self.endpoint, self.target = endpoint, target_of(endpoint)
-        self.recovered_at = None  # a deliberate change needs no dwell time
-
-    @property
-    def is_fine(self) -> bool:
-        """Whether the endpoint has no failure."""
-        return self.health.state in FINE
-
     def is_odd(self, status: int) -> bool:
         """Count odd answers in a row; return whether their number justifies a health check."""
         if status < 500 and status not in ODD_STATUS:

@@ -12,7 +12,7 @@ from ...health.probe import ProbeResult
 from ...health.state import Evidence, Health, HealthState, Transition
 from ...model.endpoint import Endpoint
 from ...net.faults import COUNTED, NETWORK, Fault
-from .member import FINE, EventKind, PoolEvent, PoolMember, Rank
+from .member import FINE, EventKind, PoolEvent, PoolMember, Rank, target_of
 from .offline import OfflineDetector
 from .policy import Policy
 
@@ -109,7 +109,8 @@ class Pool:
                 self.urgent = True
                 self._all_down = False
             elif member.endpoint != endpoint:
-                member.update(endpoint)
+                member.endpoint, member.target = endpoint, target_of(endpoint)
+                member.recovered_at = None  # a deliberate change needs no dwell time
         self._review_at = now
         self._emit_if_all_down()
 
@@ -285,7 +286,7 @@ class Pool:
         watched = [m for m in self.watched() if not m.probing]
         if self.policy.probe == "all":
             return watched
-        return [m for m in watched if m is self.current or not m.is_fine]
+        return [m for m in watched if m is self.current or m.health.state not in FINE]
 
     def take_due(self, now: float) -> list[PoolMember]:
         """List the endpoints whose check is due, and mark each check as begun."""
@@ -382,11 +383,10 @@ class Pool:
             if others and not self._network.offline:
                 self.request_probe(min(others, key=lambda m: self._rank(m, now)), now)
             self._review_at = now
-        elif fault is Fault.STALLED:
-            self._record(member, Evidence.STALL, now, began)
-        elif fault in COUNTED:
+        elif fault in COUNTED or fault is Fault.STALLED:
             if fault in _FROM_AFAR:
                 self._network.record_answer(now)
+            evidence = Evidence.STALL if fault is Fault.STALLED else evidence
             self._record(member, evidence, now, began)
         elif evidence is Evidence.BAD_PROBE:
             # The fault says nothing about the endpoint: check again, but not at once.

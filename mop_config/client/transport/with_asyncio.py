@@ -46,6 +46,14 @@ def start_beside(run: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> a
     return asyncio.create_task(run(*args))
 
 
+async def call_beside(call: Callable[[], object]) -> None:
+    """Call a function in a thread, or in this thread if no thread can be started."""
+    try:
+        await asyncio.to_thread(call)
+    except RuntimeError:
+        call()
+
+
 async def end_beside(task: asyncio.Task[Any]) -> None:
     """Cancel a task, and wait until it has ended."""
     task.cancel()
