@@ -21,12 +21,11 @@ OK = "ok"
 FAULTS = (OK, *sorted(COUNTED))
 #: Limit of one count in a report.
 MAX_COUNT = 10_000
-#: Limit of reports from one address in a minute, and of addresses that are remembered.
+#: Limit of reports from one address in a minute, and of addresses that are told apart: those whose
+#: hashes have the same remainder share a limit.
 MAX_REPORTS, MAX_ADDRESSES = 10, 10_000
-#: Size in bytes of the parts of the table of addresses: the minute at its start, and the entry of
-#: each address, which is a hash and one byte for the number of reports.
-_MINUTE, _HASH = 8, 8
-_TABLE = _MINUTE + MAX_ADDRESSES * (_HASH + 1)
+#: Size in bytes of the minute at the start of the table of addresses; each count is one byte.
+_MINUTE = 8
 #: Limit of the different counts in a step; beyond it new ones are left out.
 MAX_SERIES = 2_000
 #: The hour is counted in steps of five minutes.
@@ -136,19 +135,16 @@ def _counted(table: bytes, address: str, now: float) -> bytes:
     """Count a report in a table of addresses.
 
     Returns:
-        The new table, which begins anew each minute; empty if the address has reached its limit, or
-        if the table is full of other addresses.
+        The new table, which begins anew each minute; empty if the address has reached its limit.
     """
     minute = int(now // 60).to_bytes(_MINUTE)
-    if not table.startswith(minute):
-        table = minute
-    key = hashlib.blake2b(minute + address.encode(), digest_size=_HASH).digest()
-    found = table.find(key, _MINUTE)
-    offset = len(table) if found < 0 else found
-    reports = 0 if found < 0 else table[found + _HASH]
-    if offset >= _TABLE or reports >= MAX_REPORTS:
+    if not table.startswith(minute) or len(table) != _MINUTE + MAX_ADDRESSES:
+        table = minute + bytes(MAX_ADDRESSES)
+    digest = hashlib.blake2b(minute + address.encode(), digest_size=8).digest()
+    place = _MINUTE + int.from_bytes(digest) % MAX_ADDRESSES
+    if table[place] >= MAX_REPORTS:
         return b""
-    return table[:offset] + key + bytes([reports + 1]) + table[offset + _HASH + 1 :]
+    return table[:place] + bytes([table[place] + 1]) + table[place + 1 :]
 
 
 def _step() -> int:
