@@ -183,9 +183,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         self.url, self.headers = b"", []
         self._until = math.inf
         self._receiving = self._in_head = True
-        self._plain = True  # the head names neither a body nor an upgrade
         self._bytes = 0
-        self._hosts: list[bytes] = []
 
     def on_url(self, url: bytes) -> None:
         """Append a part of the request target, within its limit."""
@@ -194,60 +192,59 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             raise RefusedRequestError(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header field, within the limits."""
+        """Add a header field, within the limits; leave out a trailer and a name with underscores.
+
+        WSGI cannot tell such a name from the name with hyphens.
+        """
         rules = self._rules
         if len(self.headers) >= rules.fields or len(name) + len(value) + 2 > rules.field:
             raise RefusedRequestError(431)
         name = name.lower()
-        if not self._in_head or b"_" in name:
-            return  # a trailer, or a name that WSGI cannot tell from one with hyphens
-        if name == b"host":
-            self._hosts.append(value)
-        elif name in _NOT_PLAIN:
-            self._plain = False
-            if name == b"transfer-encoding" and value.lower() != b"chunked":
-                raise RefusedRequestError(501)
-            if name == b"expect" and value.lower() != b"100-continue":
-                raise RefusedRequestError(417)
-        self.headers.append((name, value))
+        if name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise RefusedRequestError(501)
+        if self._in_head and b"_" not in name:
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Check the head, and start to answer."""
         if self._deaf:
             return  # the answer before this request closes the connection
-        version = self.parser.get_http_version()
-        hosts = self._hosts
+        version, url, headers = self.parser.get_http_version(), self.url, self.headers
+        fields = dict(headers)
+        if fields.get(b"expect", b"100-continue").lower() != b"100-continue":
+            raise RefusedRequestError(417)
+        hosts = [value for name, value in headers if name == b"host"]
         one = len(hosts) == 1 or (not hosts and version == "1.0")
         if version not in {"1.0", "1.1"} or not one or (hosts and not _HOST.fullmatch(hosts[0])):
             raise RefusedRequestError(400)
-        if not self.url.startswith(b"/") and self.url != b"*":
-            url = httptools.parse_url(self.url)
-            if url.schema not in {b"http", b"https"}:
+        if not url.startswith(b"/") and url != b"*":
+            parts = httptools.parse_url(url)
+            if parts.schema not in {b"http", b"https"}:
                 raise RefusedRequestError(400)
-            self.url = (url.path or b"/") + (b"" if url.query is None else b"?" + url.query)
+            url = (parts.path or b"/") + (b"" if parts.query is None else b"?" + parts.query)
         if len(self.pipeline) >= PIPELINED:
             raise RefusedRequestError(400)
         self._in_head = False
         self._until = math.inf
-        if self._plain and self._answer_at_once(version):
+        if _NOT_PLAIN.isdisjoint(fields) and self._answer_at_once(version, url):
             return
-        self._make_scope()
-        super().on_headers_complete()
-        self.flow.resume_reading()  # uvicorn has paused it: the client may leave
+        self._start_task(url, headers, b"expect" in fields)
         if self.parser.should_upgrade() or not self._rules.worker.alive:
             self.cycle.keep_alive = False
 
-    def _make_scope(self) -> None:
-        """Make the scope of a request that a task answers."""
-        url, headers, rules = self.url, self.headers, self._rules
+    def _start_task(self, url: bytes, headers: list[tuple[bytes, bytes]], expect: bool) -> None:
+        """Make uvicorn's scope of a request, and answer it by a task, perhaps later."""
+        rules = self._rules
         super().on_message_begin()
         self.url = url
-        for name, value in headers:
-            super().on_header(name, value)
+        self.headers += headers
+        self.expect_100_continue = expect
         self.scope[SOCKET] = self._socket  # type: ignore[literal-required]
         trusted = self.client is None or not rules.trusted.isdisjoint({"*", self.client[0]})
         if trusted and any(rules.secure.get(name) == value for name, value in headers):
             self.scope["scheme"] = "https"
+        super().on_headers_complete()
+        self.flow.resume_reading()  # uvicorn has paused it: the client may leave
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
@@ -261,12 +258,12 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _answer_at_once(self, version: str) -> bool:
+    def _answer_at_once(self, version: str, url: bytes) -> bool:
         """Answer a request without a task, unless an earlier answer is not yet sent and read."""
         app = self._rules.app
         if app is None or not self.cycle.response_complete or self.flow.write_paused:
             return False
-        path, _, query = self.url.partition(b"?")
+        path, _, query = url.partition(b"?")
         method = self.parser.get_method().decode()
         found = app.answer_at_once(
             request_environ(method, path.decode("latin-1"), query, self.headers)
