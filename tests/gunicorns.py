@@ -21,7 +21,7 @@ SCRIPT = str(Path(sys.executable).parent / "gunicorn")
 _PROGRAM = """
 import json, os, signal, socket, sys, time
 import gunicorn.app.wsgiapp, gunicorn.arbiter
-import mop_config.server.gunicorn.asgi_worker, mop_config.server.gunicorn.logger
+import mop_config.server.gunicorn.worker, mop_config.server.gunicorn.logger
 import mop_config.server.web.app, mop_config.server.web.asgi
 control = socket.socket(fileno=int(sys.argv[1]))
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)

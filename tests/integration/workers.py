@@ -1,6 +1,6 @@
 """Worker classes for the tests: the default class with shorter time-outs."""
 
-from mop_config.server.gunicorn.asgi_worker import AsgiWorker
+from mop_config.server.gunicorn.worker import AsgiWorker
 
 
 class ImpatientWorker(AsgiWorker):

@@ -70,41 +70,37 @@ def _loggers() -> list[logging.Logger]:
     return [logging.root, *loggers()]
 
 
-class AccessLog:
-    """An ASGI application that logs the requests of another one.
+async def answer_and_log(app: Any, log: Any, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one request by an ASGI application, and log it.
 
     The logger puts the line into its queue; the event loop never waits for the log.
 
     Args:
-        app: The other application.
+        app: The application.
         log: gunicorn's logger.
+        scope: The request, as for the application.
+        receive: As for the application.
+        send: As for the application.
     """
+    if scope["type"] != "http":
+        await app(scope, receive, send)
+        return
+    began = monotonic()
+    answer = SimpleNamespace(status="-", headers=(), sent=0)
 
-    def __init__(self, app: Any, log: Any) -> None:
-        self._app = app
-        self._log = log
+    async def counted(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            answer.status, answer.headers = str(message["status"]), _text(message)
+        else:
+            answer.sent += len(message.get("body", b""))
+        await send(message)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request by the other application, and log it."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = monotonic()
-        answer = SimpleNamespace(status="-", headers=(), sent=0)
-
-        async def counted(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                answer.status, answer.headers = str(message["status"]), _text(message)
-            else:
-                answer.sent += len(message.get("body", b""))
-            await send(message)
-
-        try:
-            await self._app(scope, receive, counted)
-        finally:
-            environ = {**whole_environ(scope), USER: scope.get(USER)}
-            request = SimpleNamespace(headers=_text(scope))
-            self._log.access(answer, request, environ, timedelta(seconds=monotonic() - began))
+    try:
+        await app(scope, receive, counted)
+    finally:
+        environ = {**whole_environ(scope), USER: scope.get(USER)}
+        request = SimpleNamespace(headers=_text(scope))
+        log.access(answer, request, environ, timedelta(seconds=monotonic() - began))
 
 
 def _text(message: Any) -> list[tuple[str, str]]:

@@ -25,15 +25,15 @@ import sys
 import termios
 from asyncio import TimerHandle, Transport
 from functools import lru_cache, partial
+from http import HTTPStatus
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http import httptools_impl
 
-from ..serving.answers import ConditionalAnswer
+from ..serving.answers import ConditionalAnswer, problem
 from ..serving.responder import LongPoll
 from ..web.asgi import SOCKET, AsgiApp, ParkedPolls, request_environ
-from .worker import error_page
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,6 @@ class ConnectionLimits:
         self.fields: int = cfg.limit_request_fields
         self.field: int = cfg.limit_request_field_size
         self.request: int = worker.max_body + OVERHEAD
-        self.timeout: float = worker.request_timeout
-        self.connections: int = worker.connections
         #: Addresses whose ``X-Forwarded-Proto`` counts; ``*`` means all.
         self.trusted = frozenset(cfg.forwarded_allow_ips)
         #: Fields that mean https, in lower case, with the value that says so.
@@ -128,10 +126,10 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         """Start the first deadline, or abort a connection beyond the limit."""
         super().connection_made(transport)
         self._socket = transport.get_extra_info("socket")
-        if len(self.connections) > self._rules.connections:
+        if len(self.connections) > self._rules.worker.connections:
             transport.abort()
         else:
-            self._wait(self._rules.timeout)
+            self._wait(self._rules.worker.request_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timer, and forget a parked request."""
@@ -173,7 +171,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             if self._bytes > self._rules.request:
                 self._refuse(431 if self._in_head else 413)
         if self._until == math.inf:
-            self._wait(self._rules.timeout)
+            self._wait(self._rules.worker.request_timeout)
 
     # -- the parser's callbacks
 
@@ -317,7 +315,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             logger.warning("a request from %s was refused: %d", peer, status)
             self.transport.write(error_page(status))
             self.transport.close()
-        self._wait(self._rules.timeout)
+        self._wait(self._rules.worker.request_timeout)
 
     # -- deadlines
 
@@ -341,13 +339,13 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         if unread >= before:
             self.transport.abort()
         elif unread or (self._receiving and self.flow.read_paused):
-            self._wait(self._rules.timeout)
+            self._wait(self._rules.worker.request_timeout)
         elif self._receiving and (self._in_head or not self.cycle.response_complete):
             self._refuse(408)
         elif self.cycle.response_complete:
             self.transport.close()
         else:
-            self._wait(self._rules.timeout)
+            self._wait(self._rules.worker.request_timeout)
 
     def _count_unread(self) -> int:
         """Return how many bytes of the answers the client's host has not acknowledged."""
@@ -371,3 +369,17 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
 @lru_cache(maxsize=4)
 def _lines(*fields: tuple[bytes, bytes]) -> bytes:
     return b"".join(b"%b: %b\r\n" % field for field in fields)
+
+
+def error_page(status_code: int) -> bytes:
+    """Return a whole response with ``Connection: close`` and a problem document.
+
+    gunicorn's own pages repeat parts of the request, and lack the security headers of our answers.
+
+    Args:
+        status_code: HTTP status code.
+    """
+    status = HTTPStatus(status_code)
+    page = problem(status, status.description or status.phrase).adding(("Connection", "close"))
+    line = httptools_impl.STATUS_LINE[status]
+    return b"".join((line, page.headers.lines, b"\r\n", page.body))

@@ -105,7 +105,7 @@ class Responder:
                     self.waiters += 1
                     return LongPoll(self, environ, signed, time.monotonic() + seconds, found)
             retry_after = str(random.randint(*RETRY_AFTER))  # noqa: S311
-            return waited(found, ("Retry-After", retry_after))
+            return waited(found).adding(("Retry-After", retry_after))
         return waited(found)
 
     def answer(self, environ: Environ, signed: bool, *, dated: bool = False) -> ConditionalAnswer:
@@ -194,10 +194,9 @@ class LongPoll:
             self.responder.waiters -= 1
 
 
-def waited(answer: ConditionalAnswer, *more: tuple[str, str]) -> ConditionalAnswer:
+def waited(answer: ConditionalAnswer) -> ConditionalAnswer:
     """Return the answer to a request with ``wait``: ``no-store``, ``Preference-Applied: wait``."""
-    answer = answer._replace(headers=_waited(answer.headers))
-    return answer.adding(*more) if more else answer
+    return answer._replace(headers=_waited(answer.headers))
 
 
 # A change answers thousands of long polls with the same headers.

@@ -24,8 +24,8 @@ _HOOKS = "mop_config.hooks"
 #: Path of the dashboard in an application that is not ours.
 GUEST_PREFIX = "/mop-config"
 _OPERATIONS: dict[str, Callable[[], Response]] = {
-    "health": views.health,
-    "ready": views.ready,
+    "health": lambda: guards.native(views.health),
+    "ready": lambda: guards.native(views.ready),
     "metrics": views.metrics,
     "openapi.json": views.openapi,
 }
@@ -112,21 +112,13 @@ def init_app(
 
 def _environ_of(app: Flask) -> dict[str, str]:
     """Return the environment, overridden by the application's configuration."""
-    given = {
-        name: _as_text(value)
-        for name, value in app.config.items()
-        if name.startswith(PREFIX) and value is not None
-    }
-    return {**os.environ, **given}
-
-
-def _as_text(value: Any) -> str:
-    """Convert a value of the application's configuration to the text of a variable."""
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return ",".join(map(_as_text, value))
-    return str(value)
+    environ = dict(os.environ)
+    for name, value in app.config.items():
+        if name.startswith(PREFIX) and value is not None:
+            value = int(value) if isinstance(value, bool) else value
+            items = value if isinstance(value, (list, tuple)) else [value]
+            environ[name] = ",".join(map(str, items))
+    return environ
 
 
 def _install(
@@ -141,7 +133,7 @@ def _install(
         weakref.finalize(app, _end, service).atexit = False  # the service has an exit handler
     guards.install(ours, service)
     ours.register_blueprint(views.blueprint, url_prefix=places.prefix)
-    ours.add_url_rule("/api/v1/health", "api_health", views.health)
+    ours.add_url_rule("/api/v1/health", "api_health", _OPERATIONS["health"])
     # In an application that is not ours, the route / is left to the application.
     ours.register_blueprint(dashboard.blueprint, url_prefix=places.home.rstrip("/") or None)
     if isinstance(ours, Blueprint):

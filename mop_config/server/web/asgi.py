@@ -27,7 +27,7 @@ from ..serving.store import SnapshotStore
 from ..settings import ProcessSettings, Settings
 from .app import create_app
 from .guards import MAX_BODY, cors, failure, refusal
-from .views import health_answer, ready_answer
+from .views import health, ready
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -190,9 +190,9 @@ class AsgiApp(WsgiBridge):
         self._views: dict[str, Callable[[Environ], ConditionalAnswer | LongPoll]] = {
             f"{prefix}/endpoints": respond,
             f"{prefix}/endpoints.jws": partial(respond, signed=True),
-            "/health": lambda _: health_answer(self._service),
-            "/api/v1/health": lambda _: health_answer(self._service),
-            "/ready": partial(ready_answer, self._service),
+            "/health": partial(health, self._service),
+            "/api/v1/health": partial(health, self._service),
+            "/ready": partial(ready, self._service),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

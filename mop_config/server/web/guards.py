@@ -1,24 +1,26 @@
 """Guards checks each request before it is answered, in the Flask front and in the ASGI front.
 
 ``install`` registers the checks on an application or a blueprint. It also limits what werkzeug
-parses, adds the security and CORS headers, and writes errors as problem documents.
+parses, adds the security and CORS headers, and writes errors as problem documents. The functions
+that the views share stand here too.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote_from_bytes
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, current_app, request
+from werkzeug.datastructures import Headers as ResponseHeaders
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 
 from ...errors import AddressError
 from ...model.address import normalise_host, split_port
 from ...model.printable import printable
 from ..logs import describe
-from ..service import ConfigService
+from ..service import EXTENSION, ConfigService
 from ..serving.answers import MAX_VALUE, SECURITY_HEADERS, ConditionalAnswer, Headers, problem
 from ..status.metrics import OTHER
-from . import as_response, problem_response
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,34 @@ _PREFLIGHT: Headers = (
     ("Access-Control-Max-Age", "600"),
 )
 _EXPOSED = ("Access-Control-Expose-Headers", "ETag, Preference-Applied, Retry-After")
+
+
+def current_service() -> ConfigService:
+    """Return the service of the current Flask application."""
+    service: ConfigService = current_app.extensions[EXTENSION]
+    return service
+
+
+def as_response(answer: ConditionalAnswer) -> Response:
+    """Convert an answer to a Flask response."""
+    response = Response(answer.body, answer.status)
+    # Set after construction: the constructor would set Content-Length 0 for HEAD's empty body.
+    response.headers = ResponseHeaders(answer.headers)
+    return response
+
+
+def native(view: Callable[[ConfigService, dict[str, Any]], ConditionalAnswer]) -> Response:
+    """Answer the current request by a view that the ASGI application calls natively."""
+    return as_response(view(current_service(), request.environ))
+
+
+def revalidated(body: str | bytes, content_type: str) -> Response:
+    """Return a response that a cache must revalidate by its ETag on each use."""
+    response = Response(body, content_type=content_type)
+    response.headers["Cache-Control"] = "no-cache"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
 
 
 def refusal(service: ConfigService, environ: dict[str, Any]) -> ConditionalAnswer | None:
@@ -134,7 +164,7 @@ def install(ours: Flask | Blueprint, service: ConfigService) -> None:
 
 
 def _http_error(error: HTTPException) -> Response:
-    response = problem_response(error.code or 500, error.description)
+    response = as_response(problem(error.code or 500, error.description))
     for name, value in error.get_headers():
         if name != "Content-Type":
             response.headers[name] = value

@@ -14,7 +14,7 @@ import time
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from flask import Blueprint, Response, request
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -22,7 +22,6 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from ... import __version__, qr
 from ...errors import PayloadError, QrTooLong
 from ...health.probe import DEFAULT_PATH
-from ...model.address import parse_url
 from ...model.codec import iter_endpoints
 from ...model.endpoint import Endpoint, Kind
 from ...model.jws import KEYS_MEDIA_TYPE, jwk_set
@@ -32,8 +31,7 @@ from ..parsing.problems import Code
 from ..service import ConfigService, Places
 from ..serving.answers import ConditionalAnswer, json_answer, problem, to_json, uncached
 from ..serving.responder import LongPoll
-from . import as_response, current_service, problem_response, revalidated
-from .guards import refusal
+from .guards import as_response, current_service, refusal, revalidated
 
 logger = logging.getLogger(__name__)
 
@@ -112,14 +110,11 @@ def target(kind: Kind, endpoint: Endpoint, health_path: str = DEFAULT_PATH) -> d
 
 def health_url(kind: Kind, url: str, path: str = DEFAULT_PATH) -> str:
     """Return the URL that a health check of an endpoint requests, with http or https."""
-    base = url.rstrip("/")
+    base = re.sub("^ws", "http", url.rstrip("/"))
     if kind is Kind.API:
         return f"{base}{path}"
-    if base.startswith("ws"):
-        base = "http" + base[2:]
-    # The host of "https://socket.io" ends with this suffix too.
-    mounted = base.endswith("/socket.io") and parse_url(url).path.rstrip("/") != ""
-    return f"{base}{'' if mounted else '/socket.io'}/?EIO=4&transport=polling"
+    mount = "" if urlsplit(base).path.endswith("/socket.io") else "/socket.io"
+    return f"{base}{mount}/?EIO=4&transport=polling"
 
 
 def _answer_code(kind: str) -> Response:
@@ -129,7 +124,7 @@ def _answer_code(kind: str) -> Response:
             request.query_string.decode("latin-1"), service.store.view.snapshot.plain.body
         )
     except PayloadError as error:
-        return problem_response(400, str(error), {"parameter": error.field})
+        return as_response(problem(400, str(error), {"parameter": error.field}))
     except QrTooLong as error:
         fits = [
             {"format": form} | ({} if limit is None else {"limit": limit})
@@ -137,9 +132,9 @@ def _answer_code(kind: str) -> Response:
         ]
         sizes = {"bytes": error.size, "capacity": error.capacity}
         members = {"format": error.format, **sizes, "fits": fits}
-        return problem_response(422, str(error), members)
+        return as_response(problem(422, str(error), members))
     if found is None:
-        return problem_response(404, "the list has no endpoint to put into a code")
+        return as_response(problem(404, "the list has no endpoint to put into a code"))
     text, title = found
     response = Response(content_type=_TYPES[kind])
     # The code must not be older than the list: an app may scan it at any time.
@@ -213,21 +208,21 @@ def report() -> Response:
     service = current_service()
     reports = service.reports
     if reports is None:
-        return problem_response(404, "reports are off here (ENDPOINT_REPORTS)")
+        return as_response(problem(404, "reports are off here (ENDPOINT_REPORTS)"))
     address = client_address(
         request.remote_addr or "",
         request.headers.get("X-Forwarded-For", ""),
         os.environ.get(_TRUSTED) or _LOOPBACK,
     )
     if request.mimetype != "application/json":
-        return problem_response(415, "a report is application/json")
+        return as_response(problem(415, "a report is application/json"))
     body = request.stream.read(MAX_REPORT + 1)
     if len(body) > MAX_REPORT:
-        return problem_response(413, f"a report may have {MAX_REPORT} bytes")
+        return as_response(problem(413, f"a report may have {MAX_REPORT} bytes"))
     try:
         counts = parse_report(body)
     except ValueError as error:
-        return problem_response(400, str(error))
+        return as_response(problem(400, str(error)))
     if not reports.add(counts, service.listed(), address, time.time()):
         refused = problem(429, "an address may report 10 times a minute")
         return as_response(refused.adding(("Retry-After", "60")))
@@ -252,23 +247,13 @@ def client_address(peer: str, forwarded: str, trusted: str) -> str:
     return hops[-1]
 
 
-def health() -> Response:
-    """Answer a liveness check."""
-    return as_response(health_answer(current_service()))
-
-
-def ready() -> Response:
-    """Answer a readiness check."""
-    return as_response(ready_answer(current_service(), request.environ))
-
-
-def health_answer(service: ConfigService) -> ConditionalAnswer:
+def health(service: ConfigService, _environ: dict[str, Any]) -> ConditionalAnswer:
     """Return the answer of ``/health``, which only says that this process answers."""
     name = service.settings.service_name
     return json_answer(200, {"status": "healthy", "service": name, "version": __version__})
 
 
-def ready_answer(service: ConfigService, environ: dict[str, Any]) -> ConditionalAnswer:
+def ready(service: ConfigService, environ: dict[str, Any]) -> ConditionalAnswer:
     """Return the answer of ``/ready``: 200 if a list is served and kept up to date, else 503.
 
     The route needs no token, but the reason may name paths, users and members of etcd. If tokens
@@ -292,7 +277,7 @@ def reload() -> Response:
     service = current_service()
     if service.authenticator is None:
         detail = "no tokens are set (ENDPOINT_TOKENS, ENDPOINT_TOKENS_FILE): nobody may do this"
-        return problem_response(403, detail)
+        return as_response(problem(403, detail))
     user = request.environ.get(USER)
     logger.info("reload requested by %s", user)
     report, shared = service.reload_everywhere()
@@ -308,7 +293,7 @@ def reload() -> Response:
         members["problems"] = [p for p in problems if p["code"] != Code.TOKENS_LINE]
     if status == 200:
         return as_response(json_answer(200, members))
-    return problem_response(status, _detail(report, late), members)
+    return as_response(problem(status, _detail(report, late), members))
 
 
 def _detail(report: dict[str, Any], late: list[int]) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, abort, request
@@ -16,7 +16,7 @@ from .... import __version__
 from ....errors import PayloadError, QrTooLong
 from ....model.codec import rfc3339
 from ...status.translations import LANGUAGES, Texts
-from .. import current_service, revalidated
+from ..guards import current_service, revalidated
 from ..views import choose
 from . import viewmodel
 
@@ -80,11 +80,10 @@ def dashboard() -> Response:
 @blueprint.get("/static/<name>")
 def static(name: str) -> Response:
     """Serve the page's style sheet, script or icon; so a script is never older than its page."""
-    content_type = _TYPES.get(PurePath(name).suffix)
     file = _STATIC / name
-    if content_type is None or not file.is_file():
+    if file.suffix not in _TYPES or not file.is_file():
         abort(404)
-    return revalidated(file.read_bytes(), content_type)
+    return revalidated(file.read_bytes(), _TYPES[file.suffix])
 
 
 def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
