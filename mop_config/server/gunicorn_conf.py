@@ -32,9 +32,9 @@ OWN_APP = "mop_config:create_app()"
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: The worker classes by their names in ``WORKER_CLASS``.
 WORKER_CLASSES = {
-    "asgi": "AsgiWorker",
-    "gthread": "ThreadWorker",
-    "sync": "SynchronousWorker",
+    "asgi": "worker.AsgiWorker",
+    "gthread": "worker.ThreadWorker",
+    "sync": "worker.SynchronousWorker",
 }
 
 try:
@@ -48,7 +48,7 @@ except SettingsError as error:
 
 bind = f"{_process.host}:{_process.port}"
 workers = _process.workers
-worker_class = f"mop_config.server.gunicorn.worker.{WORKER_CLASSES[_process.worker_class]}"
+worker_class = f"mop_config.server.gunicorn.{WORKER_CLASSES[_process.worker_class]}"
 threads = _process.threads
 
 # Clients keep connections in pools. gunicorn's default of 2 s would close many connections just

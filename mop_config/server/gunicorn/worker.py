@@ -201,9 +201,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, server.end, number != signal.SIGTERM)
-        # ``serve`` would set handlers that send a signal again, which ends the process before
-        # gunicorn's hooks run.
-        await server._serve(self.sockets)
+        await server.serve(self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
@@ -222,6 +220,11 @@ class _WorkerServer(Server):
         """End the worker if its master has died; gunicorn's own workers do the same."""
         self.should_exit = self.should_exit or os.getppid() != self.worker.ppid
         return await super().on_tick(counter)
+
+    async def serve(self, sockets: Any = None) -> None:
+        # uvicorn's method sets handlers that send a signal again, which ends the process before
+        # gunicorn's hooks run.
+        await self._serve(sockets)
 
     async def shutdown(self, sockets: Any = None) -> None:
         self.worker.alive = False
