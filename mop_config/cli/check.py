@@ -65,8 +65,7 @@ def check(
             document["confirm"] = _unconfirmed(reading, served)
         print(json_text(document))
         return int(bad)
-    for warning in reading.settings.warnings:
-        complain(warning)
+    warn(reading.settings, ())
     if not reading.lines:
         complain(reading.refusal)
         return 1

@@ -18,7 +18,7 @@ import click
 
 from ..errors import AddressError, MopConfigError, SourceError
 from ..model import codec
-from ..model.address import EtcdAddress, without_userinfo
+from ..model.address import EtcdAddress
 from ..model.endpoint import EndpointConfig, Kind
 from ..server.parsing.problems import Code, Problem
 from ..server.parsing.render import EMPTY, EMPTY_BODY, Rendering, decode, render
@@ -201,8 +201,7 @@ def etcd_key(text: str) -> str:
     try:
         return EtcdAddress.parse(text).text
     except AddressError as error:
-        shown = repr(without_userinfo(text))
-        message = f"{shown} is not etcd://host:2379[,host:2379]/key ({error.message})"
+        message = f"{error.value!r} is not etcd://host:2379[,host:2379]/key ({error.message})"
         raise click.BadParameter(message) from None
 
 

@@ -126,19 +126,14 @@ def _show_scanned(image: str, *, as_json: bool) -> None:
         data = codes.parse(codes.scan(image))
     except PayloadError as error:
         raise MopConfigError(f"{image}: the code holds no endpoints: {error}") from None
-    if as_json:
-        document: dict[str, object] = {
-            kind.member: [entry_of(endpoint) for endpoint in endpoints]
-            for kind, endpoints in data.kinds().items()
-            if endpoints is not None
-        }
-        room = {} if data.room_id is None else {"room_id": data.room_id}
-        print(json_text({**data.extra, **document, **room}))
-        return
-    for kind, endpoints in data.kinds().items():
-        for endpoint in endpoints or ():
-            print(f"{kind.member} {endpoint.line}")
+    lists = {kind.member: found for kind, found in data.kinds().items() if found is not None}
     others = data.extra if data.room_id is None else {"room_id": data.room_id, **data.extra}
+    if as_json:
+        print(json_text(others | {name: list(map(entry_of, lists[name])) for name in lists}))
+        return
+    for name, found in lists.items():
+        for endpoint in found:
+            print(f"{name} {endpoint.line}")
     for name, value in others.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         print(blanked(f"{name} {shown}"))

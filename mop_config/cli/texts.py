@@ -24,14 +24,7 @@ from ..server.settings import Settings
 from ..server.sources import check_source, open_source
 from ..server.sources.etcd import EtcdSource, encode
 from ..server.sources.file import FileSource, SourceText
-from ..server.state.directory import (
-    WORKER,
-    StateDirectory,
-    WorkerRecord,
-    WorkerRegistry,
-    key,
-    place,
-)
+from ..server.state import directory as records
 from ..server.state.releases import LastGood, ReleaseStore, missing_confirmations
 from .input import as_root
 
@@ -56,7 +49,7 @@ class GoodTexts(NamedTuple):
 
     source: str
     texts: list[LastGood]
-    directory: StateDirectory
+    directory: records.StateDirectory
 
     @classmethod
     def of(cls, settings: Settings) -> "GoodTexts":
@@ -73,8 +66,8 @@ class GoodTexts(NamedTuple):
         folder = Path(os.path.abspath(state))
         found = []
         for user in _users(folder):
-            directory = StateDirectory.of_user(folder, user)
-            if texts := list(ReleaseStore(directory, key(source)).history()):
+            directory = records.StateDirectory.of_user(folder, user)
+            if texts := list(ReleaseStore(directory, records.key(source)).history()):
                 found.append(cls(source, texts, directory))
         if not found:
             raise MopConfigError(
@@ -93,7 +86,7 @@ class GoodTexts(NamedTuple):
         Returns:
             The text, and the lines that were added at its end.
         """
-        served = ReleaseStore(self.directory, key(self.source)).load() or self.texts[0]
+        served = ReleaseStore(self.directory, records.key(self.source)).load() or self.texts[0]
         body = render_body(served.data, settings.rules, served.boundary) or EMPTY_BODY
         rendering = render(data, settings.rules, EMPTY_BODY, time.time())
         added: list[str] = []
@@ -126,13 +119,13 @@ class GoodTexts(NamedTuple):
             )
         return found[0]
 
-    def workers(self) -> list[WorkerRecord]:
+    def workers(self) -> list[records.WorkerRecord]:
         """Return the records of the running workers that serve the source, with any settings."""
-        of_source = re.compile(rf"({key(self.source)}\..*\.{place()}){re.escape(WORKER)}")
-        found = filter(None, map(of_source.match, self.directory.names()))
-        prefixes = sorted({match[1] for match in found})
-        others = (WorkerRegistry(self.directory, each).others(os.getpid()) for each in prefixes)
-        return [worker for workers in others for worker in workers]
+        of_source = re.compile(rf"{records.key(self.source)}\..*\.{records.place()}")
+        stems = {name.partition(records.WORKER)[0] for name in self.directory.names()}
+        prefixes = sorted(filter(of_source.fullmatch, stems))
+        registries = (records.WorkerRegistry(self.directory, prefix) for prefix in prefixes)
+        return [worker for each in registries for worker in each.others(os.getpid())]
 
 
 def _users(folder: Path) -> list[int]:

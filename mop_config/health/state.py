@@ -56,20 +56,15 @@ TRANSITIONS: dict[tuple[HealthState, Evidence], tuple[HealthState, ...]] = {
     # Evidence without an entry below keeps the state.
     **{(state, evidence): (state,) for state, evidence in product(HealthState, Evidence)},
     (HealthState.UNKNOWN, Evidence.GOOD_PROBE): (HealthState.HEALTHY,),
-    (HealthState.UNKNOWN, Evidence.BAD_PROBE): (HealthState.SUSPECT, HealthState.UNHEALTHY),
     (HealthState.UNKNOWN, Evidence.GOOD_REQUEST): (HealthState.HEALTHY,),
-    (HealthState.UNKNOWN, Evidence.BAD_REQUEST): (HealthState.SUSPECT, HealthState.UNHEALTHY),
     (HealthState.UNKNOWN, Evidence.STALL): (HealthState.SUSPECT,),
-    (HealthState.HEALTHY, Evidence.BAD_PROBE): (HealthState.SUSPECT, HealthState.UNHEALTHY),
-    (HealthState.HEALTHY, Evidence.BAD_REQUEST): (HealthState.SUSPECT, HealthState.UNHEALTHY),
     (HealthState.HEALTHY, Evidence.STALL): (HealthState.SUSPECT,),
     (HealthState.SUSPECT, Evidence.GOOD_PROBE): (HealthState.HEALTHY,),
-    (HealthState.SUSPECT, Evidence.BAD_PROBE): (HealthState.SUSPECT, HealthState.UNHEALTHY),
-    (HealthState.SUSPECT, Evidence.BAD_REQUEST): (HealthState.SUSPECT, HealthState.UNHEALTHY),
     (HealthState.UNHEALTHY, Evidence.GOOD_PROBE): (HealthState.RECOVERING, HealthState.HEALTHY),
     (HealthState.RECOVERING, Evidence.GOOD_PROBE): (HealthState.RECOVERING, HealthState.HEALTHY),
-    (HealthState.RECOVERING, Evidence.BAD_PROBE): (HealthState.UNHEALTHY,),
-    (HealthState.RECOVERING, Evidence.BAD_REQUEST): (HealthState.UNHEALTHY,),
+    # Failed probes and failed requests count alike.
+    **dict.fromkeys(product(_USABLE, _BAD), (HealthState.SUSPECT, HealthState.UNHEALTHY)),
+    **{(HealthState.RECOVERING, bad): (HealthState.UNHEALTHY,) for bad in _BAD},
 }
 
 
