@@ -119,6 +119,12 @@ class HealthRules:
 class Health:
     """The health of one endpoint, and the time of its next probe.
 
+    Args:
+        rules: The settings of the state machine.
+        now: Monotonic seconds, at which the first probe is due.
+        state: The state to start in, for example of the process that probed before.
+        failures: The failures in a row until now.
+
     Attributes:
         state: See ``HealthState``.
         usable: Whether requests go to the endpoint if no better endpoint is left.
@@ -130,14 +136,20 @@ class Health:
         next_probe: When the next probe is due.
     """
 
-    def __init__(self, rules: HealthRules, now: float) -> None:
+    def __init__(
+        self,
+        rules: HealthRules,
+        now: float,
+        state: HealthState = HealthState.UNKNOWN,
+        failures: int = 0,
+    ) -> None:
         self._rules = rules
         self._good_probes = 0
         self._probe_failures = 0
         self._postponed = 0
-        self.state, self.usable = HealthState.UNKNOWN, True
+        self.state, self.usable = state, state.usable
         self.is_steady = False
-        self.failures = 0
+        self.failures = failures
         self.since = now
         self.last_good: float | None = None
         self.response_time: float | None = None

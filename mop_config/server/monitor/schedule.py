@@ -196,8 +196,7 @@ class ProbeSchedule:
             certificate_expires=None,
             recent=[],
         )
-        health = Health(self._rules, due)
-        health.state, health.failures = HealthState(results["state"]), results["failures"]
+        health = Health(self._rules, due, HealthState(results["state"]), results["failures"])
         if results["checked_at"] and health.state is HealthState.HEALTHY:
             age = max(0.0, posix - datetime.fromisoformat(results["checked_at"]).timestamp())
             delay = self._rules.regular_delay(self._chance()) - age

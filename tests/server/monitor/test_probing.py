@@ -331,6 +331,21 @@ class TestFindings:
         assert "https://a.example" in [url for _, url in second.checks]
 
 
+    @pytest.mark.parametrize("checks", [3, 4, 9])
+    def test_a_down_endpoint_is_still_down_for_the_next_worker(self, checks: int) -> None:
+        """The next worker shows a down endpoint as down, and knows of the outage of its kind."""
+        first = Bench()
+        first.follow(named("a"))
+        for _ in range(checks):
+            first.check(first.next(), BAD)
+        second = Bench(known=first.probing.results())
+        second.follow(named("a"))
+        assert second.outages()["api"]
+        second.check(second.next(), BAD)
+        assert second.probing.results()[0]["up"] is False
+        assert second.outages()["api"]
+
+
 class TestFile:
     """The record of results that every worker reads."""
 
