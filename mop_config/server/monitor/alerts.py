@@ -9,7 +9,6 @@ import base64
 import hmac
 import json
 import logging
-import ssl
 import time
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,6 @@ from typing import TypedDict
 from ...model.address import parse_url
 from ...model.codec import rfc3339
 from ...model.endpoint import Kind
-from ...net.connect import DialOptions
 from ...net.faults import HttpError
 from ...net.http import HttpClient, HttpReply, HttpRequest, backoff, retry_after
 from ..settings import Settings
@@ -139,17 +137,17 @@ class OutageNotifier:
         directory: The state folder.
         name: Name of the record of the alerts.
         settings: Settings of the webhook; without a URL, outages are only logged.
-        tls: Context that verifies certificates.
+        client: Sends the messages.
     """
 
     def __init__(
-        self, directory: StateDirectory, name: str, settings: Settings, tls: ssl.SSLContext
+        self, directory: StateDirectory, name: str, settings: Settings, client: HttpClient
     ) -> None:
         self._directory = directory
         self._name = name
         self._settings = settings
         self._url = settings.alert_webhook or ""
-        self._client = HttpClient(DialOptions(tls, TIMEOUT))
+        self._client = client
         self._pool = ThreadPoolExecutor(1, "mop-config-alert")
         self._attempt: tuple[Kind, Future[HttpReply]] | None = None
         # For each kind: the failed attempts in a row, and when the next is due (monotonic).
@@ -227,8 +225,7 @@ class OutageNotifier:
             self._directory.save(self._name, data, "the alerts", sync=True)
 
     def close(self) -> None:
-        """Abort the attempts that run, without waiting for them."""
-        self._client.abort()
+        """Stop waiting for the attempt that runs; the client's owner aborts it."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

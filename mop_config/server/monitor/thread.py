@@ -89,12 +89,8 @@ class ProbeResults:
         rows = [{"kind": kind, "url": url, "slots": found} for (kind, url), found in slots.items()]
         self._directory.save(self._history, dump_record({"endpoints": rows}), _HISTORY)
 
-    def read(self) -> list[EndpointHealth]:
-        """Return the latest results of any worker; empty without a usable record."""
-        return self._read()[1]
-
-    def _read(self) -> tuple[int | None, list[EndpointHealth]]:
-        """Return the process id of the worker that wrote the latest results, and the results."""
+    def read(self) -> tuple[int | None, list[EndpointHealth]]:
+        """Return the latest results, and the process id of their worker, or None without any."""
         record = self._directory.load(self._results, _parse, _RESULTS)
         return (record["pid"], record["endpoints"]) if record else (None, [])
 
@@ -110,7 +106,7 @@ class ProbeResults:
                 list.
         """
         written = self._directory.fingerprint(self._results).mtime_ns / 1e9
-        pid, endpoints = self._read()
+        pid, endpoints = self.read()
         # Of a worker that was killed, another worker takes over the checks within a second.
         limit = OLD_INTERVALS * self._interval + OLD_SECONDS
         # A worker writes after every check, but has nothing to write for an empty list.
@@ -159,7 +155,6 @@ class MonitorThread:
         self.results = ProbeResults(directory, stem, settings.probe_interval)
         self._leadership = Leadership(directory, f"{stem}.monitor")
         self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
         self._complaint = ""
         self._pause = min(TURN, settings.probe_interval)
 
@@ -215,15 +210,16 @@ class EndpointMonitor:
     """
 
     def __init__(self, settings: Settings, directory: StateDirectory, stem: str) -> None:
-        tls, self._interval = ssl.create_default_context(), settings.probe_interval
+        self._interval = settings.probe_interval
         results = self._results = ProbeResults(directory, stem, self._interval)
         request = HealthRequest.containing(settings.health_path, settings.health_contains)
-        self._prober = Prober(tls, TIMEOUT, request=request)
+        self._prober = Prober(ssl.create_default_context(), TIMEOUT, request=request)
         self._pool = ThreadPoolExecutor(PARALLEL, "mop-config-check")
         self._checks: dict[WatchedEndpoint, Future[ProbeResult]] = {}
-        known = results.read(), results.history()
+        known = results.read()[1], results.history()
         self._schedule = ProbeSchedule(rules(self._interval), random.random, *known)
-        self._notifier = OutageNotifier(directory, f"{stem}.alerts.json", settings, tls)
+        alerts = f"{stem}.alerts.json"
+        self._notifier = OutageNotifier(directory, alerts, settings, self._prober)
         self._followed: Snapshot | None = None
         self._saved = False
         self._save_history_at = math.inf  # monotonic; infinite while the history is saved

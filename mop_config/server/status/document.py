@@ -75,7 +75,7 @@ def reload_report(workers: list[WorkerRecord], number: int) -> dict[str, Any]:
         ``last_reload``, which is None while that worker has not answered; and the ``problems``
         of the worker with the worst result.
     """
-    answers = [(worker, reload_for(worker, number)) for worker in sorted(workers, key=_pid)]
+    answers = [(each, reload_for(each, number)) for each in sorted(workers, key=_pid)]
     given = [(worker, answer) for worker, answer in answers if answer is not None]
     report: dict[str, Any] = {"result": None, "etag": None, "problems": []}
     if given:
@@ -148,12 +148,12 @@ def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
     folder if the other workers could not write it into their records.
     """
 
-    def rank(worker: WorkerRecord) -> tuple[int, int]:
+    def rank(worker: WorkerRecord) -> tuple[int, int, int]:
         served = worker["served"]
         state, counts = SourceState(served["state"]), served["problem_counts"]
-        return _STATES.index(state), -counts["error"] - counts["warning"]
+        return _STATES.index(state), -counts["error"] - counts["warning"], worker["pid"]
 
-    return min(sorted(workers, key=_pid), key=rank)
+    return min(workers, key=rank)
 
 
 def _short(entry: HistoryEntry | None) -> ReloadDocument | None:

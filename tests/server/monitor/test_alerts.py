@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from mop_config import Endpoint
 from mop_config.health.probe import ProbeResult
 from mop_config.model.endpoint import Kind
+from mop_config.net.connect import DialOptions
 from mop_config.net.faults import Fault
+from mop_config.net.http import HttpClient
 from mop_config.server.monitor import alerts
 from mop_config.server.monitor.alerts import (
     NAMED,
@@ -218,13 +220,18 @@ class Desk:
 
     def __init__(self, folder: Path, url: str | None, secret: bytes = b"") -> None:
         settings = Settings(alert_webhook=url, alert_secret=secret)
-        self.notifier = OutageNotifier(StateDirectory(folder), "alerts", settings, NOBODY)
+        self.client = HttpClient(DialOptions(NOBODY, alerts.TIMEOUT))
+        self.notifier = OutageNotifier(StateDirectory(folder), "alerts", settings, self.client)
         self.schedule = ProbeSchedule(rules(1.0), lambda: 0.5)
         listed = {Kind.API: [Endpoint("https://a.example")], Kind.SOCKETIO: []}
         self.schedule.follow(listed, 0.0, 0.0)
 
     def turn(self) -> None:
         self.notifier.turn(self.schedule)
+
+    def close(self) -> None:
+        self.client.abort()
+        self.notifier.close()
 
     @property
     def busy(self) -> bool:
@@ -250,7 +257,7 @@ def desk(folder: Path, url: str | None, secret: bytes = b"") -> Iterator[Desk]:
     try:
         yield own
     finally:
-        own.notifier.close()
+        own.close()
 
 
 @pytest.fixture(autouse=True)
@@ -419,7 +426,7 @@ class TestWebhook:
             own.set(up=False)
             own.turn()
             assert own.busy
-            own.notifier.close()
+            own.close()
             own.until(lambda: not own.busy)
 
     @pytest.mark.parametrize("scheme", ["http", "https"])

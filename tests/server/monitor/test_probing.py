@@ -366,7 +366,7 @@ class TestFile:
         ProbeResults(StateDirectory(tmp_path), "f", 30).write(records)
         reader = ProbeResults(StateDirectory(tmp_path), "f", 30)
         health = reader.health(LISTED)
-        assert reader.read() == records
+        assert reader.read() == (os.getpid(), records)
         assert {key: value for key, value in health.items() if key != "endpoints"} == {
             "interval_seconds": 30,
             "alive": True,
@@ -435,7 +435,7 @@ class TestFile:
             assert ProbeResults(StateDirectory(tmp_path), "f", 30).health(LISTED) == empty, text[
                 :300
             ]
-            assert ProbeResults(StateDirectory(tmp_path), "f", 30).read() == []
+            assert ProbeResults(StateDirectory(tmp_path), "f", 30).read() == (None, [])
 
     def test_a_folder_without_room_costs_one_warning(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
