@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from ...errors import AddressError
 from ...model.address import is_ip
-from ...model.codec import rfc3339
+from ...model.codec import MAX_DATE, rfc3339
 from ...model.endpoint import Kind, canonical_server_name
 from .problems import Code
 
 _DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-_TIME = r"T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
+_TIME = r"T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})"
 _MOMENT = re.compile(f"{_DATE}({_TIME})?", re.IGNORECASE)
 MAX_PRIORITY = 65535
 FOREVER = float("inf")
@@ -70,13 +70,16 @@ class PlannedChange(NamedTuple):
 def _parse_moment(text: str, _host: str) -> float:
     """Return the POSIX seconds of an RFC 3339 time, or of a date, which means 00:00:00Z.
 
+    With its offset, a time may lie outside the years that UTC can be written in: the result is
+    within 0 and ``MAX_DATE``.
+
     Raises:
         AddressError: If the text is neither.
     """
     with contextlib.suppress(ValueError, OverflowError):
         if match := _MOMENT.fullmatch(text):
             moment = text.upper() if match[1] else f"{text}T00:00:00Z"
-            return datetime.fromisoformat(moment).timestamp()
+            return min(max(0.0, datetime.fromisoformat(moment).timestamp()), MAX_DATE)
     form = "a time such as 2027-01-31T18:00:00Z, or a date such as 2027-01-31, which means 00:00Z"
     raise AddressError(Code.BAD_WINDOW, f"from and until take {form}")
 

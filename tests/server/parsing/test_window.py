@@ -40,6 +40,7 @@ def codes(text: str) -> list[Code]:
         ("from=2027-01-01T08:00:00+08:00", 0, None),
         ("from=2026-12-31T19:00:00-05:00", 0, None),
         ("from=2027-01-01T00:00:00.5Z", 0.5, None),
+        ("from=2027-01-01T00:00:00.500000000Z", 0.5, None),
         ("UNTIL=2027-01-02", None, DAY),
         ("until=2027-01-02 priority=7 from=2027-01-01", 0, DAY),
     ],
@@ -50,6 +51,20 @@ def test_a_window_is_half_open(words: str, start: float | None, end: float | Non
     for offset in (-2 * DAY, -0.01, 0.0, 0.25, 0.5, DAY - 0.01, DAY, 9 * DAY):
         expected = (start is None or start <= offset) and (end is None or offset < end)
         assert bool(api(text, NEW_YEAR + offset)) is expected, offset
+
+
+@pytest.mark.parametrize(
+    "last", ["9999-12-31", "9999-12-31T23:59:59-08:00", "9999-12-31T23:59:59.999999Z"]
+)
+def test_the_end_of_the_calendar_is_a_boundary_like_others(last: str) -> None:
+    """A time beyond the last UTC second that can be written is that second."""
+    [change] = built(f"ApiList:\na.example until={last}\n").planned
+    assert change.as_dict()["at"].startswith("9999-12-31T")
+
+
+def test_the_beginning_of_the_calendar_is_past() -> None:
+    assert codes("a.example until=0001-01-01T00:00:00+08:00\n") == [Code.EXPIRED]
+    assert api("a.example from=0001-01-01T00:00:00+08:00\n") == [("a.example", 0)]
 
 
 @pytest.mark.parametrize(
