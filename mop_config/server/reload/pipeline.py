@@ -18,7 +18,7 @@ from ..parsing.render import EMPTY, Rendering, first_problems, render
 from ..serving.store import Reload, Result, Snapshot, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
 from ..sources import Source
-from ..sources.file import Fingerprint
+from ..sources.file import Fingerprint, identity_of
 from ..state.releases import LastGood, ReleaseStore, check_replaces, count, with_planned_refusals
 
 logger = logging.getLogger(__name__)
@@ -359,9 +359,13 @@ class Reloader:
         if judged is None:
             return
         rendering, good, refusal = judged
-        if refusal is not None:
+        # The status is about the newest text of the source, which may not be the served text.
+        is_newest = self.loaded.identity == identity_of(good.data)
+        if refusal is not None and is_newest:
             self._note(refusal, attempt)
-        elif self.store.view.state is SourceState.FRESH:
+        elif refusal is not None:
+            logger.error("a change by a window is refused: %s", refusal)
+        elif is_newest or self.store.view.state is SourceState.FRESH:
             self._publish(rendering, good, attempt)
         else:
             self._adopt(rendering, good, "since a window has begun or ended")

@@ -177,7 +177,12 @@ class SourceText(NamedTuple):
     @property
     def identity(self) -> bytes:
         """A digest that differs whenever another text was read, or the same is detached."""
-        return hashlib.sha256(self.data).digest() + self.detached.encode()
+        return identity_of(self.data) + self.detached.encode()
+
+
+def identity_of(data: bytes) -> bytes:
+    """Return the ``identity`` of a text of a file that is not detached, or of a key."""
+    return hashlib.sha256(data).digest()
 
 
 class FileSource:

@@ -330,7 +330,6 @@ class TestFindings:
         second.run(300)
         assert "https://a.example" in [url for _, url in second.checks]
 
-
     @pytest.mark.parametrize("checks", [3, 4, 9])
     def test_a_down_endpoint_is_still_down_for_the_next_worker(self, checks: int) -> None:
         """The next worker shows a down endpoint as down, and knows of the outage of its kind."""

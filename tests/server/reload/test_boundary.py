@@ -205,8 +205,27 @@ def test_a_boundary_that_the_guard_refuses_keeps_the_former_list(
         assert each.store.view.snapshot.ver == START * 1000
     clock(2.0)
     if "min_endpoints" in guard:
-        worker.pass_boundary()
-        assert hosts(worker) == THIRD
+        for each in (worker, restarted):
+            each.pass_boundary()
+            assert hosts(each) == THIRD
+            assert each.store.view.state is SourceState.FRESH
+            assert each.store.view.reason is None
+
+
+@pytest.mark.parametrize("guard", GUARDED)
+def test_a_refused_boundary_does_not_hide_that_the_file_is_missing(
+    site: Site, clock: Clock, guard: dict[str, Any]
+) -> None:
+    """The status says what is wrong with the file, which an operator can mend."""
+    worker = site.boot(**guard)
+    site.file.unlink()
+    worker.reload(Trigger.WATCH)
+    clock(1.0)
+    worker.pass_boundary()
+    assert hosts(worker) == FIRST
+    assert worker.store.view.state is SourceState.REJECTED
+    assert "is missing" in str(worker.store.view.reason)
+    assert 0 < worker.seconds_to_boundary <= DAY
 
 
 def test_real_workers_change_at_the_boundary(tmp_path: Path) -> None:
