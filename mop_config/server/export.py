@@ -296,7 +296,7 @@ class StaticExporter:
         snapshot = self._store.view.snapshot
         # A server that has served nothing may begin with an empty list, but the folder may hold a
         # list from an earlier run, which an empty list must not replace.
-        if not (snapshot.api_count + snapshot.socketio_count or self._settings.allow_empty):
+        if not (snapshot.rendering.usable or self._settings.allow_empty):
             raise SourceError(Code.NO_ENDPOINTS, _EMPTY)
         health = {
             "status": "healthy",

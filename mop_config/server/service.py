@@ -277,6 +277,7 @@ class ConfigService:
     def _own_record(self) -> WorkerRecord:
         thread, (view, late) = self._running(), self._view()
         snapshot, notices = view.snapshot, list(self._notices(late))
+        made = snapshot.rendering
         errors = sum(notice.severity is Severity.ERROR for notice in notices)
         return {
             "pid": os.getpid(),
@@ -284,7 +285,7 @@ class ConfigService:
                 "etag": snapshot.etag,
                 "state": view.state.value,
                 "loaded_at": rfc3339(snapshot.loaded_at),
-                "counts": {"api": snapshot.api_count, "socketio": snapshot.socketio_count},
+                "counts": {"api": made.api_count, "socketio": made.socketio_count},
                 "complete": view.complete,
                 "problem_counts": {
                     "error": view.errors + errors,

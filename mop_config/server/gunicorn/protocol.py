@@ -53,29 +53,6 @@ class RefusedRequestError(Exception):
     """A request that is answered by an error page; its argument is the HTTP status code."""
 
 
-class ConnectionLimits:
-    """The limits of a worker's connections, which uvicorn's protocol lacks.
-
-    Args:
-        worker: The worker, whose configuration is gunicorn's.
-        app: The application; an ``AsgiApp`` answers its native routes at once. The access log,
-            which must see each request, wraps the application.
-    """
-
-    def __init__(self, worker: Any, app: Any) -> None:
-        cfg = worker.cfg
-        self.worker = worker
-        self.line: int = cfg.limit_request_line
-        self.fields: int = cfg.limit_request_fields
-        self.field: int = cfg.limit_request_field_size
-        self.request: int = worker.max_body + OVERHEAD
-        #: Addresses whose ``X-Forwarded-Proto`` counts; ``*`` means all.
-        self.trusted = frozenset(cfg.forwarded_allow_ips)
-        #: Fields that mean https, in lower case, with the value that says so.
-        self.secure = {n.lower().encode(): v.encode() for n, v in cfg.secure_scheme_headers.items()}
-        self.app: AsgiApp | None = app if isinstance(app, AsgiApp) else None
-
-
 class NoCycle:
     """Stands in for uvicorn's cycle before the first request that a task answers."""
 
@@ -104,13 +81,16 @@ class ParkedCycle(NoCycle):
 class HttpProtocol(httptools_impl.HttpToolsProtocol):
     """One connection of a client.
 
+    If the application is an ``AsgiApp``, its native routes are answered at once. The access log,
+    which must see each request, wraps the application.
+
     Args:
-        rules: The limits.
+        worker: The worker, an ``AsgiWorker``, with the limits of its connections.
     """
 
-    def __init__(self, *args: Any, rules: ConnectionLimits, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, worker: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._rules = rules
+        self._worker = worker
         self._until = math.inf  # the deadline; infinite until the data that began is taken in
         self._timer: TimerHandle | None = None
         self._unread = math.inf  # the size of the unread answers at the last look
@@ -126,10 +106,10 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         """Start the first deadline, or abort a connection beyond the limit."""
         super().connection_made(transport)
         self._socket = transport.get_extra_info("socket")
-        if len(self.connections) > self._rules.worker.connections:
+        if len(self.connections) > self._worker.connections:
             transport.abort()
         else:
-            self._wait(self._rules.worker.request_timeout)
+            self._wait(self._worker.request_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timer, and forget a parked request."""
@@ -168,10 +148,10 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             return
         if self._receiving:
             self._bytes += len(data)
-            if self._bytes > self._rules.request:
+            if self._bytes > self._worker.max_request:
                 self._refuse(431 if self._in_head else 413)
         if self._until == math.inf:
-            self._wait(self._rules.worker.request_timeout)
+            self._wait(self._worker.request_timeout)
 
     # -- the parser's callbacks
 
@@ -186,7 +166,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """Append a part of the request target, within its limit."""
         self.url += url
-        if len(self.url) > self._rules.line:
+        if len(self.url) > self._worker.max_line:
             raise RefusedRequestError(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -194,8 +174,8 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
 
         WSGI cannot tell such a name from the name with hyphens.
         """
-        rules = self._rules
-        if len(self.headers) >= rules.fields or len(name) + len(value) + 2 > rules.field:
+        worker = self._worker
+        if len(self.headers) >= worker.max_fields or len(name) + len(value) + 2 > worker.max_field:
             raise RefusedRequestError(431)
         name = name.lower()
         if name == b"transfer-encoding" and value.lower() != b"chunked":
@@ -226,21 +206,22 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         self._until = math.inf
         if _NOT_PLAIN.isdisjoint(fields) and self._answer_at_once(version, url):
             return
-        self._start_task(url, headers, b"expect" in fields)
-        if self.parser.should_upgrade() or not self._rules.worker.alive:
+        self._start_task(url, headers)
+        if self.parser.should_upgrade() or not self._worker.alive:
             self.cycle.keep_alive = False
 
-    def _start_task(self, url: bytes, headers: list[tuple[bytes, bytes]], expect: bool) -> None:
+    def _start_task(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         """Make uvicorn's scope of a request, and answer it by a task, perhaps later."""
-        rules = self._rules
+        cfg, fields = self._worker.cfg, dict(headers)
         super().on_message_begin()
         self.url = url
         self.headers += headers
-        self.expect_100_continue = expect
+        self.expect_100_continue = b"expect" in fields
         self.scope[SOCKET] = self._socket  # type: ignore[literal-required]
-        trusted = self.client is None or not rules.trusted.isdisjoint({"*", self.client[0]})
-        if trusted and any(rules.secure.get(name) == value for name, value in headers):
-            self.scope["scheme"] = "https"
+        if self.client is None or {self.client[0], "*"} & {*cfg.forwarded_allow_ips}:
+            for name, value in cfg.secure_scheme_headers.items():
+                if fields.get(name.lower().encode()) == value.encode():
+                    self.scope["scheme"] = "https"
         super().on_headers_complete()
         self.flow.resume_reading()  # uvicorn has paused it: the client may leave
 
@@ -258,8 +239,12 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
 
     def _answer_at_once(self, version: str, url: bytes) -> bool:
         """Answer a request without a task, unless an earlier answer is not yet sent and read."""
-        app = self._rules.app
-        if app is None or not self.cycle.response_complete or self.flow.write_paused:
+        app = self.app
+        if (
+            not isinstance(app, AsgiApp)
+            or not self.cycle.response_complete
+            or self.flow.write_paused
+        ):
             return False
         path, _, query = url.partition(b"?")
         method = self.parser.get_method().decode()
@@ -286,7 +271,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
 
     def _send(self, answer: ConditionalAnswer, keep_alive: bool) -> None:
         """Send an answer of the application without a task."""
-        close = not (keep_alive and (self._rules.worker.alive or self.pipeline))
+        close = not (keep_alive and (self._worker.alive or self.pipeline))
         fields = _lines(*self.server_state.default_headers)
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
         status = httptools_impl.STATUS_LINE[answer.status]
@@ -315,7 +300,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             logger.warning("a request from %s was refused: %d", peer, status)
             self.transport.write(error_page(status))
             self.transport.close()
-        self._wait(self._rules.worker.request_timeout)
+        self._wait(self._worker.request_timeout)
 
     # -- deadlines
 
@@ -339,13 +324,13 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         if unread >= before:
             self.transport.abort()
         elif unread or (self._receiving and self.flow.read_paused):
-            self._wait(self._rules.worker.request_timeout)
+            self._wait(self._worker.request_timeout)
         elif self._receiving and (self._in_head or not self.cycle.response_complete):
             self._refuse(408)
         elif self.cycle.response_complete:
             self.transport.close()
         else:
-            self._wait(self._rules.worker.request_timeout)
+            self._wait(self._worker.request_timeout)
 
     def _count_unread(self) -> int:
         """Return how many bytes of the answers the client's host has not acknowledged."""

@@ -33,7 +33,7 @@ from ..web.app import is_untouched
 from ..web.asgi import USUAL_WAITERS, AsgiApp, WsgiBridge
 from ..web.guards import MAX_BODY
 from .logger import answer_and_log
-from .protocol import ConnectionLimits, HttpProtocol, error_page
+from .protocol import OVERHEAD, HttpProtocol, error_page
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
 
     def room(self) -> int:
         """Return the limit of long polls: by connections, or by threads without native routes."""
-        if not is_untouched(self.wsgi) and not isinstance(self.wsgi, AsgiApp):
+        if not is_untouched(self.wsgi):
             return max(0, int(self.cfg.threads) - 2)
         return max(self.connections // 2, self.connections - SPARE_CONNECTIONS)
 
@@ -195,7 +195,10 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         logs = self.log.access_log_enabled
         config.app = partial(answer_and_log, self.wsgi, self.log) if logs else self.wsgi
         config.timeout_graceful_shutdown = max(1, cfg.graceful_timeout - 1)
-        config.http = partial(HttpProtocol, rules=ConnectionLimits(self, config.app))
+        config.http = partial(HttpProtocol, worker=self)
+        # Copies, since gunicorn's configuration is slow to read.
+        self.max_line, self.max_fields = cfg.limit_request_line, cfg.limit_request_fields
+        self.max_field, self.max_request = cfg.limit_request_field_size, self.max_body + OVERHEAD
         server = _WorkerServer(config)
         server.worker = self
         loop = asyncio.get_running_loop()

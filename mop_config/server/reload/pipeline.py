@@ -277,7 +277,7 @@ class Reloader:
             planned=rendering.planned,
         )
         what = f"{change or result} ({attempt.trigger}), etag {snapshot.etag}"
-        served = f"{snapshot.api_count} API, {snapshot.socketio_count} Socket.io"
+        served = f"{rendering.api_count} API, {rendering.socketio_count} Socket.io"
         counts = f"{count(rendering.errors, 'error')}, {count(rendering.warnings, 'warning')}"
         told = first_problems(rendering.problems)
         logger.info("%s, %.0f ms; %s; %s%s", what, reload.duration * 1000, served, counts, told)

@@ -81,16 +81,6 @@ class Snapshot:
         """The content hash, equal on every worker and node."""
         return self.plain.etag[1:-1]
 
-    @property
-    def api_count(self) -> int:
-        """Number of API endpoints."""
-        return self.rendering.api_count
-
-    @property
-    def socketio_count(self) -> int:
-        """Number of Socket.io endpoints."""
-        return self.rendering.socketio_count
-
     @classmethod
     def of(
         cls,
