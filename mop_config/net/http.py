@@ -188,7 +188,7 @@ class HttpConnection(Deadline):
             self._http.close()
             self._http = None
 
-    def _open(self) -> "httpcore2.HTTP11Connection":
+    def _open(self, origin: "httpcore2.Origin") -> "httpcore2.HTTP11Connection":
         """Connect to the server, or to the proxy and through it to the server."""
         import httpcore2
 
@@ -203,7 +203,6 @@ class HttpConnection(Deadline):
         tls = stream.get_extra_info("ssl_object")
         if tls is not None and self._place.tls_name is not None:
             self.certificate = tls.getpeercert() or {}
-        origin = httpcore2.Origin(self._scheme, self._place.host.encode(), self._place.port)
         self._http = httpcore2.HTTP11Connection(origin, stream)
         return self._http
 
@@ -219,30 +218,30 @@ class HttpConnection(Deadline):
         import httpcore2
 
         length = {"Content-Length": str(len(body))} if body or method == "POST" else {}
-        fields = {**self._headers, **length, **(headers or {})}
-        own: list[tuple[bytes, bytes]] = []
+        fields: dict[Any, Any] = {**self._headers, **length, **(headers or {})}
         proxy, place = self._proxy, self._place
         if proxy is not None and place.tls_name is None and proxy.url.scheme.startswith(b"http"):
             target = f"http://{place.host}:{place.port}{target}"
-            own = list(proxy.headers)
+            fields |= dict(proxy.headers)
         request = httpcore2.Request(
             method,
             httpcore2.URL(scheme=self._scheme, host=place.host, port=place.port, target=target),
-            headers=[*fields.items(), *own],
+            headers=fields,
             content=body,
             extensions={"timeout": {"read": self, "write": self}},
         )
         with self.failures():
             http = self._http
             if http is None or not http.is_available() or http.has_expired():
-                http = self._open()
+                http = self._open(request.url.origin)
             response = http.handle_request(request)
         try:
             if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
                 raise HttpError(Fault.PROXY, "the proxy demands other credentials")
-            received = ((n.decode("latin-1"), v.decode("latin-1")) for n, v in response.headers)
-            reply = HttpReply(response.status, {name.lower(): value for name, value in received})
-            yield reply, self._chunks(response)
+            received = {
+                n.decode("latin-1").lower(): v.decode("latin-1") for n, v in response.headers
+            }
+            yield HttpReply(response.status, received), self._chunks(response)
         finally:
             response.close()
 
