@@ -5,7 +5,7 @@ The generated modules use either module by the same names, with and without ``As
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 # Import early: anyio would import this with its first lock, perhaps without a free descriptor.
@@ -60,7 +60,11 @@ async def end_beside(task: asyncio.Task[Any]) -> None:
     await asyncio.wait([task])
 
 
-async def hedged(exchange: Exchange, send: Callable[[Exchange], Awaitable[None]]) -> Exchange:
+#: Function that sends the request of an exchange, or closes its answer.
+Action = Callable[[Exchange], Coroutine[Any, Any, None]]
+
+
+async def hedged(exchange: Exchange, send: Action, close: Action) -> Exchange:
     """Send a request, and a hedge to another endpoint if the answer is late.
 
     The first request runs in the caller's task, and the hedge in a task of its own. The first good
@@ -69,6 +73,7 @@ async def hedged(exchange: Exchange, send: Callable[[Exchange], Awaitable[None]]
     Args:
         exchange: The first request; at its ``hedge_at`` the answer is late.
         send: Sends the request and records the outcome, good or bad.
+        close: Closes the answer of a request, if there is an answer.
     """
     unused: asyncio.Task[Exchange] | None = None
 
@@ -106,22 +111,11 @@ async def hedged(exchange: Exchange, send: Callable[[Exchange], Awaitable[None]]
         late.cancel()
         if unused is not None:
             # Close in a separate task, because the current task may be cancelled again.
-            await asyncio.shield(asyncio.create_task(_drop(unused)))
+            await asyncio.shield(asyncio.create_task(_drop(unused, close)))
 
 
-async def _drop(task: "asyncio.Task[Exchange]") -> None:
+async def _drop(task: "asyncio.Task[Exchange]", close: Action) -> None:
     """Cancel a request whose answer is not used, or close the answer."""
     await end_beside(task)
     if not task.cancelled():
         await close(task.result())
-
-
-async def close(exchange: Exchange) -> None:
-    """Close the answer of an exchange, if there is an answer, and release its connection."""
-    if exchange.response is not None:
-        connection, exchange.connection = exchange.connection, None
-        try:
-            await exchange.response.aclose()
-        finally:
-            if connection is not None:
-                await connection.pool.release(connection)

@@ -61,7 +61,11 @@ def end_beside(thread: threading.Thread) -> None:
     thread.join()
 
 
-def hedged(exchange: Exchange, send: Callable[[Exchange], None]) -> Exchange:
+#: Function that sends the request of an exchange, or closes its answer.
+Action = Callable[[Exchange], None]
+
+
+def hedged(exchange: Exchange, send: Action, close: Action) -> Exchange:
     """Send a request, and a hedge to another endpoint if the answer is late.
 
     The first request runs in the caller's thread, and the hedge in a thread of its own. The first
@@ -70,8 +74,9 @@ def hedged(exchange: Exchange, send: Callable[[Exchange], None]) -> Exchange:
     Args:
         exchange: The first request; at its ``hedge_at`` the answer is late.
         send: Sends the request and records the outcome, good or bad.
+        close: Closes the answer of a request, if there is an answer.
     """
-    hedge = exchange.hedge = Hedge(exchange, send)
+    hedge = exchange.hedge = Hedge(exchange, send, close)
     better: Exchange | None = None
     try:
         send(exchange)
@@ -87,11 +92,12 @@ class Hedge:
     Args:
         exchange: The request.
         send: Sends a request and records the outcome, good or bad.
+        close: Closes the answer of a request, if there is an answer.
     """
 
-    def __init__(self, exchange: Exchange, send: Callable[[Exchange], None]) -> None:
+    def __init__(self, exchange: Exchange, send: Action, close: Action) -> None:
         self._exchange = exchange
-        self._send = send
+        self._send, self._close = send, close
         self._socket: socket.socket | None = None
         self._second: Hedge | None = None
         self._outcome: Future[Exchange] | None = None
@@ -125,7 +131,7 @@ class Hedge:
         second = self._exchange.rival()
         if second is None:
             return
-        second.hedge = Hedge(second, self._send)
+        second.hedge = Hedge(second, self._send, self._close)
         outcome: Future[Exchange] = Future()
         try:
             # Run in the request's context, which holds the current trace span.
@@ -142,7 +148,7 @@ class Hedge:
         try:
             outcome.set_result(second)
         except InvalidStateError:  # the first request is over
-            close(second)
+            self._close(second)
         else:
             if second.fault is None and self._exchange.fault is None:
                 self.call_off()
@@ -174,15 +180,4 @@ class Hedge:
             return
         for each in (self._exchange, self._outcome.result()):
             if each is not better:
-                close(each)
-
-
-def close(exchange: Exchange) -> None:
-    """Close the answer of an exchange, if there is an answer, and release its connection."""
-    if exchange.response is not None:
-        connection, exchange.connection = exchange.connection, None
-        try:
-            exchange.response.close()
-        finally:
-            if connection is not None:
-                connection.pool.release(connection)
+                self._close(each)

@@ -292,3 +292,14 @@ class AsyncEndpointPool:
         for connection in stale:
             if not connection.http.is_closed():
                 await connection.http.aclose()
+
+
+async def close(exchange: Exchange) -> None:
+    """Close the answer of an exchange, if there is an answer, and release its connection."""
+    if exchange.response is not None:
+        connection, exchange.connection = exchange.connection, None
+        try:
+            await exchange.response.aclose()
+        finally:
+            if connection is not None:
+                await connection.pool.release(connection)

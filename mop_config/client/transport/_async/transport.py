@@ -23,8 +23,9 @@ from ...pool.member import PoolMember
 from ..attempt import BASE_URL, RAW_HOST, WHOLE, Exchange, HasState, begin
 from ..options import TransportOptions
 from ..outcome import closed, is_of_http2, why
-from ..with_asyncio import close, hedged
+from ..with_asyncio import hedged
 from .connecting import AsyncConnector
+from .connections import close
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             # A measured delay counts from here, as answers are measured; a fixed one counts
             # from the start of the call.
             exchange.hedge_at = self._state.clock() + failover.hedge_after
-        return await hedged(exchange, self._send)
+        return await hedged(exchange, self._send, close)
 
     async def _send(self, exchange: Exchange) -> None:
         """Connect if necessary, send the request once, and record the outcome."""

@@ -293,3 +293,14 @@ class EndpointPool:
         for connection in stale:
             if not connection.http.is_closed():
                 connection.http.close()
+
+
+def close(exchange: Exchange) -> None:
+    """Close the answer of an exchange, if there is an answer, and release its connection."""
+    if exchange.response is not None:
+        connection, exchange.connection = exchange.connection, None
+        try:
+            exchange.response.close()
+        finally:
+            if connection is not None:
+                connection.pool.release(connection)

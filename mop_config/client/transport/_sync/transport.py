@@ -24,8 +24,9 @@ from ...pool.member import PoolMember
 from ..attempt import BASE_URL, RAW_HOST, WHOLE, Exchange, HasState, begin
 from ..options import TransportOptions
 from ..outcome import closed, is_of_http2, why
-from ..with_threads import close, hedged
+from ..with_threads import hedged
 from .connecting import Connector
+from .connections import close
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class FailoverTransport(httpx2.BaseTransport):
             # A measured delay counts from here, as answers are measured; a fixed one counts
             # from the start of the call.
             exchange.hedge_at = self._state.clock() + failover.hedge_after
-        return hedged(exchange, self._send)
+        return hedged(exchange, self._send, close)
 
     def _send(self, exchange: Exchange) -> None:
         """Connect if necessary, send the request once, and record the outcome."""
