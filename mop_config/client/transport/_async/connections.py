@@ -49,7 +49,7 @@ class AsyncEndpointConnection:
     spare_until: float = 0.0
 
     def has_expired(self) -> bool:
-        """Whether an idle connection can carry no further request.
+        """Whether a connection can carry no further request.
 
         The readability that httpcore checks does not show the end of a spare, which httpcore does
         not count as idle, or of HTTP/2, whose server may send frames at any time. A new TLS
@@ -59,6 +59,8 @@ class AsyncEndpointConnection:
             return True
         if not self.spare_until and isinstance(self.http, httpcore2.AsyncHTTP11Connection):
             return False
+        if self.users:  # of HTTP/2: its requests notice the end
+            return self.worn or not self.http.is_available()
         poll = select.poll()
         try:
             poll.register(self.stream.get_extra_info("socket"), ENDED)
@@ -103,8 +105,8 @@ class AsyncEndpointPool:
         self._keep = math.inf if keep is None else keep
         self._lock = threading.Lock()
         self._open: set[AsyncEndpointConnection] = set()
-        self._idle: list[AsyncEndpointConnection] = []
-        self._shared: AsyncEndpointConnection | None = None
+        # The connections that have room for an exchange: idle ones, and shared ones in use.
+        self._free: list[AsyncEndpointConnection] = []
         self._queue: deque[AsyncTurn] = deque()
         # Until the first handshake negotiates HTTP/1.1, one dial may serve all waiting requests.
         negotiates = options.http2 and (target.tls_name is not None or not options.http1)
@@ -165,28 +167,24 @@ class AsyncEndpointPool:
             connection.stream, connection.http = stream, kind(self._origin, stream, expiry)
             connection.shared = self._may_share = bool(SHARES_HTTP2 and is_http2)
             if connection.shared:
-                self._shared = connection
+                self._free.append(connection)
             self._admit()
 
     async def release(self, connection: AsyncEndpointConnection) -> None:
         """Return a connection after an exchange; close a connection that takes no more requests."""
         with self._lock:
             connection.users -= 1
-            if connection.http is None:
+            http = connection.http
+            if http is None:
                 self._open.discard(connection)
-            elif connection.shared:
-                if connection.users == 0 and not self._is_usable(connection):
+            elif not connection.users:
+                is_idle = connection.spare_until or (http.is_idle() and http.is_available())
+                is_worn = connection.worn or self.retired or connection not in self._open
+                is_free = connection in self._free  # a shared connection
+                if is_worn or not is_idle or (not is_free and len(self._free) >= self._keep):
                     self._close_later(connection)
-            elif (
-                connection in self._open
-                and (connection.spare_until or connection.http.is_idle())
-                and (connection.spare_until or connection.http.is_available())
-                and not (self.retired or connection.worn)
-                and len(self._idle) < self._keep
-            ):
-                self._idle.append(connection)
-            else:
-                self._close_later(connection)
+                elif not is_free:
+                    self._free.append(connection)
             if self._queue:
                 self._admit()
         if self._stale:
@@ -195,13 +193,9 @@ class AsyncEndpointPool:
     async def tidy(self) -> None:
         """Close expired idle connections; close all idle connections of a removed endpoint."""
         with self._lock:
-            for connection in self._idle[:]:
-                if self.retired or connection.has_expired():
-                    self._idle.remove(connection)
+            for connection in self._free[:]:
+                if not connection.users and (self.retired or connection.has_expired()):
                     self._close_later(connection)
-            shared = self._shared
-            if shared is not None and shared.users == 0 and not self._is_usable(shared):
-                self._close_later(shared)
         await self._close_stale()
 
     def holds(self, connection: AsyncEndpointConnection) -> bool:
@@ -223,7 +217,7 @@ class AsyncEndpointPool:
         with self._lock:
             self.retired = True
             closing, self._open = list(self._open), set()
-            self._idle, self._shared = [], None
+            self._free = []
             for turn in self._queue:
                 turn.set()
             self._queue.clear()
@@ -236,27 +230,18 @@ class AsyncEndpointPool:
 
     def _take_open(self) -> AsyncEndpointConnection | None:
         """Take an open connection that has room for one more exchange."""
-        shared = self._shared
-        if shared is not None:
-            if self._is_usable(shared):
-                shared.users += 1
-                shared.spare_until = 0.0
-                return shared
-            if shared.users == 0:
-                self._close_later(shared)
-            self._shared = None
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.has_expired():
-                connection.users, connection.spare_until = 1, 0.0
+        while self._free:
+            connection = self._free[-1]
+            has_expired = connection.has_expired()
+            if has_expired or not connection.shared:
+                self._free.pop()
+            if not has_expired:
+                connection.users += 1
+                connection.spare_until = 0.0
                 return connection
-            self._close_later(connection)
+            if not connection.users:
+                self._close_later(connection)
         return None
-
-    def _is_usable(self, shared: AsyncEndpointConnection) -> bool:
-        if self._shared is not shared or self.retired or shared.worn:
-            return False
-        return shared.http.is_available() and (shared.users > 0 or not shared.has_expired())
 
     def _new_place(self) -> AsyncEndpointConnection | None:
         """Take a place if the limit allows another connection."""
@@ -280,9 +265,9 @@ class AsyncEndpointPool:
 
     def _close_later(self, connection: AsyncEndpointConnection) -> None:
         self._open.discard(connection)
+        if connection in self._free:
+            self._free.remove(connection)
         self._stale.append(connection)
-        if self._shared is connection:
-            self._shared = None
 
     # End of the methods whose caller holds the lock.
 
