@@ -341,9 +341,7 @@ def total_of(wanted: dict[str, float | None], total: float) -> float:
 
 def least(wanted: float | None, limit: float) -> float:
     """Return the caller's time-out, bounded by the policy's limit."""
-    if wanted is not None and wanted <= limit:
-        return wanted
-    return limit
+    return limit if wanted is None else min(wanted, limit)
 
 
 def _location(value: bytes, target: Target) -> bytes:

@@ -71,11 +71,9 @@ class TransportOptions:
 
         Requests to this machine use no proxy, which would see a token that must stay local.
         """
-        if not self.knows_proxies or is_loopback(host):
+        if is_loopback(host):
             return None
-        if self.proxy is not None:
-            return self.proxy
-        return proxy_of(self.environment, scheme, host)
+        return self.proxy or proxy_of(self.environment, scheme, host)
 
     def for_target(self, target: Target) -> httpx2.Proxy | None:
         """Return the proxy for requests to an endpoint, or None."""
@@ -83,8 +81,6 @@ class TransportOptions:
 
     def takes_another_way(self, other: "TransportOptions", target: Target) -> bool:
         """Whether these options choose another proxy for an endpoint than ``other`` does."""
-        if not (self.knows_proxies or other.knows_proxies):
-            return False
         ours, theirs = self.for_target(target), other.for_target(target)
         return (ours and (ours.url, ours.raw_auth)) != (theirs and (theirs.url, theirs.raw_auth))
 
