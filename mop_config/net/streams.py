@@ -18,6 +18,9 @@ from .connect import Deadline, Owner, Timeout
 
 #: Reads without a wait after which other tasks get a turn, because a fast server fills every read.
 READS_IN_A_ROW = 8
+#: The events of a socket that its peer has closed or reset; unread bytes do not delay these events.
+#: A system without POLLRDHUP reports a close as POLLHUP.
+ENDED = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 _Wait = asyncio.Future[None]
 #: Exceptions of a read without data; a TLS socket may be readable for a TLS message only.
 WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
@@ -47,14 +50,17 @@ class _SocketStream:
         self._owner = owner or Owner()
         self._owner.adopt(sock)
         self.shared = isinstance(sock, ssl.SSLSocket) and sock.selected_alpn_protocol() == "h2"
-        self._readable = select.poll()
-        self._readable.register(sock, select.POLLIN)
+        self._events = select.poll()
+        self._events.register(sock, select.POLLIN | ENDED)
 
     def get_extra_info(self, info: str) -> Any:
         """Return the extra info that httpcore requests by name, or None."""
         match info:
             case "is_readable":
-                return self._sock.fileno() < 0 or bool(self._readable.poll(0))
+                return self._sock.fileno() < 0 or bool(self._events.poll(0))
+            case "has_ended":
+                events = self._events.poll(0) if self._sock.fileno() >= 0 else [(0, ENDED)]
+                return any(event & ENDED for _, event in events)
             case "ssl_object":
                 return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
             case "client_addr":

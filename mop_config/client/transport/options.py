@@ -39,6 +39,7 @@ class TransportOptions:
         proxy: Proxy for every request, or None.
         environment: Proxies of the environment by scheme; empty if ``trust_env`` is False.
         knows_proxies: Whether any request may go through a proxy.
+        checked: The options of the manager's health checks, which may use other proxies.
     """
 
     def __init__(self, **given: Unpack[TransportKeywords]) -> None:
@@ -65,6 +66,7 @@ class TransportOptions:
         )
         self.environment = urllib.request.getproxies() if trust_env and proxy is None else {}
         self.knows_proxies = self.proxy is not None or bool(self.environment)
+        self.checked = self
 
     def proxy_for(self, scheme: str, host: str) -> httpx2.Proxy | None:
         """Return the proxy for requests to a host, or None.
@@ -79,9 +81,9 @@ class TransportOptions:
         """Return the proxy for requests to an endpoint, or None."""
         return self.proxy_for(target.scheme.decode(), target.host.strip("[]"))
 
-    def takes_another_way(self, other: "TransportOptions", target: Target) -> bool:
-        """Whether these options choose another proxy for an endpoint than ``other`` does."""
-        ours, theirs = self.for_target(target), other.for_target(target)
+    def takes_another_way(self, target: Target) -> bool:
+        """Whether requests to an endpoint use another proxy than its health checks."""
+        ours, theirs = self.for_target(target), self.checked.for_target(target)
         return (ours and (ours.url, ours.raw_auth)) != (theirs and (theirs.url, theirs.raw_auth))
 
     def for_httpx(self, proxy: httpx2.Proxy | None) -> dict[str, Any]:

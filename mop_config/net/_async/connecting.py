@@ -76,8 +76,10 @@ async def connect_by_proxy(
         inner = AsyncTlsStream(outer, options.tls, place.tls_name)
         await inner.shake_hands(deadline)
         return inner
-    except BaseException:
+    except BaseException as error:
         await outer.aclose()
+        if isinstance(error, OSError):  # raised by TLS
+            raise httpcore2.ConnectError(str(error)) from error
         raise
 
 
@@ -123,16 +125,8 @@ class AsyncTlsStream(httpcore2.AsyncNetworkStream):
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
 
     async def shake_hands(self, timeout: Timeout) -> None:
-        """Do the TLS handshake.
-
-        Raises:
-            httpcore2.ConnectError: If the handshake fails.
-            httpcore2.ReadTimeout: If the handshake takes too long.
-        """
-        try:
-            await self._run(self._tls.do_handshake, timeout)
-        except OSError as error:
-            raise httpcore2.ConnectError(str(error)) from error
+        """Do the TLS handshake."""
+        await self._run(self._tls.do_handshake, timeout)
         self._stream.shared = self._tls.selected_alpn_protocol() == "h2"
 
     async def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:

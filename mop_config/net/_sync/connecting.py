@@ -77,8 +77,10 @@ def connect_by_proxy(
         inner = TlsStream(outer, options.tls, place.tls_name)
         inner.shake_hands(deadline)
         return inner
-    except BaseException:
+    except BaseException as error:
         outer.close()
+        if isinstance(error, OSError):  # raised by TLS
+            raise httpcore2.ConnectError(str(error)) from error
         raise
 
 
@@ -122,16 +124,8 @@ class TlsStream(httpcore2.NetworkStream):
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=name)
 
     def shake_hands(self, timeout: Timeout) -> None:
-        """Do the TLS handshake.
-
-        Raises:
-            httpcore2.ConnectError: If the handshake fails.
-            httpcore2.ReadTimeout: If the handshake takes too long.
-        """
-        try:
-            self._run(self._tls.do_handshake, timeout)
-        except OSError as error:
-            raise httpcore2.ConnectError(str(error)) from error
+        """Do the TLS handshake."""
+        self._run(self._tls.do_handshake, timeout)
         self._stream.shared = self._tls.selected_alpn_protocol() == "h2"
 
     def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:

@@ -41,7 +41,6 @@ class AsyncConnector(Owner):
     Args:
         core: The manager's pools.
         options: Options of the connections.
-        checked: The options of the manager's health checks.
 
     Attributes:
         pools: The connections to each endpoint. So requests that hang at one endpoint take no
@@ -50,13 +49,10 @@ class AsyncConnector(Owner):
         aborted: Whether the client is closed.
     """
 
-    def __init__(
-        self, core: ClientState, options: TransportOptions, checked: TransportOptions
-    ) -> None:
+    def __init__(self, core: ClientState, options: TransportOptions) -> None:
         super().__init__()
         self._state = core
         self._options = options
-        self._checked = checked
         self._dials = dial_limit()
         self._spare: AsyncEndpointConnection | None = None
         self._spare_after = 0.0
@@ -69,7 +65,7 @@ class AsyncConnector(Owner):
         """Return the connections to an endpoint."""
         pool = self.pools.get(member.target.key)
         if pool is None:
-            made = AsyncEndpointPool(member, self._options, self._checked)
+            made = AsyncEndpointPool(member, self._options)
             pool = self.pools.setdefault(member.target.key, made)
         return pool
 

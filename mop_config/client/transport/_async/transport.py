@@ -19,7 +19,6 @@ import httpx2
 from ....net.connect import Deadline
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
-from ...pool.member import PoolMember
 from ..attempt import BASE_URL, RAW_HOST, WHOLE, Exchange, HasState, begin
 from ..options import TransportOptions
 from ..outcome import closed, is_of_http2, why
@@ -76,13 +75,12 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         self._inner = transport
         self._manager = manager  # a client keeps its manager alive
         self._options = TransportOptions(**options)
-        # The options of the manager's health checks, which may use other proxies.
-        self._checked: TransportOptions = getattr(manager, "_network_options", self._options)
+        self._options.checked = getattr(manager, "_network_options", self._options)
         self._open()
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        self._connector = AsyncConnector(self._state, self._options, self._checked)
+        self._connector = AsyncConnector(self._state, self._options)
         self._plain: dict[str, httpx2.AsyncHTTPTransport] = {}  # for other hosts, by proxy
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -100,7 +98,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         core = self._state
         failover = begin(core, request)
         while failover.member is not None:
-            exchange = await self._attempt(failover, failover.member, request)
+            exchange = await self._attempt(Exchange(core, failover, failover.member, request))
             if exchange.status is not None:
                 if exchange.fault is not None:
                     exchange.bound_pauses()
@@ -117,17 +115,16 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await self._connector.sweep(core.clock())
         return await self._conclude(failover, request)
 
-    async def _attempt(
-        self, failover: Failover, member: PoolMember, request: httpx2.Request
-    ) -> Exchange:
-        exchange = Exchange(self._state, failover, member, request)
+    async def _attempt(self, exchange: Exchange) -> Exchange:
+        """Send a request to an endpoint; return the exchange that has the outcome."""
         if self._inner is not None:
             await _send_through(self._inner, exchange)
             return exchange
-        pools = self._connector.pools  # without a call for an open connection
+        pools, member = self._connector.pools, exchange.member
+        # Without a call for an open connection.
         pool = pools.get(member.target.key) or self._connector.pool_of(member)
         pool.take_open(exchange)
-        if failover.hedge_after == math.inf:
+        if exchange.hedge_at == math.inf:
             await self._send(exchange)
             return exchange
         if exchange.connection is None and pool.proxy is None:
@@ -141,7 +138,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         if self._state.policy.hedge_delay == "auto":
             # A measured delay counts from here, as answers are measured; a fixed one counts
             # from the start of the call.
-            exchange.hedge_at = self._state.clock() + failover.hedge_after
+            exchange.hedge_at = self._state.clock() + exchange.failover.hedge_after
         return await hedged(exchange, self._send, close)
 
     async def _send(self, exchange: Exchange) -> None:

@@ -42,7 +42,6 @@ class Connector(Owner):
     Args:
         core: The manager's pools.
         options: Options of the connections.
-        checked: The options of the manager's health checks.
 
     Attributes:
         pools: The connections to each endpoint. So requests that hang at one endpoint take no
@@ -51,13 +50,10 @@ class Connector(Owner):
         aborted: Whether the client is closed.
     """
 
-    def __init__(
-        self, core: ClientState, options: TransportOptions, checked: TransportOptions
-    ) -> None:
+    def __init__(self, core: ClientState, options: TransportOptions) -> None:
         super().__init__()
         self._state = core
         self._options = options
-        self._checked = checked
         self._dials = dial_limit()
         self._spare: EndpointConnection | None = None
         self._spare_after = 0.0
@@ -70,7 +66,7 @@ class Connector(Owner):
         """Return the connections to an endpoint."""
         pool = self.pools.get(member.target.key)
         if pool is None:
-            made = EndpointPool(member, self._options, self._checked)
+            made = EndpointPool(member, self._options)
             pool = self.pools.setdefault(member.target.key, made)
         return pool
 

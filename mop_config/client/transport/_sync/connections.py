@@ -6,7 +6,6 @@ that a dial can race with dials to other endpoints, and the winner joins its end
 """
 
 import math
-import select
 import threading
 import time
 from collections import deque
@@ -20,10 +19,6 @@ from ...pool.member import PoolMember
 from ..attempt import Exchange
 from ..options import TransportOptions
 from ..with_threads import SHARES_HTTP2, Turn
-
-#: The events of a socket that its peer has closed or reset; unread bytes do not delay these events.
-#: A system without POLLRDHUP reports a close as POLLHUP.
-ENDED = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,12 +57,7 @@ class EndpointConnection:
             return False
         if self.users:  # of HTTP/2: its requests notice the end
             return self.worn or not self.http.is_available()
-        poll = select.poll()
-        try:
-            poll.register(self.stream.get_extra_info("socket"), ENDED)
-        except ValueError:  # this side has closed the socket
-            return True
-        return bool(poll.poll(0))
+        return bool(self.stream.get_extra_info("has_ended"))
 
 
 class EndpointPool:
@@ -80,7 +70,6 @@ class EndpointPool:
     Args:
         member: The endpoint.
         options: Options of the connections.
-        checked: The options of the manager's health checks.
 
     Attributes:
         member: The endpoint.
@@ -89,14 +78,12 @@ class EndpointPool:
         retired: Whether the endpoint was removed; then connections close after their exchanges.
     """
 
-    def __init__(
-        self, member: PoolMember, options: TransportOptions, checked: TransportOptions
-    ) -> None:
+    def __init__(self, member: PoolMember, options: TransportOptions) -> None:
         target, limits = member.target, options.limits
         proxy = options.for_target(target)
         self.member = member
         self.proxy = None if proxy is None else for_httpcore(proxy)
-        self.apart = options.takes_another_way(checked, target)
+        self.apart = options.takes_another_way(target)
         self.retired = False
         # The target of the member may change later.
         self._origin = httpcore2.Origin(target.scheme, target.key, target.port)
@@ -217,15 +204,12 @@ class EndpointPool:
         """Close all connections; requests that use or a connection end with an error."""
         with self._lock:
             self.retired = True
-            closing, self._open = list(self._open), set()
-            self._free = []
-            for turn in self._queue:
-                turn.set()
-            self._queue.clear()
-        for connection in closing:
-            if connection.http is not None:
-                connection.stream.close()
-                connection.http.close()
+            while self._queue:
+                self._queue.popleft().set()
+            for connection in list(self._open):
+                if connection.http is not None:
+                    self._close_later(connection)
+        self._close_stale()
 
     # The caller of the following methods holds the lock.
 
