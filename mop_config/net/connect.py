@@ -57,11 +57,13 @@ class Deadline:
         until: The deadline in monotonic seconds.
 
     Attributes:
-        silence: Limit of one wait, in seconds.
+        read_limit: Limit of one wait for bytes, in seconds; None for the deadline alone.
+        write_limit: Limit of one wait for the send buffer, in seconds; None likewise.
         hedge: The hedge that may interrupt a read, or None.
     """
 
-    silence = FOREVER
+    read_limit: float | None = None
+    write_limit: float | None = None
     hedge: Any = None
 
     def __init__(self, until: float) -> None:
@@ -71,10 +73,6 @@ class Deadline:
         """Return a time-out in seconds, bounded by the time left until the deadline."""
         left = max(0.0, self.until - time.monotonic())
         return left if timeout is None or timeout > left else timeout
-
-    def limit(self, *, writing: bool) -> float:
-        """Return the limit of a wait for the socket, in seconds."""
-        return self.least(self.silence)
 
     def wrote(self) -> None:
         """Record that a part of the request is written."""

@@ -20,7 +20,7 @@ from urllib.parse import quote, urljoin
 
 from .. import __version__
 from ..model.address import DEFAULT_PORTS, Url, is_loopback, parse_url
-from .connect import FOREVER, Deadline, DialOptions, Owner, Place, offering
+from .connect import Deadline, DialOptions, Owner, Place, offering
 from .faults import BodyTooLargeError, Fault, HttpError, describe, fault_of, lacks_resources
 from .resolver import Resolver
 
@@ -196,7 +196,7 @@ class HttpConnection(Deadline):
 
         self.close()
         client = self._client
-        left = min(self.limit(writing=False), client.connect_within)
+        left = min(self.least(self.read_limit), client.connect_within)
         options = replace(client.dial, until=time.monotonic() + left)
         way, proxy = (self._place, options, client.resolver, client), self._proxy
         stream = connect(*way) if proxy is None else connect_by_proxy(proxy, *way)
@@ -291,7 +291,7 @@ class HttpRequest:
         token: Access token, sent to https or this machine only, and to no other server after a
             redirect; or None.
         server_names: Name for TLS and ``Host`` by origin, if different from the URL's host.
-        silence: Limit of one wait for bytes, in seconds.
+        silence: Limit of one wait for bytes, in seconds; None for the deadline alone.
         https_only: Whether a redirect over http to another machine is refused.
     """
 
@@ -303,7 +303,7 @@ class HttpRequest:
     body: bytes = b""
     token: str | None = None
     server_names: Mapping[str, str] = field(default_factory=dict)
-    silence: float = FOREVER
+    silence: float | None = None
     https_only: bool = False
     cut: bool = False
 
@@ -353,7 +353,7 @@ class HttpClient(Owner):
                 headers["Authorization"] = f"Bearer {token}"
             name = request.server_names.get(origin_of(where))
             connection = HttpConnection(self, where, request.deadline, name)
-            connection.silence = request.silence
+            connection.read_limit = request.silence
             with (
                 contextlib.closing(connection),
                 connection.stream(request.method, target, headers, request.body) as (reply, chunks),

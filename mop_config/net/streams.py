@@ -122,7 +122,8 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
             Exception: Raised by the hedge of the request, to end the read.
         """
         if isinstance(timeout, Deadline):
-            hedge, timeout = timeout.hedge, timeout.limit(writing=event == select.POLLOUT)
+            limit = timeout.read_limit if event == select.POLLIN else timeout.write_limit
+            hedge, timeout = timeout.hedge, timeout.least(limit)
             if hedge is not None and event == select.POLLIN:
                 hedge.wait(self._sock, timeout)
                 return
@@ -195,7 +196,7 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
             OSError: If the stream was closed.
         """
         if isinstance(timeout, Deadline):
-            timeout = timeout.limit(writing=writable)
+            timeout = timeout.least(timeout.write_limit if writable else timeout.read_limit)
         await _until_ready(self._sock.fileno(), timeout, self._waiting, writable=writable)
 
     @staticmethod

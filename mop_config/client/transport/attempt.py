@@ -15,7 +15,7 @@ import httpx2
 from ...net.connect import FOREVER, Deadline
 from ...net.faults import Fault
 from ..pool.failover import Attempt, DialRace, Failover, RetryTraits
-from ..pool.member import PoolMember, Target, route_of
+from ..pool.member import PoolMember, Target
 from ..pool.policy import BUSY_STATUS, IDEMPOTENT
 from ..pool.session import ClientState
 from .outcome import Response, fault_of_attempt, is_of_http2, may_have_been_sent, translate
@@ -96,10 +96,6 @@ class Exchange(Attempt, Deadline):
         self.hedge_at = self.began + failover.hedge_after
         self.timeouts: dict[str, Any] = {}
 
-    def limit(self, *, writing: bool) -> float:
-        """Return the limit of a wait for the socket, in seconds."""
-        return self.least(self.wanted.get("write" if writing else "read"))
-
     def wrote(self) -> None:
         """Record that a part of the request is written.
 
@@ -175,6 +171,7 @@ class Exchange(Attempt, Deadline):
         """
         request, target = self.request, self.member.target
         self.timeouts = {"read": self, "write": self}
+        self.read_limit, self.write_limit = self.wanted.get("read"), self.wanted.get("write")
         headers = self.headers or request.headers.raw
         if headers and headers[0][0] == b"Host":  # httpx2 puts Host first
             headers[0] = (b"Host", target.authority)
@@ -298,14 +295,6 @@ class Exchange(Attempt, Deadline):
                 # The endpoint of a cancelled hedge did not fail, and can still be tried.
                 self.failover.give_back({self.hedged_at})
         return self
-
-
-def begin(core: ClientState, request: httpx2.Request) -> Failover:
-    """Begin the failover of a request."""
-    total = total_of(request.extensions.get("timeout") or {}, core.policy.total_timeout)
-    traits, route = traits_of(request), route_of(request.method, request.url.path)
-    with core:
-        return Failover(traits, core.api, core.budget, core.clock(), total, route)
 
 
 def traits_of(request: httpx2.Request) -> RetryTraits:

@@ -83,7 +83,8 @@ def hedged(exchange: Exchange, send: Action, close: Action) -> Exchange:
         better = exchange if exchange.hedged_at is None else hedge.settle()
         return better
     finally:
-        hedge.close_unused(better)
+        if exchange.hedged_at is not None:
+            hedge.close_unused(better)
 
 
 class Hedge:

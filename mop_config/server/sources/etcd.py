@@ -162,7 +162,7 @@ class Gateway:
             Exception: As ``post`` does, also if the stream breaks off.
         """
         connection = HttpConnection(self._client, self._where, time.monotonic() + READ_TIMEOUT)
-        connection.silence = IDLE
+        connection.read_limit = IDLE
         body, established = json.dumps(message).encode(), False
         try:
             with (

@@ -19,7 +19,8 @@ import httpx2
 from ....net.connect import Deadline
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
-from ..attempt import BASE_URL, RAW_HOST, WHOLE, Exchange, HasState, begin
+from ...pool.member import route_of
+from ..attempt import BASE_URL, RAW_HOST, WHOLE, Exchange, HasState, total_of, traits_of
 from ..options import TransportOptions
 from ..outcome import closed, is_of_http2, why
 from ..with_asyncio import hedged
@@ -96,7 +97,11 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             plain = self._inner or self._plain_for(request)
             return await plain.handle_async_request(request)
         core = self._state
-        failover = begin(core, request)
+        wanted, traits = request.extensions.get("timeout") or {}, traits_of(request)
+        total = total_of(wanted, core.policy.total_timeout)
+        route = route_of(request.method, request.url.path)
+        with core:
+            failover = Failover(traits, core.api, core.budget, core.clock(), total, route)
         while failover.member is not None:
             exchange = await self._attempt(Exchange(core, failover, failover.member, request))
             if exchange.status is not None:
