@@ -13,7 +13,7 @@ from ..model.jws import MAX_NUMBER, MEDIA_TYPE, SKEW, SigningKey, TrustedKeys, c
 from ..server.auth import ADMIN, NAME_RULE, READ, Token, digest, is_name, line_of
 from ..server.serving.signer import read_key
 from ..server.settings import Settings
-from .input import env_file_option, read
+from .input import env_file_option, read, warn
 from .output import complain, counts_of, json_text, say
 from .server_api import LIST_PATH, ask, is_url, read_file, read_token, route, token_option
 
@@ -86,8 +86,7 @@ def sign(file: str, key: str, ttl: int | None, ver: int | None) -> None:
     they had, so the list that was signed last is the valid one.
     """
     reading = read(file)
-    for problem in reading.rendering.problems[reading.refusal is not None :]:
-        complain(problem)
+    warn(reading.settings, reading.rendering.problems[reading.refusal is not None :])
     if reading.refusal is not None:
         raise reading.refusal
     if reading.rendering.errors or not reading.rendering.usable:

@@ -4,6 +4,7 @@ import ssl
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 import click
@@ -113,11 +114,17 @@ def probe(
     config/endpoints.txt. Certificates are verified against the system's authorities, or those
     in SSL_CERT_FILE.
     """
-    console = Console(highlight=False)
+    # Progress goes to standard error: a program may read the results on standard output.
+    console, stderr = Console(highlight=False), Console(stderr=True)
     quiet = False
     while True:
         try:
-            checks = _check(source, timeout, token_file, quiet=quiet)
+            config = read_list(source, token_file, quiet=quiet)
+            if not config:
+                raise MopConfigError("there is no endpoint to check")
+            with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+                task = bar.add_task("checking", total=sum(map(len, config.kinds().values())))
+                checks = check_endpoints(config, timeout, partial(bar.advance, task))
             if console.is_terminal and pause is not None and not as_json:
                 console.clear()
                 say(f"{datetime.now().astimezone():%X}, every {pause:g} s")
@@ -130,19 +137,6 @@ def probe(
             return int(not good)
         quiet = True
         time.sleep(pause)
-
-
-def _check(
-    source: str | None, timeout: float, token_file: str | None, *, quiet: bool
-) -> list[EndpointCheck]:
-    config = read_list(source, token_file, quiet=quiet)
-    if not config:
-        raise MopConfigError("there is no endpoint to check")
-    # Progress goes to standard error: a program may read the results on standard output.
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("checking", total=sum(map(len, config.kinds().values())))
-        return check_endpoints(config, timeout, lambda: progress.advance(task))
 
 
 def _print(

@@ -199,18 +199,15 @@ def _normalise_ipv6(text: str) -> str:
     try:
         address = ipaddress.IPv6Address(text)
     except ValueError:
-        raise AddressError("bad-ip", _why_not_ipv6(text)) from None
+        reason = "not an IPv6 address"
+        if meant := port_without_brackets(text):
+            reason += f": an address with a port needs brackets, {meant}"
+        elif text.count(":") == 1:
+            reason = "neither an IPv6 address nor a host name: a host name has no ':' and no port"
+        raise AddressError("bad-ip", reason) from None
     # CPython spells IPv4-mapped addresses differently from version to version.
     mapped = address.ipv4_mapped
     return f"[::ffff:{mapped}]" if mapped else f"[{address}]"
-
-
-def _why_not_ipv6(text: str) -> str:
-    if meant := port_without_brackets(text):
-        return f"not an IPv6 address: an address with a port needs brackets, {meant}"
-    if text.count(":") == 1:
-        return "neither an IPv6 address nor a host name: a host name has no ':' and no port"
-    return "not an IPv6 address"
 
 
 def _normalise_name(text: str, *, underscores: bool) -> str:

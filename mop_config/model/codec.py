@@ -348,5 +348,4 @@ def _how(change: EndpointChange) -> str:
 
 def rfc3339(posix: float) -> str:
     """Format a POSIX time as RFC 3339 in UTC, with milliseconds."""
-    text = datetime.fromtimestamp(posix, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
+    return datetime.fromtimestamp(posix, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -51,11 +51,10 @@ class Endpoint:
     server_name: str | None = None
 
     def __post_init__(self) -> None:
-        if parse_url(self.url).text != self.url:
+        canonical = Endpoint.parse(self.url, self.priority, self.server_name)
+        if canonical.url != self.url:
             raise AddressError("bad-url", "the URL is not in its canonical spelling")
-        _check_priority(self.priority)
-        name = self.server_name
-        if name is not None and canonical_server_name(name) != name:
+        if canonical.server_name != self.server_name:
             raise AddressError("bad-server-name", "the server name is not in canonical spelling")
 
     @property
