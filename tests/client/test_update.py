@@ -141,14 +141,16 @@ class TestSources:
             (A + "/api/v1", [A + PATH]),
             (A + PATH, [A + PATH]),
             (A + "/x/list", [A + "/x/list", A + "/x/list/config/endpoints", A + "/x/list" + PATH]),
-            (A + "/l.jws", [A + "/l.jws", A + "/l.jws/config/endpoints", A + "/l.jws" + PATH]),
+            (A + "/v1.2", [A + "/v1.2", A + "/v1.2/config/endpoints", A + "/v1.2" + PATH]),
+            (A + "/l.jws", [A + "/l.jws"]),
+            (A + "/owner/raw/list.json", [A + "/owner/raw/list.json"]),
             (A + "/list?X-Sig=a%2Fb&e=1", [A + "/list?X-Sig=a%2Fb&e=1"]),
             (A + PATH + "?key=1", [A + PATH + "?key=1"]),
         ],
     )
     def test_a_configured_url_may_be_that_of_a_list(self, url: str, urls: list[str]) -> None:
         """A configured URL may be the list itself, which is tried first."""
-        assert list_urls(url, configured=True)[:3] == urls[:3]
+        assert list_urls(url, configured=True)[:3] == urls
         assert len(list_urls(url + "?", configured=True)) == 1
 
     @pytest.mark.parametrize("query", ["a b", "a#b", "\u00e4", "a\n"])
@@ -190,6 +192,10 @@ class TestSources:
             servers.update(known(url, configured=(url,)))
         assert caught.value.cause == "invalid"
         assert [where for where, _ in caught.value.attempts] == [url]
+        servers.answers[url] = NOT_FOUND
+        with pytest.raises(UpdateFailed) as caught:
+            servers.update(known(url, configured=(url,)))
+        assert caught.value.attempts == ((url, "it answers 404"),)
 
     @pytest.mark.parametrize("base", ["wss://a.example", "a.example", "https://a b", ""])
     def test_what_is_no_web_address_has_no_list(self, base: str) -> None:

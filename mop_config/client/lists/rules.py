@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from ... import errors
@@ -38,6 +39,8 @@ _PLAIN_HTTP_REFUSED = (
 _ABSENT = frozenset({404, 405, 501})
 #: Suffix of the URL of a signed list.
 SIGNED_SUFFIX = ".jws"
+#: The end of a path that names a file, such as ``.json``.
+_FILE = re.compile(r"\.[a-z]+", re.IGNORECASE)
 
 
 class NewList(NamedTuple):
@@ -127,6 +130,8 @@ def is_route(url: str) -> bool:
 def list_urls(source: str, *, signed: bool = False, configured: bool = False) -> list[str]:
     """Return the possible URLs of a source's list, the likeliest first.
 
+    No server is expected below the URL of a file, which would get the access token.
+
     Args:
         source: A server's URL, with or without its API path, or the URL of a list. A URL with a
             query is used unchanged.
@@ -151,6 +156,8 @@ def list_urls(source: str, *, signed: bool = False, configured: bool = False) ->
     tail = SIGNED_SUFFIX if signed else ""
     if path.endswith(_ROUTE):
         return [root + path + tail]
+    if configured and _FILE.fullmatch(PurePosixPath(path).suffix):
+        return [url.text]
     below = [path + _ROUTE] if path else []
     if not path.endswith("/api/v1"):
         below.append(path + PATH)
@@ -228,7 +235,7 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
         try:
             found = _read(url, reply, known)
         except (errors.UpdateFailed, errors.UpdateUntrusted) as error:
-            if failure is None or getattr(failure, "cause", "") == "not_implemented":
+            if failure is None or (_is_absence(failure) and not _is_absence(error)):
                 failure = error
         else:
             _check_acceptable(found, known, any_healthy)
@@ -236,6 +243,10 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
         if is_route(url) and reply.status not in _ABSENT:
             break
     raise failure or _failed(source, "unreachable", "not asked")
+
+
+def _is_absence(error: Exception) -> bool:
+    return isinstance(error, errors.UpdateFailed) and error.cause == "not_implemented"
 
 
 def _failed(url: str, cause: str, detail: str) -> errors.UpdateFailed:
