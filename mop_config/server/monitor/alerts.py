@@ -18,7 +18,7 @@ from ...model.address import parse_url
 from ...model.codec import rfc3339
 from ...model.endpoint import Kind
 from ...net.faults import HttpError
-from ...net.http import HttpClient, HttpReply, HttpRequest, backoff, retry_after
+from ...net.http import HttpClient, HttpRequest, backoff, retry_after
 from ..settings import Settings
 from ..state.directory import StateDirectory, dump_record, parse_record
 from .schedule import ProbeSchedule
@@ -149,7 +149,7 @@ class OutageNotifier:
         self._url = settings.alert_webhook or ""
         self._client = client
         self._pool = ThreadPoolExecutor(1, "mop-config-alert")
-        self._attempt: tuple[Kind, Future[HttpReply]] | None = None
+        self._attempt: Future[None] | None = None
         # For each kind: the failed attempts in a row, and when the next is due (monotonic).
         self._waiting = dict.fromkeys(Kind, (0, 0.0))
         known = directory.load(name, load, "the alerts") if self._url else None
@@ -164,12 +164,9 @@ class OutageNotifier:
         Args:
             schedule: The results of the health checks.
         """
-        if self._attempt is not None:
-            kind, attempt = self._attempt
-            if not attempt.done():
-                return
-            self._attempt = None
-            self._settle(kind, attempt)
+        if self._attempt is not None and not self._attempt.done():
+            return
+        due = []
         for kind, (down, urls) in schedule.outages().items():
             alert = self._alerts[kind]
             if down != is_down(alert):
@@ -177,25 +174,23 @@ class OutageNotifier:
                 change(alert, urls, self._settings.service_name, down=down, now=time.time())
                 self._waiting[kind] = 0, 0.0
                 self._save()
-            is_due = time.monotonic() >= self._waiting[kind][1]
-            if self._url and alert["told"] is not is_down(alert) and is_due and not self._attempt:
-                self._attempt = kind, self._send(alert)
+            if alert["told"] is not is_down(alert) and time.monotonic() >= self._waiting[kind][1]:
+                due.append(kind)
+        if self._url and due:
+            self._attempt = self._pool.submit(self._send, due[0])
 
-    def _send(self, alert: Alert) -> Future[HttpReply]:
+    def _send(self, kind: Kind) -> None:
+        """Send the message about a kind, in the pool's thread, and take in the answer."""
+        # For the log: the path and the query may be secret.
+        host = parse_url(self._url.partition("?")[0]).host
+        alert, failures, asked = self._alerts[kind], self._waiting[kind][0], None
         alert["told"] = None
         self._save()
         fields = headers(alert, self._settings.alert_secret, time.time())
         limits, body = (time.monotonic() + TIMEOUT, MAX_BYTES), alert["body"].encode()
         request = HttpRequest(self._url, *limits, "POST", headers=fields, body=body, cut=True)
-        return self._pool.submit(self._client.request, request)
-
-    def _settle(self, kind: Kind, attempt: Future[HttpReply]) -> None:
-        """Take in the end of an attempt."""
-        # For the log: the path and the query may be secret.
-        host = parse_url(self._url.partition("?")[0]).host
-        (failures, _), asked = self._waiting[kind], None
         try:
-            reply = attempt.result()
+            reply = self._client.request(request)
             asked = retry_after(reply.headers.get("retry-after"), time.time())
             reason = "" if 200 <= reply.status < 300 else f"answers {reply.status}"
         except HttpError as error:
@@ -203,14 +198,14 @@ class OutageNotifier:
         except Exception as error:  # the words of other errors may hold the URL
             reason = type(error).__name__
         if not reason:
-            self._alerts[kind]["told"] = is_down(self._alerts[kind])
+            alert["told"] = is_down(alert)
             self._save()
             if failures:
                 logger.info("the alert webhook at %s accepted the message at last", host)
             return
         wait = pause(failures + 1, asked or 0.0)
         self._waiting[kind] = failures + 1, time.monotonic() + wait
-        if not failures:
+        if not failures and not self._client.aborted:
             logger.warning(
                 "the alert webhook at %s did not accept a message: %s; it is retried until it is"
                 " accepted or the state changes",

@@ -34,10 +34,6 @@ class Window(NamedTuple):
     start: float = -FOREVER
     end: float = FOREVER
 
-    def holds(self, at: float) -> bool:
-        """Whether a moment lies in the window."""
-        return self.start <= at < self.end
-
     def overlaps(self, other: "Window") -> bool:
         """Whether some moment lies in both windows."""
         return self.start < other.end and other.start < self.end

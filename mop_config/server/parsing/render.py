@@ -135,7 +135,7 @@ class _Builder:
                 self.planned.append(PlannedChange(boundary, kind, added, url))
         if window.end <= self.at:
             self._warn(Code.EXPIRED, entry, "until is past: the entry is not served any more")
-        return window.holds(self.at)
+        return window.start <= self.at < window.end
 
     def _warn(self, code: Code, entry: Entry, message: str) -> None:
         """Warn about an entry, once for both kinds."""

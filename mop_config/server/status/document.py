@@ -240,7 +240,7 @@ def _findings(status: StatusDocument) -> Iterator[StatusFinding]:
     yield StatusFinding(_LEVEL_OF.get(state, Level.BAD), f"state.{state}", {})
     if state != "empty" and not any(counts.values()):
         yield StatusFinding(Level.BAD, "verdict.nothing", {})
-    yield from _of_the_endpoints(status["health"], counts)
+    yield from _of_the_endpoints(status)
     if dropped := dropped_entries(status):
         yield StatusFinding(Level.WARN, "verdict.dropped", {"n": dropped})
     if pids := differing(status["workers"]):
@@ -252,9 +252,8 @@ def _findings(status: StatusDocument) -> Iterator[StatusFinding]:
         yield StatusFinding(Level.WARN, "verdict.tokens", {"n": lines})
 
 
-def _of_the_endpoints(
-    health: HealthDocument | None, counts: dict[str, int]
-) -> Iterator[StatusFinding]:
+def _of_the_endpoints(status: StatusDocument) -> Iterator[StatusFinding]:
+    health, counts = status["health"], status["counts"]
     if not health or not any(counts.values()):
         return
     if not health["alive"]:

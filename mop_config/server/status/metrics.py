@@ -103,15 +103,13 @@ class Metrics:
             self.reload(reload)
 
     def _create(self, folder: str | None) -> None:
-        alone = CollectorRegistry()
-        registry: CollectorRegistry | None = alone
-        self._collect: Callable[[], Iterable[Metric]] = alone.collect
+        registry = CollectorRegistry()
+        self._collect: Callable[[], Iterable[Metric]] = registry.collect
         if folder is not None and os.environ.get(VARIABLE) == folder:
             place = take_place(Path(folder))
             # This is how the library learns which files are this process's.
             values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
             self._collect = MultiProcessCollector(None, folder).collect  # type: ignore[no-untyped-call]
-            registry = None
         counter = partial(Counter, registry=registry)
         self._answered = counter(
             "mop_config_requests_total", "Requests, by URL rule and status.", ["route", "status"]
@@ -124,9 +122,7 @@ class Metrics:
             (trigger, result): reloads.labels(trigger.value, result.value)
             for trigger, result in itertools.product(Trigger, Result)
         }
-        self._auth_failures = counter(
-            "mop_config_auth_failures_total", "Requests without a valid token."
-        )
+        self._denied = counter("mop_config_auth_failures_total", "Requests without a valid token.")
         self._durations = Histogram(
             "mop_config_reload_duration_seconds",
             "Duration of a reload, counted in each worker.",
@@ -151,7 +147,7 @@ class Metrics:
     def auth_failure(self) -> None:
         """Count a request without a valid token."""
         self.start()
-        self._auth_failures.inc()
+        self._denied.inc()
 
     def reload(self, reload: Reload) -> None:
         """Count a reload."""

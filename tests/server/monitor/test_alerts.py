@@ -235,7 +235,8 @@ class Desk:
 
     @property
     def busy(self) -> bool:
-        return self.notifier._attempt is not None
+        attempt = self.notifier._attempt
+        return attempt is not None and not attempt.done()
 
     def set(self, *, up: bool) -> None:
         result = DELIVERED if up else FAILED
