@@ -305,6 +305,8 @@ class ListUpdates:
         """Send a report if counts are due; return the seconds until the next report.
 
         A report has a count per endpoint and fault, without request URLs, identities or times.
+        Health checks count like requests: a blocked endpoint soon gets no more requests, and a
+        request that another endpoint overtakes says nothing of the fault.
         Counts that could not be sent are part of the next report.
         """
         pause = EVERY * (1 + random.random() / 5)  # noqa: S311
@@ -354,7 +356,8 @@ def _due(lists: EndpointLists) -> list[tuple[PoolMember, dict[str, Any]]]:
         for pool in state.pools:
             for member in pool.members():
                 faults = {word.value: n for word, n in member.faults.items() if word in COUNTED}
-                new = Counter({"ok": member.served, **faults}) - member.reported
+                good = member.served + member.good_checks
+                new = Counter({"ok": good, **faults}) - member.reported
                 if new:
                     counts = Counter({word: min(n, MAX_COUNT) for word, n in new.items()})
                     due.append((member, {"kind": pool.kind, "url": member.url, "counts": counts}))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mop_config import EndpointConfig
-from mop_config.client import EndpointManager, background, updates
+from mop_config.client import EndpointManager, Policy, background, testing, updates
+from mop_config.health.probe import ProbeResult
 from mop_config.model.codec import dumps
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import COUNTED, Fault
@@ -25,12 +26,14 @@ REPORTS = "/api/v1/config/reports"
 
 
 @contextmanager
-def list_server(status: int = 204) -> Iterator[Handmade]:
-    """Run a server whose list names itself, and which answers reports with ``status``."""
+def list_server(
+    status: int = 204, other: str = "https://down.example/api/v1"
+) -> Iterator[Handmade]:
+    """Run a server whose list names itself and another, and which answers reports with ``status``."""
 
     def answer(asked: Any) -> Any:
         if asked.path == LIST:
-            urls = (f"{server.url}/api/v1", "https://down.example/api/v1")
+            urls = (f"{server.url}/api/v1", other)
             return 200, {}, dumps(EndpointConfig(tuple(map(Endpoint.parse, urls)), ()))
         return (status, {}, b"") if asked.path == REPORTS else (200, {}, b"{}")
 
@@ -78,6 +81,65 @@ def test_what_happened_since_the_last_report_is_sent() -> None:
         report()
         assert reports(server)[1:] == [{"endpoints": [{**down, "counts": {"refused": 1}}]}]
         manager.close()
+
+
+def check(manager: EndpointManager, url: str, fault: Fault | None, times: int = 1) -> None:
+    with manager._state as state:
+        member = state.api.get(url)
+        assert member is not None
+        for _ in range(times):
+            state.api.probed(member, ProbeResult(fault, 0.1, ""), state.clock(), 1e9)
+
+
+def test_health_checks_count_like_requests() -> None:
+    """A blocked endpoint soon gets no more requests, but the checks go on to fail."""
+    down = "https://down.example/api/v1"
+    with list_server() as server:
+        manager = manager_of(server.url)
+        check(manager, down, Fault.CONNECT_TIMEOUT, 5)
+        check(manager, down, Fault.RESOLVER)
+        check(manager, f"{server.url}/api/v1", None, 2)
+        manager._lifecycle.tasks.updates.report()
+        assert reports(server)[0]["endpoints"] == [
+            {"kind": "api", "url": down, "counts": {"connect-timeout": 5}},
+            {"kind": "api", "url": f"{server.url}/api/v1", "counts": {"ok": 2}},
+        ]
+        manager.close()
+
+
+def test_failed_checks_do_not_count_while_every_endpoint_is_down() -> None:
+    """Then the network of the device may be at fault."""
+    down = "https://down.example/api/v1"
+    with list_server() as server:
+        manager = manager_of(server.url)
+        for url in (down, f"{server.url}/api/v1"):
+            check(manager, url, Fault.CONNECT_TIMEOUT, 3)
+        check(manager, down, Fault.CONNECT_TIMEOUT, 9)
+        manager._lifecycle.tasks.updates.report()
+        found = {e["url"]: e["counts"] for e in reports(server)[0]["endpoints"]}
+        assert found[down] == {"connect-timeout": 3}
+        manager.close()
+
+
+def test_an_endpoint_that_requests_overtake_is_reported(
+    scripted_fleet: testing.ScriptedFleet,
+) -> None:
+    """The other request of a hedge wins, so only the checks show that the endpoint hangs."""
+    primary = scripted_fleet.endpoint()
+    primary.hang()
+    with list_server(other=primary.url) as server:
+        policy = Policy(health_timeout=0.3, hedge_delay=0.05)
+        with manager_of(server.url, policy=policy) as manager:
+            manager.pin(primary.url)
+            assert manager.client().get("/users").status_code == 200
+
+            def reported() -> int:
+                manager._lifecycle.tasks.updates.report()
+                found = [e for each in reports(server) for e in each["endpoints"]]
+                counts = [e["counts"] for e in found if e["url"] == primary.url]
+                return sum(each.get("read-timeout", 0) for each in counts)
+
+            wait_for(lambda: reported() >= 2, seconds=20)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +227,10 @@ def test_a_running_manager_reports_to_a_real_server(
                 return server.status()["reports"]
 
             expected = [{"kind": "api", "url": api.url, "counts": {"ok": 1}}]
-            with EndpointManager([api.url], config_urls=[base], report=True) as manager:
+            quiet = Policy(probe="none")
+            with EndpointManager(
+                [api.url], config_urls=[base], report=True, policy=quiet
+            ) as manager:
                 wait_for(lambda: manager.list_source.origin == "remote", seconds=30)
                 with manager.client() as client:
                     assert client.get("/x").status_code == 200

@@ -123,7 +123,8 @@ class PoolMember:
         probing: Whether a health check is running or about to begin.
         served: Number of answered requests.
         failed: Number of failed requests.
-        faults: Number of failed requests by fault.
+        good_checks: Number of good health checks.
+        faults: Number of failed requests and failed health checks by fault.
         reported: Counts that were reported to a server, by ``ok`` or fault.
         odd_answers: Odd answers in a row; -1 before the first good answer.
         stalls: Hedges in a row that overtook the endpoint, without an answer of its own between.
@@ -147,6 +148,7 @@ class PoolMember:
     probing: bool = False
     served: int = 0
     failed: int = 0
+    good_checks: int = 0
     faults: Counter[Fault] = field(default_factory=Counter)
     reported: Counter[str] = field(default_factory=Counter)
     odd_answers: int = -1

@@ -363,8 +363,11 @@ class Pool:
             member.busy_until, fault = now + busy, Fault.BUSY
             self._review_at = now
         if fault is not None:
+            if not self._all_down:  # else the network of this machine may be at fault
+                member.faults[fault] += 1
             self._record_fault(member, fault, Evidence.BAD_PROBE, now, now - result.seconds)
             return
+        member.good_checks += 1
         member.health.measured(result.seconds)
         self._record(member, Evidence.GOOD_PROBE, now)
 
