@@ -29,7 +29,7 @@ REPORTS = "/api/v1/config/reports"
 def list_server(
     status: int = 204, other: str = "https://down.example/api/v1"
 ) -> Iterator[Handmade]:
-    """Run a server whose list names itself and another, and which answers reports with ``status``."""
+    """Run a server whose list names itself and another; it answers reports with ``status``."""
 
     def answer(asked: Any) -> Any:
         if asked.path == LIST:
