@@ -11,7 +11,6 @@ import contextlib
 import io
 import warnings
 from bisect import bisect_left
-from dataclasses import dataclass
 from functools import lru_cache
 from heapq import nsmallest
 from operator import itemgetter
@@ -78,8 +77,7 @@ class QrText(NamedTuple):
         return len(self.text.encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Shortlist:
+class Shortlist(NamedTuple):
     """The endpoints of a list that can be in a code, and the size of the whole list.
 
     Attributes:
@@ -271,8 +269,14 @@ def scan(source: str | Path | bytes) -> str:
         from PIL import Image
     except ImportError:
         raise MissingExtra("reading QR codes from images", "qr") from None
-    name = "the image" if isinstance(source, bytes) else str(source)
-    data = source if isinstance(source, bytes) else _read(name, Path(source))
+    name, data = "the image", source
+    if not isinstance(data, bytes):
+        name = str(source)
+        try:
+            with open(data, "rb") as file:
+                data = file.read(MAX_IMAGE_BYTES + 1)
+        except (OSError, ValueError) as error:
+            raise QrUnreadable(name, getattr(error, "strerror", None) or str(error)) from None
     try:
         picture = _open(Image, name, data)
         kinds: Any = zxingcpp.BarcodeFormat.QRCode
@@ -288,14 +292,6 @@ def scan(source: str | Path | bytes) -> str:
     if len(texts) > 1:
         raise QrUnreadable(name, f"has {len(texts)} QR codes: cut out the right one")
     return texts.pop()
-
-
-def _read(name: str, path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_IMAGE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise QrUnreadable(name, getattr(error, "strerror", None) or str(error)) from None
 
 
 def _open(images: Any, name: str, data: bytes) -> Any:

@@ -16,7 +16,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote
@@ -49,8 +48,7 @@ _WEBSOCKET = {
 AnswerJudge = Callable[[int, Mapping[str, str], bytes], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class HealthRequest:
+class HealthRequest(NamedTuple):
     """The request of an API endpoint's health check, and the answers that it accepts.
 
     Attributes:

@@ -213,7 +213,12 @@ def _normalise_ipv6(text: str) -> str:
 def _normalise_name(text: str, *, underscores: bool) -> str:
     host = text.lower().removesuffix(".")
     if not host.isascii() and len(host) <= MAX_HOST_LENGTH:
-        host = _to_a_labels(text).lower().removesuffix(".")
+        if "：" in text:
+            raise AddressError("bad-port", "the character before the port is '：': write ':'")
+        try:
+            host = idna.encode(text, uts46=True).decode("ascii").lower().removesuffix(".")
+        except (idna.IDNAError, UnicodeError) as error:
+            raise AddressError("bad-host", _why_not_a_name(error)) from None
     if not host:
         raise AddressError("bad-host", "the host is empty")
     if len(host) > MAX_HOST_LENGTH:
@@ -225,15 +230,6 @@ def _normalise_name(text: str, *, underscores: bool) -> str:
         if reason := _why_not_a_label(label.replace("_", "0") if underscores else label):
             raise AddressError("bad-host", reason)
     return host
-
-
-def _to_a_labels(text: str) -> str:
-    if "：" in text:
-        raise AddressError("bad-port", "the character before the port is '：': write ':'")
-    try:
-        return idna.encode(text, uts46=True).decode("ascii")
-    except (idna.IDNAError, UnicodeError) as error:
-        raise AddressError("bad-host", _why_not_a_name(error)) from None
 
 
 def _why_not_a_name(error: Exception) -> str:

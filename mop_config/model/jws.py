@@ -185,7 +185,20 @@ class TrustedKeys:
             body = jws.deserialize_compact(text, key, registry=_registry()).payload
         except (JoseError, ValueError, TypeError):
             raise SignatureError("bad-signature", "its signature is wrong") from None
-        signed = _signed_list(text, kid, body, most)
+        try:
+            claims = strict_json(body.decode())
+            if not isinstance(claims, dict):
+                raise ValueError("it must be a JSON object")
+            config = codec.config_of(claims, most)
+            numbers = {name: _number(name, claims.get(name)) for name in ("ver", "iat", "exp")}
+            room_id = claims.get("room_id")
+            codec.check_room_id(room_id)
+        except ValueError as error:
+            reason = error if isinstance(error, PayloadError) else str(error)[:200]
+            message = f"the signed payload is not a list: {reason}"
+            raise SignatureError("bad-claims", message) from None
+        digest = hashlib.sha256(codec.dumps(config)).hexdigest()
+        signed = SignedList(config, kid=kid, text=text, digest=digest, room_id=room_id, **numbers)
         if now is not None and signed.expired(now):
             raise SignatureError("expired", f"it has expired at {moment(signed.exp)}")
         return signed
@@ -262,22 +275,6 @@ def _compact(text: str | bytes) -> tuple[str, str]:
         members = f"alg {ALGORITHM}, typ {TYPE} and a thumbprint as kid"
         raise SignatureError("bad-header", f"the header of its signature must have {members}")
     return text, kid
-
-
-def _signed_list(text: str, kid: str, body: bytes, most: int | None) -> SignedList:
-    try:
-        claims = strict_json(body.decode())
-        if not isinstance(claims, dict):
-            raise ValueError("it must be a JSON object")
-        config = codec.config_of(claims, most)
-        numbers = {name: _number(name, claims.get(name)) for name in ("ver", "iat", "exp")}
-        room_id = claims.get("room_id")
-        codec.check_room_id(room_id)
-    except ValueError as error:
-        reason = error if isinstance(error, PayloadError) else str(error)[:200]
-        raise SignatureError("bad-claims", f"the signed payload is not a list: {reason}") from None
-    digest = hashlib.sha256(codec.dumps(config)).hexdigest()
-    return SignedList(config, kid=kid, text=text, digest=digest, room_id=room_id, **numbers)
 
 
 def _number(name: str, value: Any) -> int:
