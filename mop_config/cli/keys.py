@@ -11,7 +11,7 @@ import click
 from ..errors import MopConfigError, SettingsError, SignatureError, SigningKeyError
 from ..model.jws import MAX_NUMBER, MEDIA_TYPE, SKEW, SigningKey, TrustedKeys, check_ahead, moment
 from ..server.auth import ADMIN, NAME_RULE, READ, Token, digest, is_name, line_of
-from ..server.serving.signer import read_key
+from ..server.serving.responder import read_key
 from ..server.settings import Settings
 from .input import env_file_option, read, warn
 from .output import complain, counts_of, json_text, say

@@ -18,7 +18,7 @@ import click
 
 from ..errors import MopConfigError, SettingsError
 from ..server.logs import log_to_stderr
-from ..server.serving.signer import check as check_key
+from ..server.serving.responder import check_key
 from ..server.settings import ProcessSettings, Settings
 from ..server.sources import check_source
 from .input import env_file_option, settings_for, warn

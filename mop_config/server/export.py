@@ -29,7 +29,7 @@ from .parsing.problems import Code
 from .parsing.render import EMPTY
 from .reload.pipeline import Reloader
 from .reload.thread import ReloadThread
-from .serving import signer
+from .serving.responder import Signer, check_key
 from .serving.store import ServerState, Snapshot, SnapshotStore, SourceState
 from .settings import Settings
 from .sources import check_source, open_source
@@ -222,7 +222,7 @@ class StaticExporter:
     """
 
     def __init__(self, settings: Settings, folder: Path, state_folder: str) -> None:
-        signer.check(settings)
+        check_key(settings)
         check_source(settings)
         self._settings = settings
         self._folder = folder
@@ -233,7 +233,7 @@ class StaticExporter:
         releases = ReleaseStore(directory, key(str(source)))
         self._store = SnapshotStore(Snapshot.of(EMPTY, settings, now, int(now)))
         self._reloader = Reloader(source, settings, self._store, releases)
-        self._signer = signer.Signer(settings)
+        self._signer = Signer(settings)
         self._complained = False
 
     def publish(self) -> tuple[list[str], ServerState]:

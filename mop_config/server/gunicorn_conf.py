@@ -19,7 +19,7 @@ from typing import Any
 
 from mop_config.errors import SettingsError
 from mop_config.server.gunicorn.worker import find
-from mop_config.server.serving import signer
+from mop_config.server.serving.responder import check_key
 from mop_config.server.settings import ProcessSettings, Settings
 from mop_config.server.sources import check_source
 from mop_config.server.state.directory import StateDirectory
@@ -41,7 +41,7 @@ try:
     _process = ProcessSettings.from_environ()
     # A bad environment ends gunicorn here with one line, before any fork.
     _settings = Settings.from_environ()
-    signer.check(_settings)
+    check_key(_settings)
     check_source(_settings)
 except SettingsError as error:
     sys.exit(f"mop-config: {error}")

@@ -24,8 +24,7 @@ from .parsing.problems import Code, Problem, Severity
 from .parsing.render import EMPTY
 from .reload.pipeline import Reloader
 from .reload.thread import ReloadThread
-from .serving.responder import Responder
-from .serving.signer import Signer
+from .serving.responder import Responder, Signer
 from .serving.store import ServerState, Snapshot, SnapshotStore, SourceState, Trigger
 from .settings import Settings
 from .sources import open_source

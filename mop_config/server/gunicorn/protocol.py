@@ -239,18 +239,12 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
 
     def _answer_at_once(self, version: str, url: bytes) -> bool:
         """Answer a request without a task, unless an earlier answer is not yet sent and read."""
-        app = self.app
-        if (
-            not isinstance(app, AsgiApp)
-            or not self.cycle.response_complete
-            or self.flow.write_paused
-        ):
+        app, busy = self.app, not self.cycle.response_complete or self.flow.write_paused
+        if busy or not isinstance(app, AsgiApp):
             return False
-        path, _, query = url.partition(b"?")
-        method = self.parser.get_method().decode()
-        found = app.answer_at_once(
-            request_environ(method, path.decode("latin-1"), query, self.headers)
-        )
+        name, _, query = url.partition(b"?")
+        path, method = name.decode("latin-1"), self.parser.get_method().decode()
+        found = app.answer_at_once(request_environ(method, path, query, self.headers))
         if found is None:
             return False
         keep_alive = version != "1.0" and self.parser.should_keep_alive()

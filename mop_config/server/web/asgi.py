@@ -257,7 +257,8 @@ class AsgiApp(WsgiBridge):
 
     async def _wait(self, poll: LongPoll, receive: Receive) -> None:
         """Return when the long poll has ended or its client has left."""
-        polls, message = self.polls(), dict[str, Any](more_body=True)
+        polls = self.polls()
+        message: Message = {"more_body": True}
         with contextlib.suppress(TimeoutError):
             # ``receive`` returns when the client leaves. The end of the poll moves the time-out to
             # now, which needs no second task.
@@ -265,7 +266,7 @@ class AsgiApp(WsgiBridge):
                 try:
                     polls.add(poll, lambda: timeout.reschedule(0))
                     while message.get("more_body", False):
-                        message = {**await receive()}
+                        message = await receive()
                     # After the whole request, the only message left is the disconnect.
                     if message["type"] != "http.disconnect":
                         await receive()

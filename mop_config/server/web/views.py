@@ -118,21 +118,16 @@ def health_url(kind: Kind, url: str, path: str = DEFAULT_PATH) -> str:
 
 
 def _answer_code(kind: str) -> Response:
-    service = current_service()
+    service, query = current_service(), request.query_string.decode("latin-1")
     try:
-        found = choose(
-            request.query_string.decode("latin-1"), service.store.view.snapshot.plain.body
-        )
+        found = choose(query, service.store.view.snapshot.plain.body)
     except PayloadError as error:
         return as_response(problem(400, str(error), {"parameter": error.field}))
     except QrTooLong as error:
-        fits = [
-            {"format": form} | ({} if limit is None else {"limit": limit})
-            for form, limit in error.fits
-        ]
-        sizes = {"bytes": error.size, "capacity": error.capacity}
-        members = {"format": error.format, **sizes, "fits": fits}
-        return as_response(problem(422, str(error), members))
+        pairs = ({"format": form, "limit": limit} for form, limit in error.fits)
+        fits = [{name: value for name, value in pair.items() if value} for pair in pairs]
+        members = {"format": error.format, "bytes": error.size, "capacity": error.capacity}
+        return as_response(problem(422, str(error), {**members, "fits": fits}))
     if found is None:
         return as_response(problem(404, "the list has no endpoint to put into a code"))
     text, title = found

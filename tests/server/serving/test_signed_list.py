@@ -18,9 +18,8 @@ from mop_config.errors import SettingsError
 from mop_config.model.jws import SignedList, SigningKey, TrustedKeys
 from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.service import EXTENSION, ConfigService
-from mop_config.server.serving import signer
 from mop_config.server.serving.answers import preferred_form
-from mop_config.server.serving.signer import Signer
+from mop_config.server.serving.responder import Signer, check_key
 from mop_config.server.serving.store import Trigger
 from mop_config.server.settings import Settings
 from mop_config.server.state.directory import StateDirectory
@@ -287,7 +286,7 @@ class TestTheKeyFile:
         elif what != "missing":
             path.write_text(json.dumps(KEY.public) if what == "public" else "hunter2")
         with pytest.raises(SettingsError, match="ENDPOINT_SIGNING_KEY_FILE") as caught:
-            signer.check(Settings(signing_key_file=str(path)))
+            check_key(Settings(signing_key_file=str(path)))
         assert "hunter2" not in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
 
