@@ -17,7 +17,7 @@ from ..keywords import ConnectKeywords, SocketKeywords, check_keywords
 from ..manager import BaseManager
 from ..pool.member import PoolMember
 from ..transport._sync.connecting import dial
-from ..transport.outcome import DialError, NoEndpointAvailable
+from ..transport.outcome import NoEndpointAvailable
 from . import search
 from .with_threads import EngineSession, Event, is_current, stop_task, wait_for_task
 
@@ -273,10 +273,10 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         race.called_off = run.ended.is_set
         try:
             winner, stream = dial(race, options, state.resolver)
-            stream.close()
+            if winner is not None:
+                stream.close()
         except (OSError, RuntimeError, MemoryError) as error:
-            if not isinstance(error, DialError):
-                logger.warning("no Socket.io endpoint can be dialled: %s", error)
+            logger.warning("no Socket.io endpoint can be dialled: %s", error)
         for loser, fault in race.losers:
             endpoints.record_failed(run.search, loser, fault)
         return winner

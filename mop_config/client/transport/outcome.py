@@ -53,10 +53,6 @@ class NoEndpointAvailable(httpx2.TransportError, MopConfigError):  # noqa: N818 
         return type(self), (self.attempts,), self.__dict__
 
 
-class DialError(OSError):
-    """Every dial of a race failed; the race's ``losers`` hold the fault of each endpoint."""
-
-
 class Response(httpx2.Response):
     """httpx2's response; its errors name the endpoint that answered."""
 

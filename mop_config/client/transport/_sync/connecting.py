@@ -22,7 +22,6 @@ from ...pool.member import PoolMember
 from ...pool.session import ClientState
 from ..attempt import Exchange, least
 from ..options import TransportOptions
-from ..outcome import DialError
 from ..with_threads import dial_limit, end_beside, start_beside
 from .connections import EndpointConnection, EndpointPool
 
@@ -184,17 +183,16 @@ class Connector(Owner):
             with self._dials:
                 options = self._dial_options(exchange)
                 winner, stream = dial(race, options, self._state.resolver)
-        except DialError as error:
-            if race.called_off():
-                raise httpcore2.ConnectError("the dial was called off") from error
-            exchange.end_race(race, places, None)
-            # For a lack of resources, the system's message.
-            ours = error.__cause__ if exchange.fault is Fault.OURS else None
-            raise httpcore2.ConnectError(str(ours or exchange.fault)) from error
         except (OSError, RuntimeError, MemoryError) as error:
             exchange.fault = Fault.OURS  # no endpoint was dialled yet
             raise httpcore2.ConnectError(str(error)) from error
+        if winner is None and race.called_off():
+            raise httpcore2.ConnectError("the dial was called off")
         exchange.end_race(race, places, winner)
+        if winner is None:
+            # For a lack of resources, the system's message.
+            reason = stream if exchange.fault is Fault.OURS else exchange.fault
+            raise httpcore2.ConnectError(str(reason)) from stream
         return stream
 
     def _dial_options(self, exchange: Exchange) -> DialOptions:
@@ -247,14 +245,14 @@ class Connector(Owner):
             place.pool.release(place)
 
 
-def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[PoolMember, Any]:
+def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[PoolMember | None, Any]:
     """Dial until one endpoint is ready, including its TLS; return the endpoint and its stream.
 
-    The stream, an ``Stream``, is None for an endpoint that has an open connection. One thread
-    or one task runs the whole race.
+    The stream, an ``Stream``, is None for an endpoint that has an open connection. If no
+    endpoint was ready, return None and the last error; the race's ``losers`` hold the fault of
+    each endpoint. One thread or one task runs the whole race.
 
     Raises:
-        DialError: If no endpoint was ready.
         OSError: If this process lacks descriptors or memory.
     """
     failure: Exception | None = None
@@ -267,10 +265,8 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
                     race.won(member, now)
                     return member, None
                 members[HostDial(ring, member.target, options, resolver)] = member
-            if not ring.dials:
-                raise DialError("no endpoint could be reached") from failure
-            if race.called_off():
-                raise DialError("the client was closed") from failure
+            if not ring.dials or race.called_off():
+                return None, failure
             # A race may be called off at any time, so look at it now and then.
             Stream.wait_for(ring, min(race.wait(now), GLANCE))
             for host in ring.finished():
