@@ -277,16 +277,10 @@ async def _ask_traced(exchange: Exchange, ask: Callable[[Exchange], Awaitable[No
         exchange: The attempt.
         ask: Function that sends the request of the exchange, and sets the response or raises.
     """
-    failure: Exception | None = None
 
     async def send(addressed: httpcore2.Request) -> Any:
-        nonlocal failure
         exchange.headers = list(addressed.headers)  # with those that the instrumentation has added
-        try:
-            await ask(exchange)
-        except Exception as error:
-            failure = error
-            raise
+        await ask(exchange)
         return exchange.response
 
     transport_class: Any = httpx2.AsyncHTTPTransport
@@ -294,10 +288,9 @@ async def _ask_traced(exchange: Exchange, ask: Callable[[Exchange], Awaitable[No
     transport._pool = SimpleNamespace(handle_async_request=send)
     try:
         await transport_class.handle_async_request(transport, exchange.for_transport())
-    except Exception as error:
-        failure = failure or error
-    if failure is not None:
-        raise failure
+    except httpx2.TransportError as error:
+        failure = error.__cause__ or error  # httpcore's exception, which httpx2 has translated
+        raise failure from failure.__cause__
 
 
 @dataclass(eq=False)

@@ -276,16 +276,10 @@ def _ask_traced(exchange: Exchange, ask: Callable[[Exchange], None]) -> None:
         exchange: The attempt.
         ask: Function that sends the request of the exchange, and sets the response or raises.
     """
-    failure: Exception | None = None
 
     def send(addressed: httpcore2.Request) -> Any:
-        nonlocal failure
         exchange.headers = list(addressed.headers)  # with those that the instrumentation has added
-        try:
-            ask(exchange)
-        except Exception as error:
-            failure = error
-            raise
+        ask(exchange)
         return exchange.response
 
     transport_class: Any = httpx2.HTTPTransport
@@ -293,10 +287,9 @@ def _ask_traced(exchange: Exchange, ask: Callable[[Exchange], None]) -> None:
     transport._pool = SimpleNamespace(handle_request=send)
     try:
         transport_class.handle_request(transport, exchange.for_transport())
-    except Exception as error:
-        failure = failure or error
-    if failure is not None:
-        raise failure
+    except httpx2.TransportError as error:
+        failure = error.__cause__ or error  # httpcore's exception, which httpx2 has translated
+        raise failure from failure.__cause__
 
 
 @dataclass(eq=False)
