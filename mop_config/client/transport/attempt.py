@@ -345,7 +345,8 @@ def _location(value: bytes, target: Target) -> bytes:
         return value
     path = _without_prefix(location.raw_path, target.prefix)
     if path is not None:
-        location = location.copy_with(scheme="https", netloc=RAW_HOST, raw_path=path)
+        pool = {"scheme": "https", "netloc": RAW_HOST, "userinfo": b""}
+        location = location.copy_with(**pool, raw_path=path)
     return str(location).encode()
 
 
