@@ -101,14 +101,13 @@ class Resolver:
 
     def _run(self, key: tuple[int, str], future: "Future[list[str]]") -> None:
         try:
-            addresses = self._look_up(key[1])
+            self._last[key[1]] = self._look_up(key[1])
         except BaseException as error:
             del self._running[key]
             future.set_exception(error)
         else:
-            self._last[key[1]] = addresses
             del self._running[key]
-            future.set_result(addresses)
+            future.set_result(self._last[key[1]])
 
 
 def resolver_of(look_up: LookUp | None, resolve: Resolve) -> Resolver:
