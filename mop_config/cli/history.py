@@ -20,6 +20,7 @@ from ..server.settings import Settings
 from ..server.sources import SCHEME
 from ..server.sources.file import FileSource
 from ..server.state.directory import WorkerRecord
+from ..server.state.releases import check_removals
 from .input import env_file_option, etcd_key, judged, settings_for
 from .output import COLOURS, json_text, say
 from .texts import ChangedError, EtcdTarget, FileTarget, GoodTexts, is_release, replace_text
@@ -58,7 +59,7 @@ def history(words: tuple[str, ...], older: str | None, as_json: bool) -> None:
     before = kept.find(older)
     after = kept.find(releases[0]) if releases else kept.texts[0]
     names = str(before.release.version), str(after.release.version)
-    difference = TextDifference(before.data, after.data, names, settings)
+    difference = TextDifference(before.data, after.data, names, settings, after.saved_at)
     if as_json:
         ends = {"source": kept.source, "from": int(names[0]), "to": int(names[1])}
         print(json_text({**ends, **difference.as_dict()}))
@@ -70,7 +71,7 @@ def _list(kept: GoodTexts, settings: Settings, *, as_json: bool) -> None:
     rows = []
     # The change of the oldest text is unknown, because its predecessor is not kept.
     for text, older in zip_longest(kept.texts, kept.texts[1:]):
-        change = older and changed_endpoints(older.data, text.data, settings)
+        change = older and changed_endpoints(older.data, text.data, settings, text.saved_at)
         release = text.release
         row = {
             "release": release.version,
@@ -132,6 +133,8 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
         for line in added:
             say(f"added: {line}")
         say(f"{target}: {name} is {result}")
+    if result == "unchanged":
+        began = ""  # the workers have judged the text before, and do not read it again
     workers = wait_until_served(kept, {etag, reading.rendering.etag}, began)
     if as_json:
         outcome = {"target": str(target), "release": number, "etag": etag, "result": result}
@@ -149,7 +152,8 @@ def wait_until_served(kept: GoodTexts, etags: set[str], began: str) -> list[Work
     Args:
         kept: The texts of the source, with the records of its running workers.
         etags: The ETags of the list by the current settings and by the settings of its release.
-        began: Time before the write, in RFC 3339; an earlier refusal is not of this text.
+        began: Time before the write, in RFC 3339; an earlier refusal is not of this text. Empty if
+            nothing was written.
 
     Raises:
         MopConfigError: If a worker refuses the list, or does not serve the list in time.
@@ -186,9 +190,10 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> N
     ETCD-KEY is etcd://host:2379[,host:2379]/key and defaults to ENDPOINT_CONFIG_FILE; the
     login and the certificates come from ENDPOINT_ETCD_USER, _PASSWORD, _CA, _CERT and _KEY.
 
-    A file with errors is refused. The difference is shown, and on a terminal the command
-    asks before it writes. Nothing is written if another client has written the key meanwhile.
-    Exit 1 if nothing could be written.
+    A file with errors is refused, and so is one that removes more of a kind than
+    ENDPOINT_MAX_REMOVED allows, without the confirming line. The difference is shown, and on a
+    terminal the command asks before it writes. Nothing is written if another client has written
+    the key meanwhile. Exit 1 if nothing could be written.
     """
     if file.startswith(SCHEME):
         raise click.UsageError("name the FILE to push")
@@ -212,6 +217,7 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> N
         report("refused")
         raise MopConfigError(f"{file} has errors ({reading.rendering.errors}): nothing is written")
     old = target.read()
+    check_removals(reading.rendering, settings, reading.data, old, time.time())
     difference = TextDifference(old, reading.data, (str(target), file), settings)
     outcome |= {"previous_revision": target.revision, **difference.as_dict()}
     if not as_json:
@@ -234,14 +240,22 @@ class TextDifference:
         new: The newer text.
         names: The names of the older and the newer text.
         settings: Settings by which the endpoints are read.
+        at: POSIX seconds for which windows are judged; None for now.
     """
 
-    def __init__(self, old: bytes, new: bytes, names: tuple[str, str], settings: Settings) -> None:
+    def __init__(
+        self,
+        old: bytes,
+        new: bytes,
+        names: tuple[str, str],
+        settings: Settings,
+        at: float | None = None,
+    ) -> None:
         before, after = _lines(old), _lines(new)
         self._lines: list[str] | None = None
         if max(len(before), len(after)) <= MOST_LINES:
             self._lines = list(difflib.unified_diff(before, after, *names, lineterm="", n=1))
-        self._change = changed_endpoints(old, new, settings)
+        self._change = changed_endpoints(old, new, settings, time.time() if at is None else at)
 
     def print(self) -> None:
         """Print the lines, with colours on a terminal, and the number of endpoints."""
@@ -255,12 +269,11 @@ class TextDifference:
         return {"diff": self._lines, "change": self._change and self._change._asdict()}
 
 
-def changed_endpoints(old: bytes, new: bytes, settings: Settings) -> Difference | None:
-    """Compare the endpoints of two texts; return None if the newer text has no list."""
-    now = time.time()
-    served = render_body(old, settings.rules, now) or EMPTY_BODY
+def changed_endpoints(old: bytes, new: bytes, settings: Settings, at: float) -> Difference | None:
+    """Compare the endpoints of two texts at a moment; return None if the newer has no list."""
+    served = render_body(old, settings.rules, at) or EMPTY_BODY
     try:
-        return render(new, settings.rules, served, now).difference
+        return render(new, settings.rules, served, at).difference
     except SourceError:
         return None
 

@@ -134,6 +134,28 @@ def test_a_file_with_errors_is_refused(
     assert cluster.get("refused") == ONE.encode()
 
 
+def test_a_removal_needs_its_line(
+    cluster: Cluster,
+    key: str,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A text that the servers would refuse for what it removes is not written."""
+    monkeypatch.setenv("ENDPOINT_MAX_REMOVED", "0.4")
+    assert run(["push", str(file), key]) == 0
+    capsys.readouterr()
+    file.write_text("DomainList:\none.example\n")
+    assert run(["push", str(file), key]) == 1
+    error = capsys.readouterr().err
+    lines = ["# confirm: removes 1 api", "# confirm: removes 1 socket"]
+    assert error.rstrip().endswith(f"that it is meant: {' and '.join(lines)}")
+    assert cluster.get(name(key)) == ONE.encode()
+    with file.open("a") as text:
+        text.writelines(f"{line}\n" for line in lines)
+    assert run(["push", str(file), key]) == 0
+
+
 def test_warnings_are_shown(key: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Warnings are shown, and the file is pushed."""
     file.write_text("DomainList:\none.example\n")

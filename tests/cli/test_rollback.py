@@ -344,9 +344,31 @@ def test_a_worker_that_refuses_it(
         oldest = str(releases()[1]["release"])
         server.stop()
         with running(tmp_path, file, ENDPOINT_STRICT="1"):
-            assert run(["rollback", oldest]) == 1
-    error = capsys.readouterr().err
-    assert re.search(r"worker \d+ does not serve it: 1 error, and ENDPOINT_STRICT is set", error)
+            for _ in range(2):  # the second time the text is there already, and refused already
+                assert run(["rollback", oldest]) == 1
+                error = capsys.readouterr().err
+                assert re.search(
+                    r"worker \d+ does not serve it: 1 error, and ENDPOINT_STRICT is set", error
+                )
+
+
+def test_windows_are_judged_for_the_time_of_each_text(
+    tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The history shows what a text changed at its time, also after its windows have ended."""
+    window = "old.example until=1970-01-01T00:20:00Z"  # the texts are of the seconds 1001 to 1003
+    keep(
+        file,
+        tmp_path,
+        (text("a.example"), "abcd0001"),
+        (text("a.example", window), "abcd0002"),
+        (text("a.example"), "abcd0003"),
+    )
+    newest, middle, _ = called(capsys, "history")["releases"]
+    assert [newest["change"][name] for name in ("added", "removed")] == [0, 2]
+    assert [middle["change"][name] for name in ("added", "removed")] == [2, 0]
+    document = called(capsys, "history", "--diff", "abcd0001", "abcd0002")
+    assert [document["change"][name] for name in ("added", "removed")] == [2, 0]
 
 
 def test_a_key_in_etcd(

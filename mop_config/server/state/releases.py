@@ -180,16 +180,35 @@ def check_replaces(
         check_acceptable(rendering, settings, {})
         return
     check_acceptable(rendering, settings, {Kind.API: last.api, Kind.SOCKETIO: last.socketio})
+    check_removals(rendering, settings, text, last.data, last.boundary)
+
+
+def check_removals(
+    rendering: Rendering, settings: Settings, text: bytes, last: bytes, at: float
+) -> None:
+    """Decide whether a text may remove the endpoints of another text that it does not have.
+
+    Args:
+        rendering: The rendered text.
+        settings: The limit of the share of removed endpoints.
+        text: The text, which may contain confirming lines.
+        last: The text that is replaced; the present settings alone remove none of its endpoints.
+        at: POSIX seconds for which the windows of that text are judged.
+
+    Raises:
+        SourceError: With code ``too-many-removed``.
+    """
     if settings.max_removed >= 1:
         return
-    # The present settings remove no endpoint.
-    before = render_body(last.data, settings.rules, last.boundary) or rendering.body
-    if lines := missing_confirmations(rendering, settings, text, before, last.data):
-        need = "this line confirms" if len(lines) == 1 else "these lines confirm"
+    before = render_body(last, settings.rules, at) or rendering.body
+    if lines := missing_confirmations(rendering, settings, text, before, last):
+        need, verb = ("this line", "confirms") if len(lines) == 1 else ("these lines", "confirm")
+        if _confirmations("\n".join(lines).encode()) & _confirmations(text):
+            need += ", written once more,"  # the line in the text has confirmed an earlier edit
         raise SourceError(
             Code.TOO_MANY_REMOVED,
             f"the file removes more than {settings.max_removed:.0%} of the endpoints of a kind"
-            f" (ENDPOINT_MAX_REMOVED); {need} that it is meant: {' and '.join(lines)}",
+            f" (ENDPOINT_MAX_REMOVED); {need} {verb} that it is meant: {' and '.join(lines)}",
         )
 
 

@@ -35,8 +35,7 @@ def text(api: int, socket: int, *more: str) -> str:
 REMOVES_3 = "# confirm: removes 3 api"
 
 
-def verdict(before: str, after: str, settings: Settings) -> str:
-    """Return the code of the refusal and the confirming lines, or ``accepted``."""
+def refusal(before: str, after: str, settings: Settings) -> SourceError | None:
     served, rendering = before.encode(), render(after.encode(), RULES, EMPTY_BODY)
     listed = render(served, RULES, EMPTY_BODY)
     last = LastGood(
@@ -45,9 +44,16 @@ def verdict(before: str, after: str, settings: Settings) -> str:
     try:
         check_replaces(rendering, settings, after.encode(), last)
     except SourceError as error:
-        _, _, lines = str(error).partition("meant: ")
-        return f"{error.code} {lines}".strip()
-    return "accepted"
+        return error
+    return None
+
+
+def verdict(before: str, after: str, settings: Settings) -> str:
+    """Return the code of the refusal and the confirming lines, or ``accepted``."""
+    if (error := refusal(before, after, settings)) is None:
+        return "accepted"
+    _, _, lines = str(error).partition("meant: ")
+    return f"{error.code} {lines}".strip()
 
 
 @pytest.mark.parametrize(
@@ -102,6 +108,17 @@ def test_the_smallest_number(least: int, before: str, after: str, expected: str)
 )
 def test_the_largest_share_removed(share: float, before: str, after: str, expected: str) -> None:
     assert verdict(before, after, Settings(max_removed=share)) == expected
+
+
+def test_a_used_line_is_asked_for_once_more() -> None:
+    """The message says why the line in the text does not confirm the edit."""
+    settings = Settings(max_removed=0.5)
+    for lines, expected in (
+        ((), "; this line confirms that it is meant: "),
+        ((REMOVES_3,), "; this line, written once more, confirms that it is meant: "),
+    ):
+        before = text(4, 4, *lines)
+        assert expected + REMOVES_3 in str(refusal(before, text(1, 4, *lines), settings))
 
 
 PLAN = """ApiList:
