@@ -18,10 +18,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from ..errors import AddressError
-from ..model.address import DEFAULT_PORTS, normalise_path, parse_url
+from ..model.address import normalise_path, parse_url
 from ..model.endpoint import Endpoint, Kind
 from ..net.connect import DialOptions
 from ..net.faults import Fault, HttpError, causes, lacks_resources
@@ -248,7 +248,7 @@ class CheckQueue:
                 By default the caller runs the checks then.
         """
         with self._lock:
-            self._waiting.extend((_server(job), job) for job in jobs)
+            self._waiting.extend((urlsplit(job[1].url).netloc, job) for job in jobs)
             more = min(len(self._waiting), self._parallel - self._under_way.total())
         started: list[threading.Thread] = []
         while len(started) < more and (thread := spawn(self._run)) is not None:
@@ -256,33 +256,25 @@ class CheckQueue:
         return started
 
     def _run(self) -> None:
-        """Run checks until no check can begin."""
-        while (found := self._next()) is not None:
-            server, job = found
+        """Run checks as long as the limits allow one."""
+        while True:
+            with self._lock:
+                ready = (each for each in self._waiting if self._under_way[each[0]] < self._share)
+                found = next(ready, None)
+                if found is None or self._under_way.total() >= self._parallel:
+                    return
+                self._waiting.remove(found)
+                server, job = found
+                self._under_way[server] += 1
+            enough = False
             try:
-                if self._report(job, self._prober.check(*job)) is True:
-                    with self._lock:
-                        self._waiting.clear()
+                enough = self._report(job, self._prober.check(*job)) is True
             except Exception as error:
                 logger.error("a health check was lost: %s: %s", type(error).__name__, error)
             with self._lock:
                 self._under_way[server] -= 1
-
-    def _next(self) -> tuple[str, Job] | None:
-        """Return the next check that the limits allow, and its server."""
-        with self._lock:
-            if self._under_way.total() < self._parallel:
-                for found in self._waiting:
-                    if self._under_way[found[0]] < self._share:
-                        self._waiting.remove(found)
-                        self._under_way[found[0]] += 1
-                        return found
-        return None
-
-
-def _server(job: Job) -> str:
-    url = parse_url(job[1].url)
-    return f"{url.host}:{url.port or DEFAULT_PORTS[url.scheme]}"
+                if enough:
+                    self._waiting.clear()
 
 
 def _check_socketio(connection: HttpConnection, base: str) -> ProbeResult:
