@@ -22,7 +22,7 @@ from .with_asyncio import AsyncEngineSession, AsyncEvent, is_current, stop_task,
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for the disconnect packets.
+#: Seconds for the disconnect packets, before the sockets are shut down.
 _GOODBYE = 0.5
 
 
@@ -105,12 +105,17 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
             await super()._handle_eio_disconnect(reason)
         self._client.forget(self)
 
+    async def _say_goodbye(self) -> None:
+        with contextlib.suppress(Exception):
+            await self.disconnect()
+
     async def close(self) -> None:
         """Close the connection in any state."""
         self.released.set()
-        with contextlib.suppress(Exception):
-            async with self.session.bounded(_GOODBYE):
-                await self.disconnect()
+        goodbye = None
+        with contextlib.suppress(Exception):  # the machine may have no thread left
+            goodbye = self.start_background_task(self._say_goodbye)
+            await wait_for_task(goodbye, _GOODBYE)  # a server may hold the last poll for long
         with contextlib.suppress(Exception):
             await self.eio.disconnect(abort=True)  # if the disconnect packets took too long
         if self.eio.queue is not None:
@@ -120,6 +125,8 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
         with contextlib.suppress(ValueError):
             connected_clients.remove(self.eio)
         await self.session.close()
+        if goodbye is not None:  # the ``disconnect`` handler may take longer
+            await wait_for_task(goodbye, self._client._endpoints.state.policy.connect_timeout)
 
 
 class AsyncRun:

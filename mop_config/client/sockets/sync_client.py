@@ -23,7 +23,7 @@ from .with_threads import EngineSession, Event, is_current, stop_task, wait_for_
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for the disconnect packets.
+#: Seconds for the disconnect packets, before the sockets are shut down.
 _GOODBYE = 0.5
 
 
@@ -106,11 +106,17 @@ class Link(socketio.Client):  # type: ignore[misc]
             super()._handle_eio_disconnect(reason)
         self._client.forget(self)
 
+    def _say_goodbye(self) -> None:
+        with contextlib.suppress(Exception):
+            self.disconnect()
+
     def close(self) -> None:
         """Close the connection in any state."""
         self.released.set()
-        with contextlib.suppress(Exception), self.session.bounded(_GOODBYE):
-            self.disconnect()
+        goodbye = None
+        with contextlib.suppress(Exception):  # the machine may have no thread left
+            goodbye = self.start_background_task(self._say_goodbye)
+            wait_for_task(goodbye, _GOODBYE)  # a server may hold the last poll for long
         with contextlib.suppress(Exception):
             self.eio.disconnect(abort=True)  # if the disconnect packets took too long
         if self.eio.queue is not None:
@@ -120,6 +126,8 @@ class Link(socketio.Client):  # type: ignore[misc]
         with contextlib.suppress(ValueError):
             connected_clients.remove(self.eio)
         self.session.close()
+        if goodbye is not None:  # the ``disconnect`` handler may take longer
+            wait_for_task(goodbye, self._client._endpoints.state.policy.connect_timeout)
 
 
 class Run:

@@ -116,10 +116,6 @@ class AsyncEngineSession:
         sock.setblocking(False)
         return sock
 
-    def bounded(self, seconds: float) -> asyncio.Timeout:
-        """Return a context manager that cancels its block after ``seconds``."""
-        return asyncio.timeout(seconds)
-
     def break_off(self) -> None:
         """Do nothing: asyncio cancels a task that waits for an answer."""
 

@@ -6,7 +6,6 @@ Both modules define the same functions, and the same classes with and without ``
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
 from functools import partial
 from http import HTTPStatus
 from threading import Event
@@ -74,27 +73,12 @@ class EngineSession(requests.Session):
         # Not ``assert_hostname``: urllib3 would then disable the context's own check.
         secure = {"ssl_context": tls, "server_hostname": name}
         self.mount("https://", _Adapter(self.connections, secure))
-        self._engine = engine
         engine.http, engine.external_http = self, True
         options = {"origin": target.origin, **engine.websocket_extra_options, "host": authority}
         options |= {**_proxy_options(proxy), "class_": partial(_WebSocket, self.connections)}
         if name is not None:
             options["sslopt"] = {"context": tls, "server_hostname": name}
         engine.websocket_extra_options = options
-
-    @contextlib.contextmanager
-    def bounded(self, seconds: float) -> Iterator[None]:
-        """Abort the body of the ``with`` block after ``seconds`` if the transport is polling.
-
-        The server may hold the last poll for half a minute. A WebSocket ends at once.
-        """
-        timer = threading.Timer(seconds, self.break_off)
-        if self._engine.current_transport == "polling":
-            timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
 
     def break_off(self) -> None:
         """Shut the sockets down, which wakes a thread that waits for an answer."""
