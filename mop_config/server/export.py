@@ -265,7 +265,7 @@ class StaticExporter:
         # The threads inherit the mask, and leave these signals to this thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._reloader.start(may_wait=True)
-        thread = ReloadThread(self._reloader, self._settings.poll_interval, self._turn)
+        thread = ReloadThread(self._reloader, self._turn)
         thread.start()
         try:
             while (number := signal.sigwait(_SIGNALS)) == signal.SIGHUP:

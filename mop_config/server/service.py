@@ -31,12 +31,7 @@ from .sources import open_source
 from .state.directory import StateDirectory, WorkerRecord, WorkerRegistry, key, place, reload_for
 from .state.releases import ReleaseStore
 from .status import lost_hooks
-from .status.document import (
-    StatusDocument,
-    host_status,
-    readiness,
-    reload_report,
-)
+from .status.document import StatusDocument, host_status, readiness, reload_report
 from .status.metrics import Metrics, host_gauges
 
 logger = logging.getLogger(__name__)
@@ -91,7 +86,6 @@ class ConfigService:
         self._lock = threading.Lock()
         self._reload_thread: ReloadThread | None = None
         self._pid = 0  # of the process in which the reload thread was started; 0 while none runs
-        self._answered = 0  # the newest request to reload while no reload thread runs
         self._lost = ""  # what is lost without our hooks of gunicorn
         for warning in (*settings.warnings, *self.signer.warnings):
             logger.warning("%s", warning)
@@ -103,7 +97,7 @@ class ConfigService:
         directory = self._directory = StateDirectory.of_user(self.state_folder)
         directory.prepare()
         served = f"{source}.{key(repr(self.settings))}"
-        self._workers = WorkerRegistry(directory, f"{served}.{place()}")
+        self._workers = WorkerRegistry(directory, served, f".{place()}")
         self._workers.sweep()
         self._monitor = MonitorThread(self.store, self.settings, directory, served)
         self.reports = ClientReports(directory, served) if self.settings.reports else None
@@ -149,11 +143,7 @@ class ConfigService:
 
     def _start_reload_thread(self) -> None:
         self._reload_thread = ReloadThread(
-            self._reloader,
-            self.settings.poll_interval,
-            self._after_turn,
-            self._workers,
-            on_late=self._write_record,
+            self._reloader, self._after_turn, self._workers, self._write_record
         )
         self._reload_thread.start()
 
@@ -195,7 +185,6 @@ class ConfigService:
         number, shared = self._workers.request_reload()
         if self._running() is None:
             self._reloader.reload(Trigger.API)
-            self._answered = number
         deadline = time.monotonic() + RELOAD_PATIENCE
         while True:
             records = self._all_records() if shared else [self._own_record()]
@@ -276,7 +265,6 @@ class ConfigService:
     def _own_record(self) -> WorkerRecord:
         thread, (view, late) = self._running(), self._view()
         snapshot, notices = view.snapshot, list(self._notices(late))
-        made = snapshot.rendering
         errors = sum(notice.severity is Severity.ERROR for notice in notices)
         return {
             "pid": os.getpid(),
@@ -284,7 +272,7 @@ class ConfigService:
                 "etag": snapshot.etag,
                 "state": view.state.value,
                 "loaded_at": rfc3339(snapshot.loaded_at),
-                "counts": {"api": made.api_count, "socketio": made.socketio_count},
+                "counts": {kind.value: snapshot.rendering.count(kind) for kind in Kind},
                 "complete": view.complete,
                 "problem_counts": {
                     "error": view.errors + errors,
@@ -301,7 +289,7 @@ class ConfigService:
             "waiters": self.responder.waiters,
             "good_at": self._reloader.loaded.good_at,
             "late": late is not None,
-            "answered": thread.answered if thread else self._answered,
+            "answered": thread.answered if thread else self._workers.newest_request(),
         }
 
     def _notices(self, late: str | None) -> Iterator[Problem]:

@@ -154,7 +154,6 @@ class ReloadThread:
 
     Args:
         reloader: Reads the source; it has loaded once already.
-        poll_interval: Seconds between two comparisons of the content; 0 means never.
         on_turn: Called in the thread after each turn.
         workers: Has the requests to reload of all workers; None for a process without workers.
         on_late: Called in the guard thread when a turn is late.
@@ -168,7 +167,6 @@ class ReloadThread:
     def __init__(
         self,
         reloader: Reloader,
-        poll_interval: float,
         on_turn: Callable[[], None],
         workers: WorkerRegistry | None = None,
         on_late: Callable[[], None] = lambda: None,
@@ -191,7 +189,7 @@ class ReloadThread:
         self._seen_event = False  # since the last read
         self._complained = False
         self._failures = 0  # reads in a row that have not reached the source
-        self._poll_interval = poll_interval or math.inf
+        self._poll_interval = reloader.settings.poll_interval or math.inf
         self._next_poll = time.monotonic() + self._poll_interval
         self._thread = threading.Thread(target=self._run, name="mop-config-reload", daemon=True)
         self._turned_at = time.monotonic()
@@ -303,7 +301,6 @@ class ReloadThread:
         before, self._turned_at = self._turned_at, time.monotonic()
         if self._turned_at - before > LATE:
             logger.warning("the reload thread goes on after %.1f s", self._turned_at - before)
-            self._on_turn()
         interval = BUSY_STAT_INTERVAL if self.watcher.mode == "poll" else STAT_INTERVAL
         wait = debouncer.wait(self._turned_at)
         return _wait(self._events, min(wait, interval, reloader.seconds_to_boundary or interval))

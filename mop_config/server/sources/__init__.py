@@ -32,12 +32,8 @@ def check_source(settings: Settings) -> None:
     """
     if settings.source.startswith(SCHEME):
         etcd = settings.etcd
-        for value, needed, name, other in (
-            (etcd.user, etcd.password, "USER", "PASSWORD"),
-            (etcd.password, etcd.user, "PASSWORD", "USER"),
-            (etcd.key, etcd.cert, "KEY", "CERT"),
-        ):
-            if value is not None and needed is None:
-                allowed = f"set where ENDPOINT_ETCD_{name} is"
-                raise SettingsError(f"ENDPOINT_ETCD_{other}", "", allowed)
+        for name, needed in (("user", "password"), ("password", "user"), ("key", "cert")):
+            if getattr(etcd, name) is not None and getattr(etcd, needed) is None:
+                allowed = f"set where ENDPOINT_ETCD_{name.upper()} is"
+                raise SettingsError(f"ENDPOINT_ETCD_{needed.upper()}", "", allowed)
         tls_context(etcd)

@@ -128,10 +128,6 @@ class Fingerprint(NamedTuple):
         """The fingerprint without ``ctime``, which a rename or a change of owner sets too."""
         return self._replace(ctime_ns=0)
 
-    def is_same_file(self, other: "Fingerprint") -> bool:
-        """Whether both belong to the same inode, even if the content has changed."""
-        return self[:3] == other[:3]
-
     @property
     def missing(self) -> bool:
         """Whether the file does not exist."""

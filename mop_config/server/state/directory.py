@@ -354,7 +354,7 @@ class Leadership:
         """
         held, there = self._descriptor, self._directory.fingerprint(self._name)
         # The folder may have been cleared, so that another process can lock a new file.
-        if held is None or not there.is_same_file(Fingerprint.of(os.fstat(held))):
+        if held is None or there[:3] != Fingerprint.of(os.fstat(held))[:3]:
             self.release()
             lock = self._directory.locked(self._name, wait=False)
             with contextlib.suppress(BlockingIOError):
@@ -450,13 +450,14 @@ class WorkerRegistry:
 
     Args:
         directory: The state folder.
-        key: Prefix of the records' names. It identifies the source, the settings and the PID
-            namespace.
+        key: Prefix of the records' names, which identifies the source and the settings.
+        scope: Part of the names of the workers' records that identifies the PID namespace; the
+            workers of all namespaces that share the folder see the requests.
     """
 
-    def __init__(self, directory: StateDirectory, key: str) -> None:
+    def __init__(self, directory: StateDirectory, key: str, scope: str = "") -> None:
         self._directory = directory
-        self._prefix = f"{key}{WORKER}"
+        self._prefix = f"{key}{scope}{WORKER}"
         self._request = f"{key}.reload"
         self._requested = 0
         self._written: WorkerRecord | None = None

@@ -351,10 +351,7 @@ class ReleaseStore:
     """
 
     def __init__(
-        self,
-        directory: StateDirectory,
-        key: str,
-        siblings: Callable[[], bool] = lambda: False,
+        self, directory: StateDirectory, key: str, siblings: Callable[[], bool] = lambda: False
     ) -> None:
         self._directory = directory
         self._name = f"{key}{SUFFIX}"
