@@ -184,9 +184,9 @@ class ReloadThread:
         else:
             self.watcher, self._noticed = Watcher(source.path, events), Trigger.WATCH
         self._debouncer = Debouncer(reloader.loaded.signature)
-        self._request: Trigger | None = None  # to read the source, that is not answered yet
+        self._requested = False  # a reload, which is not answered yet
+        self._cause = Trigger.POLL  # of the next read
         self._taken = self.answered = workers.newest_request() if workers else 0
-        self._seen_event = False  # since the last read
         self._complained = False
         self._failures = 0  # reads in a row that have not reached the source
         self._poll_interval = reloader.settings.poll_interval or math.inf
@@ -293,8 +293,8 @@ class ReloadThread:
             self._load()
         elif debouncer.restless(now) and not self._complained:
             reloader.give_up_waiting(self._cause)
-            self._complained, self._request = True, None
-        if self._request is None:
+            self._complained, self._requested, self._cause = True, False, Trigger.POLL
+        if not self._requested:
             self.answered = self._taken
         reloader.follow_others()
         self._on_turn()
@@ -320,25 +320,21 @@ class ReloadThread:
             debouncer.closed(now)  # truncate(2) and unwatched files cause no close event
         if request is not None:
             debouncer.asked(now)
-            self._request = request
+            self._requested, self._cause = True, request
         elif not debouncer.pending:
-            self._request, self._seen_event = None, False
-        elif by_event:
-            self._seen_event = True
-
-    @property
-    def _cause(self) -> Trigger:
-        return self._request or (self._noticed if self._seen_event else Trigger.POLL)
+            self._requested, self._cause = False, Trigger.POLL
+        elif by_event and not self._requested:
+            self._cause = self._noticed
 
     def _load(self) -> None:
-        quietly, settled = self._request is None, self._debouncer.seen
+        quietly, settled = not self._requested, self._debouncer.seen
         done = self._reloader.reload(self._cause, quietly=quietly, settled=settled)
         now, loaded = time.monotonic(), self._reloader.loaded
         if not done:
             self._debouncer.again(now)
             return
         self._debouncer.read(loaded.signature)
-        self._request, self._seen_event, self._complained = None, False, False
+        self._requested, self._cause, self._complained = False, Trigger.POLL, False
         self._failures = 0 if loaded.reachable else self._failures + 1
         wait = pause(self._failures) if self._failures else self._poll_interval
         self._next_poll = now + wait

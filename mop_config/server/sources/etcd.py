@@ -20,7 +20,7 @@ from ...model.address import EtcdAddress, Url
 from ...model.printable import blanked
 from ...net.connect import DialOptions
 from ...net.faults import BodyTooLargeError, Fault, HttpError
-from ...net.http import HttpClient, HttpConnection, HttpRequest, backoff
+from ...net.http import HttpClient, HttpConnection, HttpReply, backoff
 from ...net.resolver import Resolver
 from ..parsing.problems import Code
 from ..settings import EtcdSettings
@@ -119,39 +119,43 @@ class Gateway:
             raise _down(error) from None
         self._client = HttpClient(dial, resolver, connect_within=CONNECT_TIMEOUT)
 
-    def post(self, path: str, message: Message, limit: int, seconds: float) -> Message:
-        """Send a request, and return the response.
+    @contextlib.contextmanager
+    def _sent(
+        self, path: str, message: Message, seconds: float, silence: float
+    ) -> Iterator[tuple[HttpConnection, HttpReply, Iterator[bytes]]]:
+        """Send a request, and give the connection, the response and the parts of its body.
 
         Args:
             path: Path below ``/v3``.
             message: The request, as JSON.
-            limit: Limit of the response's length in bytes.
             seconds: Limit of the whole request.
+            silence: Limit of each wait for bytes in seconds.
 
         Raises:
+            HttpError: If there is no response; another member may respond.
             SourceError: ``unreachable`` if the member does not respond as it should, and
                 ``unreadable`` if any other member would respond with the same error.
             StaleTokenError: If it requires another token.
-            BodyTooLargeError: If the response is longer than the limit.
         """
-        request = HttpRequest(
-            f"{self._where.text}/v3{path}",
-            time.monotonic() + seconds,
-            limit,
-            "POST",
-            self._headers,
-            json.dumps(message).encode(),
-            silence=READ_TIMEOUT,
-        )
-        try:
-            reply = self._client.request(request)
-        except BodyTooLargeError:
-            raise
-        except HttpError as error:
-            raise _down(error) from None
-        if reply.status != 200:
-            raise _error(reply.status, reply.body)
-        return parse(reply.body)
+        connection = HttpConnection(self._client, self._where, time.monotonic() + seconds)
+        connection.read_limit = silence
+        body = json.dumps(message).encode()
+        with (
+            contextlib.closing(connection),
+            connection.stream("POST", f"/v3{path}", self._headers, body) as (reply, chunks),
+        ):
+            if reply.status != 200:
+                raise _error(reply.status, reply.read(chunks, OVERHEAD, cut=True).body)
+            yield connection, reply, chunks
+
+    def post(self, path: str, message: Message, limit: int, seconds: float) -> Message:
+        """Send a request, and return the response, whose length in bytes is limited.
+
+        Raises:
+            Exception: As for ``_sent``; BodyTooLargeError if the response is longer.
+        """
+        with self._sent(path, message, seconds, READ_TIMEOUT) as (_, reply, chunks):
+            return parse(reply.read(chunks, limit).body)
 
     def watch(self, message: Message, limit: int) -> Generator[Message, None, None]:
         """Open a watch, and yield etcd's messages; the first says that the watch is established.
@@ -159,18 +163,11 @@ class Gateway:
         The messages end after a silence, and when the watch is closed.
 
         Raises:
-            Exception: As ``post`` does, also if the stream breaks off.
+            Exception: As for ``_sent``, also if the stream breaks off.
         """
-        connection = HttpConnection(self._client, self._where, time.monotonic() + READ_TIMEOUT)
-        connection.read_limit = IDLE
-        body, established = json.dumps(message).encode(), False
+        established = False
         try:
-            with (
-                contextlib.closing(connection),
-                connection.stream("POST", "/v3/watch", self._headers, body) as (reply, chunks),
-            ):
-                if reply.status != 200:
-                    raise _error(reply.status, reply.read(chunks, OVERHEAD).body)
+            with self._sent("/watch", message, READ_TIMEOUT, IDLE) as (connection, _, chunks):
                 connection.until = math.inf
                 for line in _lines(chunks, limit):
                     yield _result(line)
@@ -178,7 +175,7 @@ class Gateway:
         except HttpError as error:
             if established and error.fault is Fault.READ_TIMEOUT:
                 return
-            raise _down(error) from None
+            raise
         if not self._client.aborted:
             raise _down("the connection has ended")
 
@@ -373,13 +370,13 @@ class EtcdSource:
                 break
             try:
                 answer = self._with_login(members[index], once)
-            except SourceError as error:
-                if error.code != Code.UNREACHABLE:
+            except BodyTooLargeError:
+                raise SourceError(Code.TOO_LARGE, f"{self} is larger than {self._most}") from None
+            except (SourceError, HttpError) as error:
+                if isinstance(error, SourceError) and error.code != Code.UNREACHABLE:
                     raise
                 host, port = members[index]
                 failures.append(f"{host}:{port}: {error}")
-            except BodyTooLargeError:
-                raise SourceError(Code.TOO_LARGE, f"{self} is larger than {self._most}") from None
             else:
                 self.preferred = index
                 return answer
@@ -477,7 +474,7 @@ class EtcdWatcher:
                 # The reload thread reads the key, and so learns whether etcd responds at all.
                 if self._failures == 1:
                     self._events.put(Event.CLOSED)
-                if not isinstance(error, SourceError):
+                if not isinstance(error, (SourceError, HttpError)):
                     logger.error("watching etcd failed: %s: %s", type(error).__name__, error)
                 elif self._failures == 2:
                     logger.warning("the watch on etcd is lost: %s", error)
