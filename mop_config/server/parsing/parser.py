@@ -117,8 +117,7 @@ _HIDDEN = re.compile(_INVISIBLE)
 _EDGES = re.compile(rf"(?:^|(?<=[\s,，])){_INVISIBLE}+|{_INVISIBLE}+(?=[\s,，]|$)")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#\S*")
 _CHUNK = re.compile(r"[^,，]+")
-_COLON = re.compile(r"[:：]")
-_TOKEN = re.compile(r"\S+")
+_WORD = re.compile(r"[^\s,，]+")
 _SECTIONS = {section.lower(): section for section in Section}
 _KNOWN_HEADER = re.compile(rf"\s*({'|'.join(Section)})(?:\s|{_INVISIBLE})*[:：]", re.IGNORECASE)
 # The name of a section (group 1) that is not the start of a host name, and the colon after it (2)
@@ -126,7 +125,6 @@ _KNOWN_HEADER = re.compile(rf"\s*({'|'.join(Section)})(?:\s|{_INVISIBLE})*[:：]
 _NAMED = re.compile(
     rf"(?<![^\W_])({'|'.join(Section)})(?![^\W_]|[.-]+[^\W_])(\s*[:：=](?![0-9]))?", re.IGNORECASE
 )
-_WORD = re.compile(r"[^\s,，]+")
 _BARE_NAME = re.compile(rf"\s*({'|'.join(Section)})(?=[\s,，]|$)", re.IGNORECASE)
 # What may precede such a name inside an address: a scheme and a path, or a label and its dot.
 _URL_BEFORE = re.compile(r"[^\W_].*[/@]|server_name=", re.IGNORECASE)
@@ -187,7 +185,7 @@ class EndpointFile:
             # A password may contain what looks like the start of a comment.
             whole, line = line[: comment.end()], line[: comment.start()]
         secret_end = secret_part(whole) if USERINFO.search(whole) else 0
-        start = self._header(number, line, secret_end) if _COLON.search(line) else 0
+        start = self._header(number, line, secret_end)
         if start and self.skipping:
             return
         if name := _misplaced_name(line[start:]):
@@ -264,7 +262,7 @@ class EndpointFile:
             plain = PLAIN_LINE.fullmatch(line, *chunk.span()) if is_plain else None
             if plain and self.add_plain(number, plain):
                 continue
-            tokens = [*_TOKEN.finditer(line, *chunk.span())]
+            tokens = [*_WORD.finditer(line, *chunk.span())]
             if not tokens:
                 continue
             begin, end = tokens[0].start(), tokens[-1].end()

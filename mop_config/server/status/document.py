@@ -134,10 +134,9 @@ def readiness(view: ServerState, reason: str | None) -> dict[str, Any]:
         view: What this process serves.
         reason: Why the list is not up to date, or None if it is.
     """
+    counts = {"problem_counts": {"error": view.errors, "warning": view.warnings}}
     document = {"state": view.state.value, "reason": reason, "complete": view.complete}
-    if view.complete:
-        return document
-    return {**document, "problem_counts": {"error": view.errors, "warning": view.warnings}}
+    return document if view.complete else document | counts
 
 
 def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
