@@ -96,11 +96,15 @@ class ConfigService:
         source = key(str(self.source))
         directory = self._directory = StateDirectory.of_user(self.state_folder)
         directory.prepare()
-        served = f"{source}.{key(repr(self.settings))}"
+        settings = self.settings
+        served = f"{source}.{key(repr(settings))}"
         self._workers = WorkerRegistry(directory, served, f".{place()}")
         self._workers.sweep()
-        self._monitor = MonitorThread(self.store, self.settings, directory, served)
-        self.reports = ClientReports(directory, served) if self.settings.reports else None
+        # What was seen of the endpoints survives a restart with other settings than these.
+        checked = (settings.rules, settings.health_path, settings.health_contains)
+        seen = f"{source}.{key(repr(checked))}"
+        self._monitor = MonitorThread(self.store, settings, directory, seen)
+        self.reports = ClientReports(directory, seen) if settings.reports else None
         return ReleaseStore(directory, source, lambda: bool(self._workers.others(os.getpid())))
 
     def load(self, *, may_wait: bool = False) -> None:

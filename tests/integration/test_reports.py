@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,20 @@ def test_the_limit_of_an_address_is_that_of_all_workers(tmp_path: Path, worker_c
         wait_for(lambda: set(server.workers) - {first, second}, what="a worker takes its place")
         answers += [send(server) for _ in range(8)]
         assert answers == [204] * MAX_REPORTS + [429] * 10
+
+
+def test_a_restart_with_other_settings_keeps_what_was_seen(tmp_path: Path) -> None:
+    """Reports and checks are kept while the same endpoints are checked in the same way.
+
+    A server beside it whose list has other URLs has its own records.
+    """
+    file, state = tmp_path / "endpoints.txt", str(tmp_path / "state")
+    file.write_text("SocketList:\na.example\n")
+    kept = partial(running, tmp_path, file, ENDPOINT_REPORTS="1", ENDPOINT_STATE_DIR=state)
+    with kept() as server:
+        assert send(server) == 204
+        wait_for(lambda: server.status()["reports"], what="the report is counted")
+    with kept(ENDPOINT_MAX_AGE="7") as server:
+        assert server.status()["reports"] == REPORT["endpoints"]
+        with kept(ENDPOINT_PROTOCOL="http") as other:
+            assert other.status()["reports"] == []
