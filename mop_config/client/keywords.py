@@ -103,3 +103,20 @@ def check_keywords(callee: Callable[..., object], given: Iterable[str], kind: An
             hint = f": did you mean {near[0]!r}?" if near else ""
             what = f"got an unexpected keyword argument {name!r}{hint}"
             raise TypeError(f"{callee.__qualname__}() {what}")
+
+
+def check_plain(name: str, function: object) -> None:
+    """Refuse a coroutine function, or an object that is called like one, for an argument.
+
+    Args:
+        name: The argument.
+        function: Its value, of any type.
+
+    Raises:
+        TypeError: If the function is async.
+    """
+    called = getattr(function, "__call__", None)  # noqa: B004 - ``__call__`` may be async
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
+        raise TypeError(
+            f"{name} must be a plain function, not an async one: no thread can await it"
+        )

@@ -15,7 +15,7 @@ from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..net.resolver import LookUp, Resolve, resolver_of
 from .attempts import EndpointAttempts
 from .background import Lifecycle
-from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords
+from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords, check_plain
 from .lists import rules
 from .lists.cache_file import cache_path as usual_cache_path
 from .lists.endpoint_lists import EndpointLists, ListSource, ManagerSettings
@@ -125,6 +125,9 @@ class BaseManager:
         https_only = trust is None and not allow_http_lists
         built_in = rules.config_of(api_endpoints, socket_endpoints)
         urls, bearer = rules.checked_urls(config_urls), rules.checked_token(token)
+        check_plain("healthy", healthy)
+        if healthy is not None and not callable(healthy):
+            raise TypeError(f"healthy must be a function, not {healthy!r}")
         interval, health_path = checked_interval(update_interval), health_path_of(health_path)
         settings = ManagerSettings(
             built_in, urls, trust, https_only, allow_http, network, bearer, interval, watch, report

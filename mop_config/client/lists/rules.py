@@ -14,7 +14,7 @@ from ...model.address import is_ip, parse_url
 from ...model.endpoint import Endpoint, EndpointConfig
 from ...model.jws import SignedList, looks_signed
 from ...net.http import HttpReply, may_send_token
-from ..keywords import Several
+from ..keywords import Several, check_plain
 from .trust import Trust
 
 logger = logging.getLogger(__name__)
@@ -304,9 +304,7 @@ def checked_token(token: Token) -> Token:
         TypeError: If the token is neither a text, nor a plain function, nor None.
         ValueError: If the text is not a valid token; the message never shows the text.
     """
-    called = getattr(token, "__call__", None)  # noqa: B004 - ``__call__`` may be async
-    if inspect.iscoroutinefunction(token) or inspect.iscoroutinefunction(called):
-        raise TypeError("token must be a plain function, not an async one: no thread can await it")
+    check_plain("token", token)
     if token is None or callable(token):
         return token
     if not isinstance(token, str):
