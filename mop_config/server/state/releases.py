@@ -20,7 +20,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -70,7 +70,7 @@ class Release(NamedTuple):
 
 
 def next_release(
-    known: Iterable[Release], etag: str, modified_at: float, now: float, floor: int = 0
+    known: Sequence[Release], etag: str, modified_at: float, now: float, floor: int = 0
 ) -> Release:
     """Return the release of a list that was just read.
 
@@ -88,16 +88,14 @@ def next_release(
         now: POSIX seconds; a date in the future counts as now.
         floor: Highest version of another source that clients may have seen, or 0.
     """
-    before = list(known)
     seen = max(0.0, min(modified_at, now))
     wanted = int(seen * 1000)
-    newest = max(before, key=lambda release: release.version, default=None)
+    newest = max(known, key=lambda release: release.version, default=None)
     if newest is None:
         return Release(etag, modified_at, int(seen), max(wanted, floor + 1 if floor else 0))
-    above = max(newest.version, floor)
     if newest.etag != etag:
-        date = max(int(seen), *(release.last_modified + 1 for release in before))
-        return Release(etag, modified_at, date, max(wanted, above + 1))
+        date = max(int(seen), *(release.last_modified + 1 for release in known))
+        return Release(etag, modified_at, date, max(wanted, newest.version + 1, floor + 1))
     touched = modified_at != newest.modified_at and wanted > newest.version
     if not touched and floor <= newest.version:
         return newest
@@ -380,9 +378,8 @@ class ReleaseStore:
     def _parse(self, record: bytes) -> LastGood:
         good = parse(record)
         # Another user could have written a version that no client accepts.
-        latest = time.time() + _AHEAD
         newest = max(good.release.last_modified, good.release.version / 1000)
-        if not self.trusted and newest > latest:
+        if not self.trusted and newest > time.time() + _AHEAD:
             raise ValueError("a date that is not believed")
         return good
 
