@@ -144,7 +144,7 @@ def test_requests_behind_a_long_poll_are_read_while_it_is_parked(
     """A deadline counts the client's own pauses only: no poll delays a later request's bytes."""
     with impatient(file, tmp_path) as server, connected(server, 1, b"") as (client,):
         etag = server.get().headers["ETag"]
-        poll = f"GET {ENDPOINTS}?wait=5 HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n"
+        poll = f"GET {ENDPOINTS}?wait=3 HTTP/1.1\r\nHost: x\r\nIf-None-Match: {etag}\r\n\r\n"
         for piece in (poll, *pieces, LAST):
             client.sendall(piece.encode())
             time.sleep(0.2)  # so that the server receives each piece by itself
