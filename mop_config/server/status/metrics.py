@@ -12,6 +12,7 @@ The gauges are made from the workers' records for each scrape, because prometheu
 remove a series in its multiprocess mode. So an endpoint that has left the list has no series.
 """
 
+import contextlib
 import fcntl
 import itertools
 import logging
@@ -30,7 +31,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from ...files import replace_by, scratch_file
+from ...files import locked, replace_by, scratch_file
 from ..logs import describe
 from ..monitor.reports import ReportedEndpoint
 from ..monitor.thread import HealthDocument
@@ -51,6 +52,8 @@ OTHER = "other"
 #: Upper bounds of the histogram in seconds; a large list takes seconds.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _GOOD = frozenset({Result.APPLIED, Result.UNCHANGED})
+#: The locks of the places that this process has.
+_places = contextlib.ExitStack()
 
 #: Labels of a series about one endpoint.
 _URL = ("kind", "url")
@@ -204,14 +207,10 @@ def take_place(folder: Path) -> str:
     Raises:
         OSError: If there is no room for the files.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     for number in itertools.count():
-        lock = os.open(folder / f"place{number}.lock", flags, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(BlockingIOError):  # of a live worker
+            _places.enter_context(locked(folder / f"place{number}.lock", -1.0))
             break
-        except BlockingIOError:  # of a live worker
-            os.close(lock)
     for kind in _KINDS:
         _allocate(folder / f"{kind}_place{number}.db")
     return f"place{number}"
