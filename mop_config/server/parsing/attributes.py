@@ -111,8 +111,6 @@ def _parse_priority(text: str, _host: str) -> int:
 def _parse_server_name(text: str, host: str) -> str:
     if not is_ip(host):
         raise AddressError(Code.BAD_SERVER_NAME, "server_name: only an IP address may have one")
-    if text.count(":") == 1:
-        raise AddressError(Code.BAD_SERVER_NAME, "server_name: a host name has no port")
     try:
         return canonical_server_name(text)
     except AddressError as error:

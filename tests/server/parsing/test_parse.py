@@ -290,6 +290,7 @@ class TestSections:
             ("DomainList", "a.com b.com", 7, "a comma separates two entries"),
             ("DomainList", "a.com priority=x", 7, "0 to 65535"),
             ("IPList", "10.0.0.1 server_name=a_b", 10, "server_name"),
+            ("IPList", "10.0.0.1 server_name=b.com:443", 10, "server_name|no port"),
             ("DomainList", "xn--a", 1, "not valid punycode"),
             ("IPList", "::1:18080", 1, "needs brackets, [::1]:18080"),
         ],
