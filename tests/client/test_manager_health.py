@@ -100,6 +100,23 @@ class TestHealth:
                 wait_for(lambda: manager.get_current_api_url() == first.url)
             assert [len(server.asked) for server in others] == [0] * 10
 
+    @pytest.mark.parametrize("probe", ["all", "current", "none"])
+    def test_a_switch_is_told_when_the_other_endpoint_answers(
+        self, two: tuple[Handmade, Handmade], probe: Any
+    ) -> None:
+        """The signal has the time without service, and does not wait for the next request."""
+        first, second = two
+        manager = quiet(*urls(two), policy=replace(QUICK, probe=probe))
+        with hearing(signals.endpoint_switched) as heard, manager:
+            client = manager.client()
+            assert client.get("/a").extensions["endpoint"] == first.url
+            first.close()
+            asked = time.monotonic()
+            assert client.get("/a").extensions["endpoint"] == second.url
+            took = time.monotonic() - asked
+            wait_for(lambda: heard, seconds=2)
+            assert heard[0][1]["seconds_without_service"] <= took
+
     def test_a_client_that_probes_nothing_contacts_nobody(
         self, two: tuple[Handmade, Handmade]
     ) -> None:

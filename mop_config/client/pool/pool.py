@@ -318,6 +318,8 @@ class Pool:
             member.health.last_good = now  # fast path: no other state changes
         else:
             self._record(member, Evidence.GOOD_REQUEST, now)
+        if member is not self.current:
+            self.select(now)  # tell of a switch now, not at the next request
 
     def failed(self, member: PoolMember, fault: Fault, now: float, began: float) -> None:
         """Record that a request failed.
