@@ -60,8 +60,7 @@ class ScriptedEndpoint:
     def __init__(self) -> None:
         self.requests: list[ReceivedRequest] = []
         self._replies: dict[str | None, _Reply] = {None: _Reply()}
-        self._answering = threading.Event()  # not set while requests hang
-        self._answering.set()
+        self._hangs = False
         self._server: _Server | None = _Server(self, 0)
         self._port = int(self._server.server_address[1])
         self.url = f"http://127.0.0.1:{self._port}"
@@ -98,19 +97,18 @@ class ScriptedEndpoint:
 
     def hang(self) -> None:
         """Accept connections and requests from now on, but send no response."""
-        self._answering.clear()
+        self._hangs = True
         self._listen()
 
     def refuse(self) -> None:
         """Refuse connections from now on, and break the open connections, like a dead server."""
-        self._answering.set()
         server, self._server = self._server, None
         if server is not None:
             server.stop()
 
     def _behave(self, path: str | None, reply: _Reply) -> None:
         self._replies[path] = reply
-        self._answering.set()
+        self._hangs = False
         self._listen()
 
     def _listen(self) -> None:
@@ -118,10 +116,9 @@ class ScriptedEndpoint:
             self._server = _Server(self, self._port)
 
     def respond(self, request: ReceivedRequest) -> _Reply | None:
-        """Return the reply to a request, or None to hang up. The server calls this."""
+        """Return the reply to a request, or None to hang. The server calls this."""
         self.requests.append(request)
-        if not self._answering.is_set():
-            self._answering.wait()
+        if self._hangs:
             return None
         path = request.path.partition("?")[0]
         default = _Reply(404) if is_route(path) else self._replies[None]
@@ -176,6 +173,7 @@ class _ScriptHandler(BaseHTTPRequestHandler):
         )
         if reply is None:
             self.close_connection = True
+            self.rfile.read(1)  # until the client or the endpoint ends the connection
             return
         self.send_response(reply.status)
         self.send_header("Content-Length", str(len(reply.body)))

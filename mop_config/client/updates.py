@@ -57,15 +57,14 @@ class UpdateRound(NamedTuple):
         asked_to_wait: Whether the request was a long poll.
         waited: Whether the server that answered supports long polls.
         pause: Seconds until that server accepts another request.
+        found: The list to apply, or None if the list has not changed.
     """
 
     changed: bool = False
     asked_to_wait: bool = False
     waited: bool = False
     pause: float = 0.0
-
-
-Found = tuple[rules.NewList | None, UpdateRound]
+    found: rules.NewList | None = None
 
 
 def new_client(lists: EndpointLists) -> HttpClient:
@@ -98,7 +97,7 @@ class ListSearch:
     server_names: dict[str, str]
 
     def __post_init__(self) -> None:
-        self._events: SimpleQueue[tuple[int, Found | Exception | None]] = SimpleQueue()
+        self._events: SimpleQueue[tuple[int, UpdateRound | Exception | None]] = SimpleQueue()
         self._client = new_client(self.lists)
         # Sources that hold their response until the list changes. Their silence is no failure.
         self._holding: set[int] = set()
@@ -108,7 +107,7 @@ class ListSearch:
         self._client.abort()
         self._events.put((-1, None))
 
-    def run(self) -> Found:
+    def run(self) -> UpdateRound:
         """Run the search to its end.
 
         Raises:
@@ -130,7 +129,7 @@ class ListSearch:
                     position, event = self._events.get(timeout=pause)
                 except Empty:
                     continue
-                if isinstance(event, tuple):
+                if isinstance(event, UpdateRound):
                     return event
                 if isinstance(event, UpdateUntrusted):
                     self.lists.report_refused("remote", event)
@@ -172,8 +171,6 @@ class ListSearch:
                 reply = self._client.request(request)
             finally:
                 self._holding.discard(position)
-            if wait and reply.status not in {200, 304}:
-                self._events.put((-1, None))  # start the next source
             # Any status may have ``Retry-After``: it comes with a 304 of many long polls.
             pause = policy.busy_for(503, reply.headers.get("retry-after"), time.time()) or 0.0
             waited = "wait" in reply.headers.get("preference-applied", "")
@@ -182,7 +179,7 @@ class ListSearch:
 
         try:
             found = rules.update(known.sources[position], known, fetch, self.any_healthy)
-            self._events.put((position, (found, outcome)))
+            self._events.put((position, outcome._replace(found=found)))
         except Exception as error:
             self._events.put((position, error))
 
@@ -245,16 +242,16 @@ class ListUpdates:
         if self._is_closed:
             search.close()
         try:
-            found, outcome = search.run()
+            outcome = search.run()
         finally:
             self._searches.discard(search)
-        if found is None:
+        if outcome.found is None:
             return outcome
         with self._applying_lock:
             if not by_hand and self._manual_updates != began:
                 return outcome
             self._manual_updates += by_hand
-            return outcome._replace(changed=lists.apply_remote(found))
+            return outcome._replace(changed=lists.apply_remote(outcome.found))
 
     def run(self) -> float:
         """Update the list in the background; return the seconds until the next update.

@@ -51,8 +51,7 @@ class OfflineDetector:
 
     def expire(self, now: float) -> None:
         """Count the failures that were held back for longer than the window."""
-        if self.held:
-            self._blame_all(now, older_than=now - self._window)
+        self._blame_all(now, older_than=now - self._window)
 
     @property
     def next_expiry(self) -> float:

@@ -337,9 +337,8 @@ class Pool:
 
     def busy(self, member: PoolMember, seconds: float, now: float) -> None:
         """Record a ``Retry-After``: the endpoint is alive, but ranks last for ``seconds``."""
-        member.served += 1
         member.busy_until = now + seconds
-        self._record(member, Evidence.GOOD_REQUEST, now)
+        self.served(member, now)
         self._review_at = now
 
     def probed(self, member: PoolMember, result: ProbeResult, now: float, posix: float) -> None:
