@@ -124,7 +124,7 @@ class Client:
         if self._pool.urgent:
             self._pool.urgent = False
             self._look()
-        self._pool.take_events()
+        self._pool.events = []
 
     def _probe(self, member: PoolMember) -> Process:
         """Check one endpoint over a new connection."""

@@ -185,7 +185,8 @@ class Simulation:
 
     def _settle(self) -> None:
         """Process the pool's events, and compare them with the state of the pool."""
-        for event in self.pool.take_events():
+        events, self.pool.events = self.pool.events, []
+        for event in events:
             self.told.append((self.now, event.kind, event.about))
             if event.kind is EventKind.ALL_DOWN:
                 assert not self._outage, "one alert an outage"

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .sockets.async_client import AsyncFailoverSocketClient
     from .sockets.sync_client import FailoverSocketClient
 
-_SOCKET_PACKAGES = {"aiohttp", "requests", "socketio"}
 _LAZY = {
     "AsyncFailoverSocketClient": ".sockets.async_client",
     "FailoverSocketClient": ".sockets.sync_client",
@@ -50,7 +49,5 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(_LAZY[name], __name__)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _SOCKET_PACKAGES:
-            raise
-        raise MissingExtra("the Socket.io client", "socketio") from None
+        raise MissingExtra("the Socket.io client", "socketio") from error
     return getattr(module, name)

@@ -111,4 +111,5 @@ class AsyncEndpointManager(BaseManager):
             UpdateRefused: If every list found would leave no working endpoint, or
                 (``UpdateUntrusted``) is not trusted.
         """
-        return await asyncio.to_thread(self._update, fallback_url, token, force=force)
+        update = self._lifecycle.tasks.updates.update
+        return await asyncio.to_thread(update, fallback_url, token, force=force)

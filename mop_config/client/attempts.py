@@ -1,7 +1,6 @@
 """``EndpointAttempts``: the failover loop for requests of any HTTP library."""
 
 from collections.abc import AsyncIterator, Iterator
-from types import TracebackType
 from typing import Any
 
 from ..net.faults import Fault, causes, fault_of, lacks_resources
@@ -73,12 +72,7 @@ class EndpointAttempt:
         if outcome.fault is not None and self._moves_on(outcome):
             raise _NextEndpoint(f"{self.endpoint} answered {code}")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
         if self.is_over:
             return isinstance(error, _NextEndpoint)
         if error is None:

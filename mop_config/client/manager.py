@@ -356,10 +356,6 @@ class BaseManager:
                 raise KeyError(f"{url} is not in the list")
         return self._lifecycle.tasks.check(pool.kind, member)
 
-    def _update(self, fallback_url: str | None, token: str | None, *, force: bool) -> bool:
-        updates = self._lifecycle.tasks.updates
-        return updates.update(fallback_url, token, force=force, by_hand=True).changed
-
     def _client_options(
         self, options: Mapping[str, Any], *, start: bool
     ) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -111,4 +111,5 @@ class EndpointManager(BaseManager):
             UpdateRefused: If every list found would leave no working endpoint, or
                 (``UpdateUntrusted``) is not trusted.
         """
-        return self._update(fallback_url, token, force=force)
+        update = self._lifecycle.tasks.updates.update
+        return update(fallback_url, token, force=force)

@@ -210,31 +210,32 @@ class ListUpdates:
         for search in list(self._searches):
             search.close()
 
-    def update(
-        self,
-        fallback: str | None = None,
-        token: str | None = None,
-        *,
-        force: bool = False,
-        wait: int = 0,
-        by_hand: bool = False,
-    ) -> UpdateRound:
-        """Update the list.
+    def update(self, fallback: str | None, token: str | None, *, force: bool) -> bool:
+        """Update the list for the application; return whether the list has changed.
+
+        A background update that began earlier is then dropped, because its list is older.
 
         Args:
             fallback: Source to request first, or None.
             token: Token to send; None for the manager's.
             force: Whether to apply a list that may leave no working endpoint.
-            wait: Seconds for which a server may hold its response while the list is unchanged.
-            by_hand: Whether the application requested the update. A background update that began
-                earlier is then dropped, because its list is older.
 
         Raises:
             UpdateFailed: If no list was found.
             UpdateRefused: If every list found would leave no working endpoint, or is not
                 trusted.
         """
-        began, lists = self._manual_updates, self._lists
+        outcome = self._search(fallback, token, force=force, wait=0)
+        if outcome.found is None:
+            return False
+        with self._applying_lock:
+            self._manual_updates += 1
+            return self._lists.apply_remote(outcome.found)
+
+    def _search(
+        self, fallback: str | None, token: str | None, *, force: bool, wait: int
+    ) -> UpdateRound:
+        lists = self._lists
         known = lists.update_context(fallback, force=force, wait=wait)
         sent = rules.current_token(lists.settings.token if token is None else token)
         search = ListSearch(lists, known, self._any_healthy, sent, lists.server_names(fallback))
@@ -242,16 +243,9 @@ class ListUpdates:
         if self._is_closed:
             search.close()
         try:
-            outcome = search.run()
+            return search.run()
         finally:
             self._searches.discard(search)
-        if outcome.found is None:
-            return outcome
-        with self._applying_lock:
-            if not by_hand and self._manual_updates != began:
-                return outcome
-            self._manual_updates += by_hand
-            return outcome._replace(changed=lists.apply_remote(outcome.found))
 
     def run(self) -> float:
         """Update the list in the background; return the seconds until the next update.
@@ -259,10 +253,13 @@ class ListUpdates:
         With ``watch``, each update after a good update is a long poll. After a failed update all
         sources are requested again without waiting.
         """
-        settings, began = self._lists.settings, time.monotonic()
+        settings, began, manual = self._lists.settings, time.monotonic(), self._manual_updates
         wait = random.randint(*WATCH_WAIT) if self._may_wait else 0  # noqa: S311
         try:
-            outcome = self.update(wait=wait)
+            outcome = self._search(None, None, force=False, wait=wait)
+            with self._applying_lock:
+                if outcome.found is not None and self._manual_updates == manual:
+                    outcome = outcome._replace(changed=self._lists.apply_remote(outcome.found))
         except Exception as error:
             # It is expected that API servers have no list, unless the application named sources.
             missing = isinstance(error, UpdateFailed) and error.cause == "not_implemented"

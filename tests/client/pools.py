@@ -102,7 +102,8 @@ class Bench:
 
     def told(self, kind: EventKind | None = None) -> list[dict[str, Any]]:
         """Take the arguments of the pool's new events, of one kind or, with None, of all."""
-        self.events += self.pool.take_events()
+        self.events += self.pool.events
+        self.pool.events = []
         found = [event.about for event in self.events if kind in {None, event.kind}]
         self.events = [event for event in self.events if kind not in {None, event.kind}]
         return found

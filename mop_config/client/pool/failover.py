@@ -185,7 +185,6 @@ class Failover:
         self._budget = budget
         self._free = True
         self._route = route
-        self._retried: set[str] = set()
         self._queues: set[str] = set()
         self.member = pool.select(now)
         self.tried = [] if self.member is None else [self.member.url]
@@ -331,10 +330,9 @@ class Failover:
     def _after(self, attempt: Attempt) -> PoolMember | None:
         """Return the endpoint after a failure; after a stale connection, the same one once more."""
         member, stale = attempt.member, attempt.reused and attempt.fault in _STALE
-        if stale and member.url not in self._retried:
-            self._retried.add(member.url)
-            if self._budget.spend(self._pool.policy.attempt_cost):
-                return member
+        is_first = [trial.url for trial in self.trials].count(member.url) == 1
+        if stale and is_first and self._budget.spend(self._pool.policy.attempt_cost):
+            return member
         return self.next(attempt.now)
 
 

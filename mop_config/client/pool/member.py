@@ -14,7 +14,7 @@ from ...model.address import DEFAULT_PORTS, parse_url
 from ...model.endpoint import Endpoint
 from ...net.connect import Place
 from ...net.faults import Fault
-from .policy import HEDGE_MOST, ODD_IN_A_ROW, ODD_STATUS
+from .policy import HEDGE_MOST
 
 #: The states of endpoints without a failure.
 FINE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
@@ -160,14 +160,6 @@ class PoolMember:
 
     def __post_init__(self) -> None:
         self.url, self.target = self.endpoint.url, target_of(self.endpoint)
-
-    def is_odd(self, status: int) -> bool:
-        """Count odd answers in a row; return whether their number justifies a health check."""
-        if status < 500 and status not in ODD_STATUS:
-            self.odd_answers = 0
-        elif self.odd_answers >= 0:
-            self.odd_answers += 1
-        return self.odd_answers == ODD_IN_A_ROW
 
     @property
     def better_priority(self) -> str:

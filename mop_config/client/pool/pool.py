@@ -14,7 +14,7 @@ from ...model.endpoint import Endpoint
 from ...net.faults import COUNTED, NETWORK, Fault
 from .member import FINE, EventKind, PoolEvent, PoolMember, Rank, target_of
 from .offline import OfflineDetector
-from .policy import Policy
+from .policy import ODD_IN_A_ROW, ODD_STATUS, Policy
 
 #: Number of the best endpoints of a kind that are checked regularly, besides endpoints in use.
 WATCHED = 50
@@ -38,7 +38,7 @@ class Pool:
     Attributes:
         pinned: The URL of the pinned endpoint, or None.
         current: The current endpoint as of the last review, or None.
-        events: The events that are queued until ``take_events``.
+        events: The events that are queued for the caller.
         urgent: Whether an endpoint should be probed without delay.
         late_shares: The share of late answers of each route that had late answers lately.
         switches: Number of switches of the current endpoint.
@@ -78,11 +78,6 @@ class Pool:
     def members(self) -> list[PoolMember]:
         """List all endpoints, by priority and insertion."""
         return sorted(self._members.values(), key=lambda m: m.endpoint.priority)
-
-    def take_events(self) -> list[PoolEvent]:
-        """Return the events that were queued since the last call."""
-        events, self.events = self.events, []
-        return events
 
     def _emit(self, kind: EventKind, **about: Any) -> None:
         self.events.append(PoolEvent(kind, {"kind": str(self.kind), **about}))
@@ -312,8 +307,12 @@ class Pool:
         """Record that a request was answered, with any status."""
         member.served += 1
         member.stalls = 0
-        if (member.odd_answers or status >= 400) and member.is_odd(status):
-            self.request_probe(member, now)
+        if status < 400 or (status < 500 and status not in ODD_STATUS):
+            member.odd_answers = 0
+        elif member.odd_answers >= 0:
+            member.odd_answers += 1
+            if member.odd_answers == ODD_IN_A_ROW:
+                self.request_probe(member, now)
         if member.health.is_steady and not (self._network.offline or self._network.held):
             member.health.last_good = now  # fast path: no other state changes
         else:

@@ -107,7 +107,8 @@ class ClientState:
             return
         urgent = api.urgent or socketio.urgent
         api.urgent = socketio.urgent = False
-        events = api.take_events() + socketio.take_events()
+        events = api.events + socketio.events
+        api.events, socketio.events = [], []
         self._lock.release()
         if urgent and self.on_urgent is not None:
             self.on_urgent()
