@@ -106,17 +106,18 @@ def check_keywords(callee: Callable[..., object], given: Iterable[str], kind: An
 
 
 def check_plain(name: str, function: object) -> None:
-    """Refuse a coroutine function, or an object that is called like one, for an argument.
+    """Refuse a value that is no function or a coroutine function; accept None.
 
     Args:
         name: The argument.
-        function: Its value, of any type.
+        function: Its value.
 
     Raises:
-        TypeError: If the function is async.
+        TypeError: If the value is neither None nor a plain function.
     """
+    if function is not None and not callable(function):
+        raise TypeError(f"{name} must be a function, not {function!r}")
     called = getattr(function, "__call__", None)  # noqa: B004 - ``__call__`` may be async
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
-        raise TypeError(
-            f"{name} must be a plain function, not an async one: no thread can await it"
-        )
+        reason = "no thread can await it"
+        raise TypeError(f"{name} must be a plain function, not an async one: {reason}")

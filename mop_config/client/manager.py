@@ -126,8 +126,6 @@ class BaseManager:
         built_in = rules.config_of(api_endpoints, socket_endpoints)
         urls, bearer = rules.checked_urls(config_urls), rules.checked_token(token)
         check_plain("healthy", healthy)
-        if healthy is not None and not callable(healthy):
-            raise TypeError(f"healthy must be a function, not {healthy!r}")
         interval, health_path = checked_interval(update_interval), health_path_of(health_path)
         settings = ManagerSettings(
             built_in, urls, trust, https_only, allow_http, network, bearer, interval, watch, report

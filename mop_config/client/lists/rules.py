@@ -304,8 +304,8 @@ def checked_token(token: Token) -> Token:
         TypeError: If the token is neither a text, nor a plain function, nor None.
         ValueError: If the text is not a valid token; the message never shows the text.
     """
-    check_plain("token", token)
     if token is None or callable(token):
+        check_plain("token", token)
         return token
     if not isinstance(token, str):
         what = "a text, a function that gives one, or None"
