@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024
 DEFAULT_PATH = "/health"
-_HANDSHAKE = "EIO=4&transport=polling"
 #: OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
 _OTHER_NAME = frozenset({62, 64})
 _WEBSOCKET = {
@@ -280,7 +279,7 @@ class CheckQueue:
 def _check_socketio(connection: HttpConnection, base: str) -> ProbeResult:
     """Open an Engine.IO session by polling and close it, or else open a WebSocket."""
     path = base if base.endswith("/socket.io") else f"{base}/socket.io"
-    target = f"{path}/?{_HANDSHAKE}"
+    target = f"{path}/?EIO=4&transport=polling"
     reply = _request(connection, target)
     session = _session(reply.body) if reply.status == http.HTTPStatus.OK else None
     opens = "a session"

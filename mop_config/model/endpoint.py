@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypedDict
 
 from ..errors import AddressError
 from .address import is_ip, normalise_host, parse_url
@@ -23,12 +22,6 @@ class Kind(StrEnum):
     def label(self) -> str:
         """The name of the kind in messages: ``API`` or ``Socket.io``."""
         return "API" if self is Kind.API else "Socket.io"
-
-
-class Attributes(TypedDict, total=False):
-    """The optional attributes of an endpoint, by their names in the endpoint file and in JSON."""
-
-    server_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +51,8 @@ class Endpoint:
             raise AddressError("bad-server-name", "the server name is not in canonical spelling")
 
     @property
-    def attributes(self) -> Attributes:
-        """The optional attributes that the endpoint has."""
+    def attributes(self) -> dict[str, str]:
+        """The optional attributes that the endpoint has, by their names in the file and in JSON."""
         return {} if self.server_name is None else {"server_name": self.server_name}
 
     @property

@@ -26,7 +26,6 @@ from ...model.address import (
     secret_part,
     split_port,
 )
-from ...model.endpoint import Attributes
 from .attributes import ALWAYS, FOREVER, MAX_PRIORITY, Window, add_attribute
 from .problems import MAX_KEPT, Code, Problem, Severity
 
@@ -37,7 +36,7 @@ MAX_TEXT = 200
 #: Characters of a word that are searched for the name of a section; no address is longer.
 MAX_WORD = 2048
 # Shared by all entries without attributes: a dictionary for each of 50,000 entries costs time.
-_NO_ATTRIBUTES: Attributes = {}
+_NO_ATTRIBUTES: dict[str, str] = {}
 
 
 class Section(StrEnum):
@@ -68,7 +67,7 @@ class Entry(NamedTuple):
     port: int | None
     url: Url | None
     priority: int | None
-    attributes: Attributes
+    attributes: dict[str, str]
     line: int
     column: int
     text: str
@@ -290,7 +289,7 @@ class EndpointFile:
             self.problems.add(Code(error.code), line, column, error.message, shown, word)
             return
         priority = values.pop("priority", None)
-        attributes = cast(Attributes, values)
+        attributes = cast(dict[str, str], values)
         entry = Entry(host, port, url, priority, attributes, line, column, shown, window)
         self.current.append(entry)
         for code, message in _oddities(self.section, host, address):
