@@ -253,7 +253,11 @@ def host_gauges(
             gauges[name].add_metric(labels, float(value))
 
     served = worst_of(workers)["served"]
-    add("last_reload_successful", _is_successful(workers))
+    latest = [worker["history"][0]["entry"]["result"] for worker in workers if worker["history"]]
+    all_good = len(latest) == len(workers) and _GOOD.issuperset(latest)
+    one_list = len({worker["served"]["etag"] for worker in workers}) == 1
+    late = any(worker["late"] for worker in workers)
+    add("last_reload_successful", all_good and one_list and not late)
     add("last_reload_success_timestamp_seconds", min(worker["good_at"] for worker in workers))
     for name, counts in (("endpoints", served["counts"]), ("problems", served["problem_counts"])):
         for label, number in counts.items():
@@ -270,12 +274,3 @@ def host_gauges(
         for fault, count in entry["counts"].items():
             add("client_reports", count, entry["kind"], entry["url"], fault)
     return list(gauges.values())
-
-
-def _is_successful(workers: list[WorkerRecord]) -> bool:
-    return len({worker["served"]["etag"] for worker in workers}) == 1 and all(
-        not worker["late"]
-        and worker["history"]
-        and worker["history"][0]["entry"]["result"] in _GOOD
-        for worker in workers
-    )
