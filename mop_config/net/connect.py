@@ -103,6 +103,13 @@ class DialOptions:
     hedge: Any = None
 
 
+def shut_down(sock: socket.socket) -> None:
+    """Shut a socket down, which ends the reads and writes of other threads."""
+    with contextlib.suppress(OSError):
+        # Not SSLSocket.shutdown, which drops the TLS state under a reading thread.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 class Owner:
     """The owner of connections, whose sockets another thread can shut down.
 
@@ -118,9 +125,7 @@ class Owner:
         """End running and later requests at once; takes no lock, so a finalizer may call it."""
         self.aborted = True
         for sock in list(self._sockets):
-            with contextlib.suppress(OSError):
-                # Not SSLSocket.shutdown, which drops the TLS state under a reading thread.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            shut_down(sock)
 
     def adopt(self, sock: socket.socket) -> None:
         """Register a socket that ``abort`` shuts down, at once if ``abort`` was called before."""

@@ -14,7 +14,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from .connect import Deadline, Owner, Timeout
+from .connect import Deadline, Owner, Timeout, shut_down
 
 #: Reads without a wait after which other tasks get a turn, because a fast server fills every read.
 READS_IN_A_ROW = 8
@@ -139,9 +139,7 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
 
     def close(self) -> None:
         """Close the socket; reads and writes that wait for the socket end with an error."""
-        with contextlib.suppress(OSError):
-            # Not SSLSocket.shutdown, which drops the TLS state under the reading thread.
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+        shut_down(self._sock)
         self._close()
 
 

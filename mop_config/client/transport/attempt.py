@@ -79,11 +79,7 @@ class Exchange(Attempt, Deadline):
     hedged_at: str | None = None
 
     def __init__(
-        self,
-        core: ClientState,
-        failover: Failover,
-        member: PoolMember,
-        request: httpx2.Request,
+        self, core: ClientState, failover: Failover, member: PoolMember, request: httpx2.Request
     ) -> None:
         self.core = core
         self.failover = failover

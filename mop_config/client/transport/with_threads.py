@@ -17,6 +17,7 @@ from typing import Any
 
 import httpcore2
 
+from ...net.connect import shut_down
 from .attempt import Exchange
 
 logger = logging.getLogger(__name__)
@@ -161,8 +162,7 @@ class Hedge:
             self._exchange.turn.set()
         sock = self._socket
         if sock is not None:
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            shut_down(sock)
 
     def settle(self) -> Exchange:
         """Return the better of the two requests, now that the first is over."""
