@@ -195,8 +195,7 @@ class ListUpdates:
     def __init__(self, lists: EndpointLists, any_healthy: rules.Check) -> None:
         self._lists = lists
         self._any_healthy = any_healthy
-        self._is_closed = False
-        self._reports_client = new_client(lists)
+        self._client = new_client(lists)  # sends the reports
         self._searches: set[ListSearch] = set()
         self._applying_lock = threading.Lock()
         self._manual_updates = 0
@@ -205,8 +204,7 @@ class ListUpdates:
 
     def close(self) -> None:
         """Cancel all requests; takes no lock, so a finalizer may call it."""
-        self._is_closed = True
-        self._reports_client.abort()
+        self._client.abort()
         for search in list(self._searches):
             search.close()
 
@@ -240,7 +238,7 @@ class ListUpdates:
         sent = rules.current_token(lists.settings.token if token is None else token)
         search = ListSearch(lists, known, self._any_healthy, sent, lists.server_names(fallback))
         self._searches.add(search)
-        if self._is_closed:
+        if self._client.aborted:
             search.close()
         try:
             return search.run()
@@ -265,7 +263,7 @@ class ListUpdates:
             missing = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
             expected = (missing and not settings.config_urls) or (settings.watch and self._in_a_row)
             ours = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
-            if not self._is_closed:
+            if not self._client.aborted:
                 logger.log(INFO if expected else WARNING, "%s%s", ours, error)
             first, longest = FIRST_RETRY, settings.update_interval
             if settings.watch:
@@ -325,7 +323,7 @@ class ListUpdates:
             cut=True,
         )
         try:
-            status = self._reports_client.request(request).status
+            status = self._client.request(request).status
         except (OSError, ValueError, RuntimeError, MemoryError):
             return pause
         if 200 <= status < 300:
