@@ -59,7 +59,7 @@ def history(words: tuple[str, ...], older: str | None, as_json: bool) -> None:
     before = kept.find(older)
     after = kept.find(releases[0]) if releases else kept.texts[0]
     names = str(before.release.version), str(after.release.version)
-    difference = TextDifference(before.data, after.data, names, settings, after.saved_at)
+    difference = TextDifference(before.data, after.data, settings, after.saved_at, *names)
     if as_json:
         ends = {"source": kept.source, "from": int(names[0]), "to": int(names[1])}
         print(json_text({**ends, **difference.as_dict()}))
@@ -123,7 +123,7 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     etcd = settings.source.startswith(SCHEME)
     target = EtcdTarget(settings) if etcd else FileTarget(settings.source, in_place=in_place)
     old = target.read()
-    difference = TextDifference(old, good.data, (str(target), name), settings)
+    difference = TextDifference(old, good.data, settings, time.time(), str(target), name)
     data, added = kept.confirmed(good.data, settings)
     if not as_json:
         difference.print()
@@ -218,7 +218,7 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> N
         raise MopConfigError(f"{file} has errors ({reading.rendering.errors}): nothing is written")
     old = target.read()
     check_removals(reading.rendering, settings, reading.data, old, time.time())
-    difference = TextDifference(old, reading.data, (str(target), file), settings)
+    difference = TextDifference(old, reading.data, settings, time.time(), str(target), file)
     outcome |= {"previous_revision": target.revision, **difference.as_dict()}
     if not as_json:
         difference.print()
@@ -238,24 +238,18 @@ class TextDifference:
     Args:
         old: The older text.
         new: The newer text.
-        names: The names of the older and the newer text.
         settings: Settings by which the endpoints are read.
-        at: POSIX seconds for which windows are judged; None for now.
+        at: POSIX seconds for which windows are judged.
+        names: The names of the older and the newer text.
     """
 
-    def __init__(
-        self,
-        old: bytes,
-        new: bytes,
-        names: tuple[str, str],
-        settings: Settings,
-        at: float | None = None,
-    ) -> None:
+    def __init__(self, old: bytes, new: bytes, settings: Settings, at: float, *names: str) -> None:
         before, after = _lines(old), _lines(new)
+        older, newer = names
         self._lines: list[str] | None = None
         if max(len(before), len(after)) <= MOST_LINES:
-            self._lines = list(difflib.unified_diff(before, after, *names, lineterm="", n=1))
-        self._change = changed_endpoints(old, new, settings, time.time() if at is None else at)
+            self._lines = list(difflib.unified_diff(before, after, older, newer, n=1, lineterm=""))
+        self._change = changed_endpoints(old, new, settings, at)
 
     def print(self) -> None:
         """Print the lines, with colours on a terminal, and the number of endpoints."""

@@ -143,12 +143,10 @@ def read_token(file: str | None) -> str | None:
     Raises:
         MopConfigError: If the file cannot be read, or its content is not a token.
     """
-    if file is None:
-        token = os.environ.get(VARIABLE, "").strip()
-        if not token:
-            return None
-    else:
+    if file is not None:
         token = read_file(file, _MAX_TOKEN_FILE).decode("ascii", "replace").strip()
+    elif not (token := os.environ.get(VARIABLE, "").strip()):
+        return None
     if not TOKEN.fullmatch(token):
         rule = "one line of A-Z a-z 0-9 - . _ ~ + / and ="
         raise MopConfigError(f"{file or VARIABLE} holds no token: {rule}")
