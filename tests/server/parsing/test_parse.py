@@ -837,13 +837,24 @@ _IP = st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", fullmatch=True)
 _LIST = st.sampled_from(["domainlist", "mylist", "iplist"])
 
 
-@given(
-    st.sampled_from(list(Section)),
-    st.builds("{}{}{}".format, _HOST | _IP | _LIST, _PORT, _MORE),
-)
+_ENTRY = st.builds("{}{}{}".format, _HOST | _IP | _LIST, _PORT, _MORE)
+
+
+@given(st.sampled_from(list(Section)), _ENTRY)
 @pytest.mark.slow
 def test_the_common_line_is_read_as_any_other(section: Section, line: str) -> None:
     """The fast path gives the same as the full parser, which a form feed in the line selects."""
     short, long = (parse(f"{section}:\n{text}\n") for text in (line, line + "\x0c"))
     assert short.entries == long.entries
     assert short.problems.kept == long.problems.kept
+
+
+@given(st.sampled_from(list(Section)), st.lists(_ENTRY, min_size=1, max_size=4))
+@pytest.mark.slow
+def test_the_common_part_of_a_line_is_read_as_any_other(section: Section, parts: list[str]) -> None:
+    """The fast path of an entry between commas gives the same as the full parser, too."""
+    lines = (",".join(part + blank for part in parts) for blank in (" ", "\x0c"))
+    short, long = (parse(f"{section}: {line}\n") for line in lines)
+    assert short.entries == long.entries
+    kept = [p._replace(text=p.text.replace("\x0c", " ")) for p in long.problems.kept]
+    assert short.problems.kept == kept
