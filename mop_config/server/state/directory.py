@@ -65,6 +65,16 @@ def parse_record(record: bytes) -> Any:
     return json.loads(data)
 
 
+@contextlib.contextmanager
+def _open(path: str | Path, flags: int, folder: int | None = None) -> Iterator[int]:
+    """Open a file or a folder; the context is its descriptor, which is closed at the end."""
+    descriptor = os.open(path, flags, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 class StateDirectory:
     """The records of one user in a state folder.
 
@@ -129,13 +139,10 @@ class StateDirectory:
             pass  # the scratch file is removed again
 
     def _hand_over(self, group: int | None) -> None:
-        descriptor = os.open(self.path, _FOLDER)
-        try:
+        with _open(self.path, _FOLDER) as descriptor:
             # Somebody may have moved another folder of root's here; such a folder is not empty.
             if os.fstat(descriptor).st_uid == os.geteuid() and not os.listdir(descriptor):
                 os.fchown(descriptor, self._owner, -1 if group is None else group)
-        finally:
-            os.close(descriptor)
 
     @contextlib.contextmanager
     def _opened(self, *, make: bool = False) -> Iterator[int]:
@@ -146,16 +153,13 @@ class StateDirectory:
         """
         if make and not os.path.lexists(self.path):
             self.make()
-        descriptor = os.open(self.path, _FOLDER)
-        try:
+        with _open(self.path, _FOLDER) as descriptor:
             status = os.fstat(descriptor)
             self._check_owner(status, self.path)
             if status.st_mode & _OTHERS_WRITE:
                 # Kubernetes lets the group write to everything in a volume that it mounts.
                 os.fchmod(descriptor, 0o700)
             yield descriptor
-        finally:
-            os.close(descriptor)
 
     def _check_owner(self, status: os.stat_result, path: Path) -> None:
         if status.st_uid != self._owner:
@@ -176,9 +180,7 @@ class StateDirectory:
                 written it.
         """
         path = self.path / name
-        with self._opened() as folder:
-            descriptor = os.open(name, _READ, dir_fd=folder)
-        try:
+        with self._opened() as folder, _open(name, _READ, folder) as descriptor:
             status = os.fstat(descriptor)
             self._check_owner(status, path)
             if not stat.S_ISREG(status.st_mode):
@@ -188,8 +190,6 @@ class StateDirectory:
                 raise PermissionError(errno.EPERM, reason, str(path))
             with open(descriptor, "rb", closefd=False) as file:
                 return file.read()
-        finally:
-            os.close(descriptor)
 
     def load(self, name: str, parse: Callable[[bytes], T], what: str) -> T | None:
         """Return a record as a typed value, or None if there is no usable record.
