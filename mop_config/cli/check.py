@@ -120,14 +120,9 @@ def _print(reading: Reading, failed: list[EndpointCheck], label: str, *, bad: bo
         say(f"{label}: {kind} {endpoint.url} is not healthy: {fault}")
     say(f"{reading.path}: ", nl=False)
     say("bad" if bad else "ok", nl=False, bold=True, fg="red" if bad else "green")
-    counts = [
-        counts_of(reading.config),
-        plural(found.errors, "error"),
-        plural(found.warnings, "warning"),
-    ]
-    if failed:
-        counts.append(f"{plural(len(failed), 'endpoint')} not healthy")
-    say(f": {', '.join(counts)}")
+    problems = f"{plural(found.errors, 'error')}, {plural(found.warnings, 'warning')}"
+    unhealthy = f", {plural(len(failed), 'endpoint')} not healthy" if failed else ""
+    say(f": {counts_of(reading.config)}, {problems}{unhealthy}")
     for line in plan_lines(found.planned, time.time()):
         say(line)
 
