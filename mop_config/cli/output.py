@@ -19,6 +19,8 @@ from ..server.parsing.attributes import PlannedChange
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 #: Maximum number of changes that are shown.
 _MOST_CHANGES = 20
+#: A certificate that ends within this number of days is shown as a warning.
+CERTIFICATE_DAYS = 14
 #: The colours and the JSON members of what is removed, added and changed.
 COLOURS = {"-": "red", "+": "green", "~": "yellow"}
 _MEMBERS = {"-": "removed", "+": "added", "~": "changed"}

@@ -19,11 +19,9 @@ from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..model.printable import printable
 from ..server.settings import Settings
 from .input import SECONDS, env_file_option, read_list
-from .output import complain, json_text, say
+from .output import CERTIFICATE_DAYS, complain, json_text, say
 from .server_api import token_option
 
-#: A certificate that expires within this number of days is shown as a warning.
-_SOON = 14
 #: Maximum number of concurrent checks.
 _PARALLEL = 64
 
@@ -191,7 +189,7 @@ def _table(checks: list[EndpointCheck]) -> Table:
     for check in checks:
         *cells, _, url, detail = _cells(check)
         endpoint = url if check.healthy else f"{url}\n{detail}"
-        soon = check.days is not None and check.days < _SOON
+        soon = check.days is not None and check.days < CERTIFICATE_DAYS
         style = "yellow" if soon else "" if check.healthy else "red"
         table.add_row(*map(Text, (*cells, endpoint)), style=style)
     return table

@@ -1,18 +1,20 @@
 """``status`` and ``reload``: show the state of a running server, or make it read its source now."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from ..model.codec import rfc3339
 from ..server.monitor.thread import HealthDocument
 from ..server.parsing.problems import MAX_KEPT
 from ..server.serving.store import HistoryEntry
 from ..server.status.document import Level, StatusDocument, differing, verdict
 from ..server.status.translations import Texts
 from .input import env_file_option
-from .output import complain, json_text, say
+from .output import CERTIFICATE_DAYS, complain, json_text, say
 from .server_api import ServerReply, ask, problem_line, route, server_of, token_option
 
 _STATUS_PATH, _RELOAD_PATH = "/api/v1/config/status", "/api/v1/config/reload"
@@ -97,6 +99,10 @@ def _endpoints(health: HealthDocument | None) -> Iterator[Line]:
         detail = f" ({endpoint['detail']})" if endpoint["detail"] else ""
         yield "", f"down: {endpoint['kind']} {endpoint['url']}{detail}", "red"
     yield from _more(len(down) - _ENDPOINTS)
+    soon = rfc3339(time.time() + CERTIFICATE_DAYS * 86400)
+    for endpoint in endpoints:
+        if (ends := endpoint["certificate_expires"]) and ends < soon:
+            yield "", f"certificate ends {ends}: {endpoint['kind']} {endpoint['url']}", "yellow"
 
 
 def _problems(document: StatusDocument) -> Iterator[Line]:

@@ -56,7 +56,7 @@ def entry_text(endpoint: Endpoint) -> str:
 
 
 def loads(body: bytes | str, most: int | None = None) -> EndpointConfig:
-    """Decode the wire form. Unknown members are ignored; a missing kind is empty.
+    """Decode the wire form. Unknown members are ignored; one of the kinds may be missing.
 
     Args:
         body: The JSON document.
@@ -79,6 +79,8 @@ def config_of(document: dict[str, Any], most: int | None = None) -> EndpointConf
         PayloadError: If the document is invalid; the error names the member.
     """
     _bound(document, most)
+    if not any(kind.member in document for kind in Kind):
+        raise PayloadError("document", f"must have {' or '.join(kind.member for kind in Kind)}")
     lists = (_endpoints(kind.member, document.get(kind.member, [])) for kind in Kind)
     return EndpointConfig(*lists)
 

@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mop_config.cli import COMMANDS
 from mop_config.cli.input import parse_environment
+from mop_config.model.codec import rfc3339
 
 from ..client.handmade import MISSING, OK, handmade
 from ..conftest import SAMPLE, need_program
@@ -108,6 +110,26 @@ class TestStatus:
         where = f"{server.url}/api/v1/config/status"
         expected = f"{where} did not return a status; is this a mop-config server?"
         assert result.stderr == f"mop-config: {expected}\n"
+
+    def test_a_certificate_that_ends_soon_is_shown(self, document: str) -> None:
+        """A certificate with less than 14 days left has a line; warnings are no failure."""
+        changed = json.loads(document)
+        ends = {days: rfc3339(time.time() + days * 86400) for days in (4, 20)}
+        changed["health"] = {
+            "interval_seconds": 30.0,
+            "alive": True,
+            "pid": 1,
+            "endpoints": [
+                {"kind": "api", "url": f"https://in{days}.example", "up": True, "detail": ""}
+                | {"state": "healthy", "failures": 0, "certificate_expires": at}
+                for days, at in (*ends.items(), (0, None))
+            ],
+        }
+        with handmade(lambda request: (200, {}, json.dumps(changed).encode())) as other:
+            result = run("status", other.url)
+        assert result.returncode == 0
+        assert f"certificate ends {ends[4]}: api https://in4.example\n" in result.stdout
+        assert result.stdout.count("certificate ends") == 1
 
     def test_a_server_that_is_hostile_or_away(self, document: str) -> None:
         """A hostile server's text reaches the terminal without control characters."""

@@ -118,6 +118,8 @@ def test_the_wire_form_survives_the_way_there_and_back(
     [
         ("", "document"),
         ("[]", "document"),
+        ("{}", "document"),
+        ('{"status":"healthy"}', "document"),
         ("nope", "document"),
         (b"\xff", "document"),
         ("[" * 100_000, "document"),
