@@ -16,7 +16,7 @@ from ..waiting import wait_for
 from .fleet import silence
 from .handmade import NOBODY, OK, QUICK, Answer, Asked, Handmade, handmade, source, urls, wire
 
-A = "https://a.example"
+A, B = "https://a.example", "https://b.example"
 
 
 def manager_of(*api: str, **options: object) -> EndpointManager:
@@ -102,9 +102,34 @@ class TestFork:
                 assert in_a_child(close) == 0
                 assert in_a_child(drop) == 0
                 assert in_a_child(call_off) == 0
-                lists.put(wire([A, "https://b.example"]))
+                lists.put(wire([A, B]))
                 wait_for(lambda: len(manager.api_endpoints) == 2)
                 assert len(server.asked) <= asked + 6
+
+    def test_a_child_applies_a_code_although_a_list_was_applied_at_the_fork(self) -> None:
+        """The first call of the child replaces the lock that a thread of the parent held."""
+        manager = manager_of(A)
+
+        def apply() -> bool:
+            manager.apply_qr(wire([B]))
+            manager.close()
+            return [endpoint.url for endpoint in manager.api_endpoints] == [A, B]
+
+        held, over = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with manager._lists._lock:
+                held.set()
+                over.wait(30)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert held.wait(5)
+        try:
+            assert in_a_child(apply) == 0
+        finally:
+            over.set()
+            holder.join()
 
     def test_a_fork_in_the_midst_of_everything(self) -> None:
         """A child works although other threads held locks and ran checks at the fork."""

@@ -248,6 +248,8 @@ class EndpointLists:
         """Apply the endpoints of a QR text; see ``BaseManager.apply_qr``."""
         if not isinstance(text, (str, bytes)):
             raise TypeError(f"the QR text must be a text or bytes, not {type(text).__name__}")
+        with self.state:
+            pass  # in a forked child, replace the locks of the parent
         with self._lock, self._refusals("qr", _QR_CODE):
             data, signed = self._read_qr(text, plain=trust)
             found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
