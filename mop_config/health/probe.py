@@ -248,7 +248,8 @@ class CheckQueue:
         """
         with self._lock:
             self._waiting.extend((urlsplit(job[1].url).netloc, job) for job in jobs)
-            more = min(len(self._waiting), self._parallel - self._under_way.total())
+            ready = sum(self._under_way[server] < self._share for server, _ in self._waiting)
+            more = min(ready, self._parallel - self._under_way.total())
         started: list[threading.Thread] = []
         while len(started) < more and (thread := spawn(self._run)) is not None:
             started.append(thread)
