@@ -91,6 +91,8 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
     def __init__(self, *args: Any, worker: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._worker = worker
+        # Copies, since each field of each request needs them.
+        self._max_fields, self._max_field = worker.max_fields, worker.max_field
         self._until = math.inf  # the deadline; infinite until the data that began is taken in
         self._timer: TimerHandle | None = None
         self._unread = math.inf  # the size of the unread answers at the last look
@@ -174,14 +176,14 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
 
         WSGI cannot tell such a name from the name with hyphens.
         """
-        worker = self._worker
-        if len(self.headers) >= worker.max_fields or len(name) + len(value) + 2 > worker.max_field:
+        headers = self.headers
+        if len(headers) >= self._max_fields or len(name) + len(value) + 2 > self._max_field:
             raise RefusedRequestError(431)
         name = name.lower()
         if name == b"transfer-encoding" and value.lower() != b"chunked":
             raise RefusedRequestError(501)
         if self._in_head and b"_" not in name:
-            self.headers.append((name, value))
+            headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Check the head, and start to answer."""
@@ -189,11 +191,12 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             return  # the answer before this request closes the connection
         version, url, headers = self.parser.get_http_version(), self.url, self.headers
         fields = dict(headers)
-        if fields.get(b"expect", b"100-continue").lower() != b"100-continue":
+        plain = _NOT_PLAIN.isdisjoint(fields)
+        if not plain and fields.get(b"expect", b"100-continue").lower() != b"100-continue":
             raise RefusedRequestError(417)
-        hosts = [value for name, value in headers if name == b"host"]
-        one = len(hosts) == 1 or (not hosts and version == "1.0")
-        if version not in {"1.0", "1.1"} or not one or (hosts and not _HOST.fullmatch(hosts[0])):
+        host = fields.get(b"host", b"-" if version == "1.0" else b"")  # HTTP/1.0 needs none
+        several = len(fields) < len(headers) and [name for name, _ in headers].count(b"host") > 1
+        if version not in {"1.0", "1.1"} or several or not _HOST.fullmatch(host):
             raise RefusedRequestError(400)
         if not url.startswith(b"/") and url != b"*":
             parts = httptools.parse_url(url)
@@ -204,7 +207,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             raise RefusedRequestError(400)
         self._in_head = False
         self._until = math.inf
-        if _NOT_PLAIN.isdisjoint(fields) and self._answer_at_once(version, url):
+        if plain and self._answer_at_once(version, url):
             return
         self._start_task(url, headers)
         if self.parser.should_upgrade() or not self._worker.alive:
