@@ -13,8 +13,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from mop_config.client import EndpointManager, NoEndpointAvailable, Policy
+from mop_config.client import AsyncEndpointManager, EndpointManager, NoEndpointAvailable, Policy
 
+from ..ports import closed_port
 from .driver import Driver
 from .scripted import scripted
 from .test_timeouts import _head, talking
@@ -217,8 +218,38 @@ def test_an_attempt_without_a_connection_is_a_span_with_its_error(
     assert span.status.status_code is trace.StatusCode.ERROR
 
 
+def test_each_endpoint_of_a_dial_race_that_fails_is_a_span(
+    kind: str, spans: InMemorySpanExporter
+) -> None:
+    """A refused endpoint has a span with its own address and an error status."""
+
+    def serve(sock: socket.socket) -> None:
+        while _head(sock):
+            sock.sendall(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\nok")
+
+    dead = [f"http://127.0.0.1:{closed_port()}" for _ in range(2)]
+    with talking(serve) as good, Driver(kind, [*dead, good], trust_env=False) as driver:
+        assert driver.get("/users").text == "ok"
+    found = {_url(span): span.status.status_code for span in spans.get_finished_spans()}
+    errors = dict.fromkeys((f"{url}/users" for url in dead), trace.StatusCode.ERROR)
+    assert found == {**errors, f"{good}/users": trace.StatusCode.UNSET}
+    spans.clear()
+    with Driver(kind, dead, trust_env=False) as driver, pytest.raises(NoEndpointAvailable):
+        driver.get("/users")
+    assert {_url(span) for span in spans.get_finished_spans()} == {*errors}
+
+
 def test_without_instrumentation_no_span_is_made(kind: str) -> None:
     """Without instrumentation, the client does not wrap httpx2's transport."""
     with scripted({"a": ("200",)}) as ([a], _), Driver(kind, [a.url]) as driver:
         assert driver.get("/").status_code == 200
     assert not hasattr(httpx2.HTTPTransport.handle_request, "__wrapped__")
+
+
+def test_a_transport_of_the_other_kind_is_refused() -> None:
+    """A synchronous transport cannot serve an async client, and the other way round."""
+    with httpx2.HTTPTransport() as plain:
+        with pytest.raises(TypeError, match=r"must be an httpx2\.AsyncBaseTransport"):
+            AsyncEndpointManager([A]).client(transport=plain)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"must be an httpx2\.BaseTransport"):
+            EndpointManager([A]).client(transport=httpx2.AsyncHTTPTransport())  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ endpoint. So cookies, authorisation and redirects still apply after a move to an
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any, Protocol
 
@@ -65,6 +65,8 @@ class Exchange(Attempt, Deadline):
         called_off: Whether the other request of a hedge has won.
         turn: The event that ends the wait in a queue, or None.
         hedged_at: The URL of the endpoint of the second request of a hedge, or None.
+        lost: The endpoints whose dial failed in a race that another endpoint ended, each with its
+            fault.
     """
 
     # Defaults on the class, since most exchanges change no attribute.
@@ -77,6 +79,7 @@ class Exchange(Attempt, Deadline):
     called_off = False
     turn: Any = None
     hedged_at: str | None = None
+    lost: Sequence[tuple[PoolMember, Fault]] = ()
 
     def __init__(
         self, core: ClientState, failover: Failover, member: PoolMember, request: httpx2.Request
@@ -152,6 +155,7 @@ class Exchange(Attempt, Deadline):
                 failed = {member.url for member, fault in losers if fault is not Fault.STALLED}
                 self.failover.give_back({*dialled} - failed - {winner.url})
                 self.member = winner
+            self.lost = [loser for loser in losers if loser[1] is not Fault.STALLED]
             for loser, fault in losers:
                 lost = Attempt(loser, core.clock(), self.began, apart=self.apart)
                 self.failover.record_failure(lost, fault)

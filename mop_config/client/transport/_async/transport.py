@@ -72,6 +72,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         **options: Unpack[TransportKeywords],
     ) -> None:
         check_keywords(type(self), options, TransportKeywords)
+        if not isinstance(transport, httpx2.AsyncBaseTransport | None):
+            raise TypeError(f"transport must be an httpx2.AsyncBaseTransport, not {transport!r}")
         self._state = manager._state
         self._inner = transport
         self._manager = manager  # a client keeps its manager alive
@@ -104,6 +106,10 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             failover = Failover(traits, core.api, core.budget, core.clock(), total, route)
         while failover.member is not None:
             exchange = await self._attempt(Exchange(core, failover, failover.member, request))
+            if exchange.lost and _is_traced():
+                for member, fault in exchange.lost:
+                    lost = Exchange(core, failover, member, request)
+                    await _trace_failure(lost, httpcore2.ConnectError(str(fault)))
             if exchange.status is not None:
                 if exchange.fault is not None:
                     exchange.bound_pauses()
@@ -164,12 +170,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
     async def _failed(self, exchange: Exchange, error: Exception) -> None:
         """Record an exception; an exchange that got no connection gets a span of its own."""
         if exchange.connection is None and not exchange.queued and _is_traced():
-
-            async def fail(_: Exchange) -> None:
-                raise error
-
-            with contextlib.suppress(Exception):
-                await _ask_traced(exchange, fail)
+            await _trace_failure(exchange, error)
         exchange.failed(error, connected=exchange.connection is not None)
 
     async def _ask(self, exchange: Exchange) -> None:
@@ -291,6 +292,16 @@ async def _ask_traced(exchange: Exchange, ask: Callable[[Exchange], Awaitable[No
     except httpx2.TransportError as error:
         failure = error.__cause__ or error  # httpcore's exception, which httpx2 has translated
         raise failure from failure.__cause__
+
+
+async def _trace_failure(exchange: Exchange, error: Exception) -> None:
+    """Make a span for an attempt that got no connection."""
+
+    async def fail(_: Exchange) -> None:
+        raise error
+
+    with contextlib.suppress(Exception):
+        await _ask_traced(exchange, fail)
 
 
 @dataclass(eq=False)

@@ -73,6 +73,8 @@ class FailoverTransport(httpx2.BaseTransport):
         **options: Unpack[TransportKeywords],
     ) -> None:
         check_keywords(type(self), options, TransportKeywords)
+        if not isinstance(transport, httpx2.BaseTransport | None):
+            raise TypeError(f"transport must be an httpx2.BaseTransport, not {transport!r}")
         self._state = manager._state
         self._inner = transport
         self._manager = manager  # a client keeps its manager alive
@@ -105,6 +107,10 @@ class FailoverTransport(httpx2.BaseTransport):
             failover = Failover(traits, core.api, core.budget, core.clock(), total, route)
         while failover.member is not None:
             exchange = self._attempt(Exchange(core, failover, failover.member, request))
+            if exchange.lost and _is_traced():
+                for member, fault in exchange.lost:
+                    lost = Exchange(core, failover, member, request)
+                    _trace_failure(lost, httpcore2.ConnectError(str(fault)))
             if exchange.status is not None:
                 if exchange.fault is not None:
                     exchange.bound_pauses()
@@ -163,12 +169,7 @@ class FailoverTransport(httpx2.BaseTransport):
     def _failed(self, exchange: Exchange, error: Exception) -> None:
         """Record an exception; an exchange that got no connection gets a span of its own."""
         if exchange.connection is None and not exchange.queued and _is_traced():
-
-            def fail(_: Exchange) -> None:
-                raise error
-
-            with contextlib.suppress(Exception):
-                _ask_traced(exchange, fail)
+            _trace_failure(exchange, error)
         exchange.failed(error, connected=exchange.connection is not None)
 
     def _ask(self, exchange: Exchange) -> None:
@@ -290,6 +291,16 @@ def _ask_traced(exchange: Exchange, ask: Callable[[Exchange], None]) -> None:
     except httpx2.TransportError as error:
         failure = error.__cause__ or error  # httpcore's exception, which httpx2 has translated
         raise failure from failure.__cause__
+
+
+def _trace_failure(exchange: Exchange, error: Exception) -> None:
+    """Make a span for an attempt that got no connection."""
+
+    def fail(_: Exchange) -> None:
+        raise error
+
+    with contextlib.suppress(Exception):
+        _ask_traced(exchange, fail)
 
 
 @dataclass(eq=False)
