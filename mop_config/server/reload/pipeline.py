@@ -255,7 +255,14 @@ class Reloader:
             )
             return made, releases.issue(good), refusal
 
-    def _publish(self, rendering: Rendering, good: LastGood, attempt: ReloadAttempt) -> None:
+    def _publish(
+        self,
+        rendering: Rendering,
+        good: LastGood,
+        attempt: ReloadAttempt,
+        *,
+        window: bool = False,
+    ) -> None:
         self.loaded = replace(self.loaded, good_at=time.time(), seen_good=True)
         view, change = self.store.view, None
         if view.loaded and view.snapshot.etag == rendering.etag:
@@ -266,7 +273,7 @@ class Reloader:
         else:
             result, snapshot = Result.APPLIED, self._snapshot(rendering, good)
             change = rendering.difference
-        reload = attempt.done(result, snapshot.etag, error=None, change=change)
+        reload = attempt.done(result, snapshot.etag, error=None, change=change, window=window)
         self.store.update(
             reload,
             snapshot=snapshot,
@@ -366,7 +373,7 @@ class Reloader:
         elif refusal is not None:
             logger.error("a change by a window is refused: %s", refusal)
         elif is_newest or self.store.view.state is SourceState.FRESH:
-            self._publish(rendering, good, attempt)
+            self._publish(rendering, good, attempt, window=True)
         else:
             self._adopt(rendering, good, "since a window has begun or ended")
 

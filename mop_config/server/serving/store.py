@@ -183,6 +183,7 @@ class HistoryEntry(ReloadDocument):
     etag: str | None
     code: NotRequired[str | None]
     change: NotRequired[dict[str, Any]]
+    window: NotRequired[bool]
 
 
 class ReloadRecord(TypedDict):
@@ -205,6 +206,7 @@ class Reload:
         etag: Content hash of the list that is served after the reload; None if it is not known.
         change: The difference to the list before, or None if the list did not change.
         code: The problem's code if a text was refused or the source did not answer, or None.
+        window: Whether a window of an entry has begun or ended, and the text is the same.
         moment: Monotonic seconds, the same clock in every process of the host. It orders reloads
             even if the system's clock was set back in between.
     """
@@ -217,6 +219,7 @@ class Reload:
     etag: str | None
     change: Difference | None = None
     code: str | None = None
+    window: bool = False
     moment: float = field(default_factory=time.monotonic)
 
     def record(self) -> ReloadRecord:
@@ -232,6 +235,8 @@ class Reload:
         }
         if self.change is not None:
             entry["change"] = self.change._asdict()
+        if self.window:
+            entry["window"] = True
         return {"moment": self.moment, "entry": entry}
 
 

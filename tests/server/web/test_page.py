@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -231,6 +233,24 @@ def test_the_history_says_which_command_brings_a_list_back(tmp_path: Path) -> No
     command = [sys.executable, "-m", "mop_config", "rollback", *commands, str(file), "--yes"]
     result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert file.read_text() == "DomainList:\na.example\nb.example\n", result.stderr
+
+
+def test_a_list_of_a_window_has_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that a window has brought is no release: the page says that a window has ended."""
+    file = tmp_path / "endpoints.txt"
+    settings = Settings(source=str(file), state_dir=str(tmp_path / "state"))
+    windows = "b.example until=2127-01-02\nc.example until=2127-01-03\n"
+    file.write_text(f"DomainList:\na.example\n{windows}")
+    app = create_app(settings, start=False)
+    service = app.extensions["mop_config"]
+    first = service.status()["etag"]
+    for day in (2, 3):
+        now = datetime(2127, 1, day, tzinfo=UTC).timestamp()
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        service._reloader.pass_boundary()
+    page = app.test_client().get("/?lang=en").text
+    assert re.findall(r"<code>mop-config rollback (\w+)</code>", page) == [first[:12]]
+    assert page.count("A window (from=, until=) has begun or ended.") == 2
 
 
 def test_a_refusal_is_explained_in_the_readers_language(tmp_path: Path) -> None:
