@@ -1,8 +1,8 @@
 """ClientReports: what clients report of the endpoints, counted over the last hour.
 
-All workers of a host share the counts in the state folder, in a file for each step of five minutes,
-and write the files under one lock. They limit an address together, too: one table there has the
-reports of each address in this minute.
+All workers of a host share the counts in the state folder, in a record for each step of five
+minutes, and write the records under one lock. They limit an address together, too: the record also
+has a table of the reports of each address in this minute.
 """
 
 import hashlib
@@ -97,20 +97,19 @@ class ClientReports:
         Returns:
             False if the address has reached its limit.
         """
-        step, directory, addresses = _step(), self._directory, f"{self._stem}.addresses"
+        step, directory = _step(), self._directory
         try:
             with directory.locked(f"{self._stem}.reports.lock"):
-                known = directory.load(addresses, bytes, "the reports of each address") or b""
-                table = _counted(known, address, now)
+                known = self._record(step)
+                table = _counted(bytes.fromhex(known["addresses"]), address, now)
                 if not table:
                     return False
-                directory.write(addresses, table, sync=False)
-                counts = self._counts(step)
+                counts = Counter(dict(_series(known)))
                 for series, count in report.items():
                     if series[:2] in listed and (series in counts or len(counts) < MAX_SERIES):
                         counts[series] += count
-                record = dump_record({"step": step, "endpoints": _entries(counts)})
-                directory.save(self._name(step), record, _WHAT)
+                record = {"step": step, "endpoints": _entries(counts), "addresses": table.hex()}
+                directory.save(self._name(step), dump_record(record), _WHAT)
         except OSError as error:
             directory.complain(_WHAT, error)
         return True
@@ -119,16 +118,17 @@ class ClientReports:
         """Return the counts of the last hour for the endpoints that are served."""
         totals: Counter[Series] = Counter()
         for age in range(STEPS):
-            totals.update(self._counts(_step() - age))
+            totals.update(dict(_series(self._record(_step() - age))))
         return [e for e in _entries(totals) if (e["kind"], e["url"]) in listed]
 
     def _name(self, step: int) -> str:
         # The name of the step an hour before, whose record is replaced.
         return f"{self._stem}.reports.{step % STEPS}"
 
-    def _counts(self, step: int) -> Counter[Series]:
+    def _record(self, step: int) -> Any:
         record = self._directory.load(self._name(step), parse_record, _WHAT)
-        return Counter(dict(_series(record) if record and record["step"] == step else ()))
+        known = record is not None and record["step"] == step
+        return record if known else {"endpoints": [], "addresses": ""}
 
 
 def _counted(table: bytes, address: str, now: float) -> bytes:
