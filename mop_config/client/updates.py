@@ -260,7 +260,9 @@ class ListUpdates:
                     outcome = outcome._replace(changed=self._lists.apply_remote(outcome.found))
         except Exception as error:
             # It is expected that API servers have no list, unless the application named sources.
-            missing = isinstance(error, UpdateFailed) and error.cause == "not_implemented"
+            missing = isinstance(error, UpdateFailed) and (
+                error.cause == "not_implemented" or not error.attempts
+            )
             expected = (missing and not settings.config_urls) or (settings.watch and self._in_a_row)
             ours = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
             if not self._client.aborted:

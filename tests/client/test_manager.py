@@ -488,3 +488,14 @@ def test_threads_that_change_a_manager_at_rest_write_whole_files(tmp_path: Path)
     kept = quiet(cache_path=path).config.api_endpoints
     assert set(kept) == set(manager.config.api_endpoints)
     assert len(kept) == 40
+
+
+def test_a_manager_without_sources_warns_of_no_update(caplog: pytest.LogCaptureFixture) -> None:
+    """Socket.io endpoints have no list, so there is nothing to fetch, and nothing is wrong."""
+    caplog.set_level("INFO")
+    manager = EndpointManager(socket_endpoints=["https://s.example"])
+    assert manager._lifecycle.tasks.updates.run() > 0
+    manager.close()
+    assert [(r.levelname, r.message) for r in caplog.records if "source" in r.message] == [
+        ("INFO", "the endpoint list could not be updated (unreachable): no source is configured")
+    ]
