@@ -1,4 +1,4 @@
-"""The command line: functions that parse the arguments of a command and call the other packages.
+"""The command line: each command has a module, which parses arguments and calls the other packages.
 
 Read ``input``, ``server_api`` and ``output`` first: the commands share these modules. ``history``,
 ``rollback`` and ``push`` share ``texts`` too.
@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pkgutil import iter_modules
 
 import click
 
@@ -20,32 +21,22 @@ from .. import __version__
 from ..errors import MopConfigError
 from .output import complain
 
-#: The commands, functions of these names, by their modules.
-_MODULES = {
-    "check": ("check", "show"),
-    "history": ("history", "push", "rollback"),
-    "keys": ("keygen", "sign", "token", "verify"),
-    "probe": ("probe",),
-    "qr": ("qr",),
-    "serve": ("publish", "serve"),
-    "status": ("reload", "status"),
-    "watch": ("watch",),
-}
-COMMANDS = {name: module for module, names in _MODULES.items() for name in names}
+#: The modules that commands share.
+_SHARED = frozenset({"input", "output", "server_api", "texts"})
+#: The names of the commands: every other module has a command, a function of the module's name.
+COMMANDS = sorted({module.name for module in iter_modules(__path__)} - _SHARED)
 
 
 class _Commands(click.Group):
     """A click group that imports a command only on its call, so that scripts start quickly."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
+        return COMMANDS
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(
-            import_module(f".{COMMANDS[cmd_name]}", __name__), cmd_name
-        )
+        command: click.Command = getattr(import_module(f".{cmd_name}", __name__), cmd_name)
         return command
 
 

@@ -1,28 +1,18 @@
-"""``serve`` and ``publish``: run the server, or write its responses as files.
-
-``serve`` runs gunicorn with the packaged configuration, from any folder. The files of ``publish``
-are for a web server, object storage or a CDN.
-"""
+"""``mop-config serve``: run gunicorn with the packaged configuration, from any folder."""
 
 import errno
-import logging
 import os
-import signal
 import socket
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 
 import click
 
 from ..errors import MopConfigError, SettingsError
-from ..server.logs import log_to_stderr
 from ..server.serving.responder import check_key
 from ..server.settings import ProcessSettings, Settings
 from ..server.sources import check_source
-from .input import env_file_option, settings_for, warn
-from .output import complain, json_text, plan_lines, say
+from .input import env_file_option
 
 #: Seconds to wait until a stopping server releases the port, and the pause between two attempts.
 _PATIENCE, _PAUSE = 5.0, 0.1
@@ -98,58 +88,3 @@ def _check_port(process: ProcessSettings) -> None:
             variable = f"PORT={port}" if of_port else f"HOST={process.host}"
             reason = of_port or f"no address of this machine ({error.strerror or error})"
             raise MopConfigError(f"{variable} cannot be used: {reason}") from None
-
-
-@click.command(epilog="Example: mop-config publish config/endpoints.txt --out /srv/mop-config")
-@click.argument("file", required=False)
-@click.option("--out", metavar="DIR", required=True, help="Write into DIR.")
-@click.option("--key", metavar="KEY", help="Sign with this key  [ENDPOINT_SIGNING_KEY_FILE]")
-@click.option("--watch", is_flag=True, help="Keep running, and publish every change of FILE.")
-@click.option("--json", "as_json", is_flag=True, help="Print the files and their types as JSON.")
-@env_file_option
-def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: bool) -> int:
-    """Write the responses of a server into DIR, each file in one step and only if it changed.
-
-    The files are the list, its compressed and its signed form, the keys, a health check and
-    QR images. A text that is refused changes nothing. Exit 1 if the text is refused, or if it has
-    errors and only its good entries are published.
-
-    FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
-    """
-    # Imported here, because the exporter's parts take long to import.
-    from ..server.export import TYPES, StaticExporter
-    from ..server.web import instance_folder
-
-    # World-readable files: the web server usually runs as another user.
-    os.umask(0o022)
-    settings = settings_for(file)
-    if key is not None:
-        settings = replace(settings, signing_key_file=key)
-    warn(settings, ())
-    publisher = StaticExporter(settings, Path(out), instance_folder())
-    if watch:
-        log_to_stderr()
-        return 130 if publisher.follow() == signal.SIGINT else 0
-    # Silence this logger: the command prints the refusal itself.
-    logging.getLogger("mop_config.server.reload.pipeline").disabled = True
-    changed, view = publisher.publish()
-    for problem in view.problems:
-        complain(problem)
-    for line in plan_lines(view.planned[:1], time.time()):
-        complain(f"next change {line}: publish again then, or use --watch")
-    if as_json:
-        rows = [
-            {
-                "path": name,
-                "content_type": content_type,
-                "content_encoding": "gzip" if name.endswith(".gz") else None,
-                "changed": name in changed,
-            }
-            for name, content_type in TYPES.items()
-            if (Path(out) / name).exists()
-        ]
-        print(json_text({"files": rows}))
-    else:
-        for name in sorted(changed):
-            say(name)
-    return int(view.errors > 0)

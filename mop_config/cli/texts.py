@@ -4,6 +4,7 @@
 to a target: a file, or a key in etcd.
 """
 
+import difflib
 import errno
 import os
 import re
@@ -17,7 +18,8 @@ import click
 
 from ..errors import MopConfigError, SourceError
 from ..files import replace_by, scratch_file
-from ..model.address import EtcdAddress
+from ..model.address import EtcdAddress, without_userinfo
+from ..model.codec import Difference
 from ..server.parsing.problems import Code
 from ..server.parsing.render import EMPTY_BODY, render, render_body
 from ..server.settings import Settings
@@ -27,7 +29,10 @@ from ..server.sources.file import FileSource, SourceText
 from ..server.state import directory as records
 from ..server.state.releases import LastGood, ReleaseStore, missing_confirmations
 from .input import as_root
+from .output import COLOURS, say
 
+#: Number of lines above which texts are compared by their endpoints only.
+MOST_LINES = 20_000
 _RECORDS = re.compile(r"records-([0-9]+)\Z")
 #: Form of a release in an argument: a version, or the beginning of an ETag.
 _RELEASE = re.compile(r"[0-9a-f]{4,}")
@@ -326,3 +331,49 @@ def replace_text(target: EtcdTarget | FileTarget, old: bytes, new: bytes, *, sur
         raise MopConfigError("nothing is written")
     target.write(new)
     return "written"
+
+
+class TextDifference:
+    """The difference of two texts: their lines, unless there are too many, and their endpoints.
+
+    Args:
+        old: The older text.
+        new: The newer text.
+        settings: Settings by which the endpoints are read.
+        at: POSIX seconds for which windows are judged.
+        names: The names of the older and the newer text.
+    """
+
+    def __init__(self, old: bytes, new: bytes, settings: Settings, at: float, *names: str) -> None:
+        before, after = _lines(old), _lines(new)
+        older, newer = names
+        self._lines: list[str] | None = None
+        if max(len(before), len(after)) <= MOST_LINES:
+            self._lines = list(difflib.unified_diff(before, after, older, newer, n=1, lineterm=""))
+        self._change = changed_endpoints(old, new, settings, at)
+
+    def print(self) -> None:
+        """Print the lines, with colours on a terminal, and the number of endpoints."""
+        for line in self._lines or []:
+            say(line, fg=COLOURS.get(line[:1]))
+        if self._change is not None:
+            say(str(self._change))
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the members ``diff`` and ``change`` of a JSON document."""
+        return {"diff": self._lines, "change": self._change and self._change._asdict()}
+
+
+def changed_endpoints(old: bytes, new: bytes, settings: Settings, at: float) -> Difference | None:
+    """Compare the endpoints of two texts at a moment; return None if the newer has no list."""
+    served = render_body(old, settings.rules, at) or EMPTY_BODY
+    try:
+        return render(new, settings.rules, served, at).difference
+    except SourceError:
+        return None
+
+
+def _lines(data: bytes) -> list[str]:
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    lines = [without_userinfo(line) for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]

@@ -1,0 +1,70 @@
+"""``mop-config push``: write an endpoint file into a key in etcd."""
+
+import time
+from dataclasses import replace
+
+import click
+
+from ..errors import MopConfigError
+from ..server.settings import Settings
+from ..server.sources import SCHEME
+from ..server.sources.file import FileSource
+from ..server.state.releases import check_removals
+from .input import env_file_option, etcd_key, judged
+from .output import json_text, say
+from .texts import ChangedError, EtcdTarget, TextDifference, replace_text
+
+
+@click.command(epilog="Example: mop-config push endpoints.txt etcd://10.0.0.1,10.0.0.2/endpoints")
+@click.argument("file")
+@click.argument("key", metavar="[ETCD-KEY]", required=False)
+@click.option("--force", is_flag=True, help="Write even if the key has changed meanwhile.")
+@click.option("--yes", is_flag=True, help="Write without asking.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON; never ask.")
+@env_file_option
+def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> None:
+    """Write FILE into ETCD-KEY, from which servers read their list.
+
+    ETCD-KEY is etcd://host:2379[,host:2379]/key and defaults to ENDPOINT_CONFIG_FILE; the
+    login and the certificates come from ENDPOINT_ETCD_USER, _PASSWORD, _CA, _CERT and _KEY.
+
+    A file with errors is refused, and so is one that removes more of a kind than
+    ENDPOINT_MAX_REMOVED allows, without the confirming line. The difference is shown, and on a
+    terminal the command asks before it writes. Nothing is written if another client has written
+    the key meanwhile. Exit 1 if nothing could be written.
+    """
+    if file.startswith(SCHEME):
+        raise click.UsageError("name the FILE to push")
+    settings = Settings.from_environ()
+    settings = replace(settings, source=etcd_key(key or settings.source))
+    target = EtcdTarget(settings, force=force)
+    reading = judged(file, lambda: FileSource(file, settings.max_bytes).read()[:2], settings)
+    if not reading.lines and reading.refusal is not None:
+        raise reading.refusal
+    problems = [problem.as_dict() for problem in reading.rendering.problems]
+    outcome: dict[str, object] = {"target": str(target), "problems": problems}
+
+    def report(result: str, **more: int | None) -> None:
+        if as_json:
+            print(json_text({**outcome, "result": result, **more}))
+
+    if not as_json:
+        for problem in reading.rendering.problems:
+            say(f"{file}: {problem} [{problem.code}]", err=True)
+    if reading.rendering.errors:
+        report("refused")
+        raise MopConfigError(f"{file} has errors ({reading.rendering.errors}): nothing is written")
+    old = target.read()
+    check_removals(reading.rendering, settings, reading.data, old, time.time())
+    difference = TextDifference(old, reading.data, settings, time.time(), str(target), file)
+    outcome |= {"previous_revision": target.revision, **difference.as_dict()}
+    if not as_json:
+        difference.print()
+    try:
+        result = replace_text(target, old, reading.data, sure=yes or as_json)
+    except ChangedError:
+        report("conflict", revision=None)
+        raise
+    report(result, revision=target.revision)
+    if not as_json:
+        say(f"{target}: {result}, revision {target.revision}")
