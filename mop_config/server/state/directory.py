@@ -317,7 +317,7 @@ class StateDirectory:
         try:
             began = time.monotonic()
             try:
-                lock_descriptor(descriptor, began + PATIENCE * wait)
+                lock_descriptor(descriptor, began + (PATIENCE if wait else 0.0))
             except BlockingIOError:
                 if not (wait and os.pread(descriptor, 1, 0)):
                     raise

@@ -395,11 +395,13 @@ def whole_environ(scope: Scope) -> Environ:
     """Return a request in WSGI's form (PEP 3333), without its body."""
     environ = scope_environ(scope)
     server, client = scope.get("server") or ("localhost", 80), scope.get("client") or ("", 0)
-    query, target = scope["query_string"], scope.get("raw_path") or scope["path"].encode()
+    target: bytes = scope.get("raw_path") or scope["path"].encode()
+    if query := scope["query_string"]:
+        target += b"?" + query
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ |= {
         "SCRIPT_NAME": scope.get("root_path", ""),
-        "RAW_URI": (target + b"?" * bool(query) + query).decode("latin-1"),
+        "RAW_URI": target.decode("latin-1"),
         "REMOTE_ADDR": client[0],
         "REMOTE_PORT": str(client[1]),
         "SERVER_NAME": server[0],
