@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from ...model.endpoint import Kind
 from ...net.faults import COUNTED
-from ..state.directory import StateDirectory, dump_record, parse_record
+from ..state.directory import LONG_PATIENCE, StateDirectory, dump_record, parse_record
 
 #: The word for requests that an endpoint answered.
 OK = "ok"
@@ -99,7 +99,7 @@ class ClientReports:
         """
         step, directory = _step(), self._directory
         try:
-            with directory.locked(f"{self._stem}.reports.lock"):
+            with directory.locked(f"{self._stem}.reports.lock", patience=LONG_PATIENCE):
                 known = self._record(step)
                 table = _counted(bytes.fromhex(known["addresses"]), address, now)
                 if not table:

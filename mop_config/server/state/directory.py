@@ -298,7 +298,7 @@ class StateDirectory:
             return descriptor
 
     @contextlib.contextmanager
-    def locked(self, name: str, *, mark: bool = False, wait: bool = True) -> Iterator[int]:
+    def locked(self, name: str, *, mark: bool = False, patience: float = PATIENCE) -> Iterator[int]:
         """Hold an exclusive lock (flock), which the kernel frees when the process ends.
 
         The context is the descriptor of the lock file.
@@ -307,7 +307,7 @@ class StateDirectory:
             name: Name of the lock file.
             mark: Whether to mark in the lock file that this process renders a list under the
                 lock; other processes then wait longer.
-            wait: False fails at once if another process holds the lock.
+            patience: Seconds to wait while another process holds the lock; 0 fails at once.
 
         Raises:
             BlockingIOError: If another process holds the lock for too long.
@@ -317,9 +317,9 @@ class StateDirectory:
         try:
             began = time.monotonic()
             try:
-                lock_descriptor(descriptor, began + (PATIENCE if wait else 0.0))
+                lock_descriptor(descriptor, began + patience)
             except BlockingIOError:
-                if not (wait and os.pread(descriptor, 1, 0)):
+                if not (patience and os.pread(descriptor, 1, 0)):
                     raise
                 lock_descriptor(descriptor, began + LONG_PATIENCE)
             os.ftruncate(descriptor, 0)
@@ -356,7 +356,7 @@ class Leadership:
         # The folder may have been cleared, so that another process can lock a new file.
         if held is None or there[:3] != Fingerprint.of(os.fstat(held))[:3]:
             self.release()
-            lock = self._directory.locked(self._name, wait=False)
+            lock = self._directory.locked(self._name, patience=0.0)
             with contextlib.suppress(BlockingIOError):
                 self._descriptor = self._held.enter_context(lock)
         return self._descriptor is not None

@@ -32,7 +32,7 @@ from ..parsing.problems import MAX_KEPT, Code, Problem, Severity
 from ..parsing.render import Rendering, render_body
 from ..settings import Settings
 from ..sources.file import Fingerprint, Order, SourceText
-from .directory import StateDirectory
+from .directory import PATIENCE, StateDirectory
 
 _FORMAT = 5
 #: Upper bound of a version: a record with a higher version is damaged.
@@ -384,7 +384,7 @@ class ReleaseStore:
         return good
 
     @contextlib.contextmanager
-    def section(self, *, rendering: bool = False, wait: bool = True) -> Iterator[None]:
+    def section(self, *, rendering: bool = False, patience: float = PATIENCE) -> Iterator[None]:
         """Enter the critical section of this source on this host, and update ``last``.
 
         If the lock cannot be taken (its holder was stopped, or the folder cannot be used), the
@@ -393,7 +393,7 @@ class ReleaseStore:
 
         Args:
             rendering: Whether this process reads and renders in the section.
-            wait: False enters at once if another process is in the section.
+            patience: Seconds to wait while another process is in the section; 0 enters at once.
         """
         if self._inside:
             yield
@@ -401,7 +401,8 @@ class ReleaseStore:
         with contextlib.ExitStack() as stack:
             self._locked = False
             try:
-                stack.enter_context(self._directory.locked(self._lock, mark=rendering, wait=wait))
+                lock = self._directory.locked(self._lock, mark=rendering, patience=patience)
+                stack.enter_context(lock)
                 self._locked = True
             except OSError as error:
                 if not isinstance(error, BlockingIOError):
@@ -473,7 +474,7 @@ class ReleaseStore:
         """
         if self._agreed == self._fingerprint():
             return self._host
-        with self.section(wait=False):
+        with self.section(patience=0.0):
             host, served = self._host, self.served
             if served and (host is None or host.release.version < served.release.version):
                 if self._locked:  # else the next turn tries again
