@@ -445,8 +445,7 @@ class ReleaseStore:
         if last is not None and same_list and good.order == last.order is not None:
             modified_at = last.release.modified_at  # another worker saw the text before
         floor = self._floor(same_list=same_list)
-        release = next_release(known, etag, modified_at, good.saved_at, floor)
-        good = good._replace(release=release)
+        good = good._replace(release=next_release(known, etag, modified_at, good.saved_at, floor))
         host = self._host
         if host and host._replace(saved_at=good.saved_at, trigger=good.trigger) == good:
             good = host
