@@ -1,8 +1,12 @@
 """``EndpointAttempts``: the failover loop for requests of any HTTP library."""
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
+from ..model.address import DEFAULT_PORTS
 from ..net.faults import Fault, causes, fault_of, lacks_resources
 from .pool.failover import OURS, Attempt, Failover, RetryTraits
 from .pool.member import PoolMember
@@ -11,7 +15,7 @@ from .transport.outcome import NoEndpointAvailable
 
 #: Class names of the exceptions that report a network failure, by the library that raises them.
 #: Names, because the libraries need not be installed.
-_STANDARD = {"ConnectionError", "TimeoutError", "SSLError", "gaierror", "HTTPException", "URLError"}
+_STANDARD = {"ConnectionError", "TimeoutError", "SSLError", "gaierror", "URLError"}
 _REQUESTS = {"Timeout", "ChunkedEncodingError", "ProtocolError", "NewConnectionError"}
 _AIOHTTP = {"ClientConnectionError", "ClientPayloadError"}
 _HTTPX = {"NetworkError", "TimeoutException", "ProxyError"}
@@ -23,6 +27,10 @@ _CONNECTING = (
     | {"ConnectTimeout", "ConnectTimeoutError", "NewConnectionError"}
     | {"ClientConnectorError", "ConnectionTimeoutError", "ConnectError"}
 )
+#: The names of those that blame the proxy.
+_OF_A_PROXY = {"ProxyError", "ClientProxyConnectionError", "ClientHttpProxyError"}
+#: The names of those that have the status themselves, instead of a response.
+_WITH_STATUS = {"ClientResponseError", "HTTPError"}
 
 
 class _NextEndpoint(Exception):  # noqa: N818 - control flow: ends a ``with`` block
@@ -98,11 +106,14 @@ class EndpointAttempt:
     def _outcome_of_error(self, error: Exception) -> Attempt:
         status, retry_after = _answer_of(error)
         fault, connecting = _fault_of(error)
-        if status is None and fault is Fault.OURS:
-            status = self._status  # the block may have failed after the answer
+        if fault not in (Fault.OURS, Fault.PROXY) and _is_elsewhere(error, self.endpoint):
+            fault = Fault.OURS  # the endpoint has answered, by a redirect to another server
+        if status is None and (fault is Fault.OURS or connecting):
+            status = self._status  # the block has failed after the answer, or elsewhere
         outcome = self._outcome(status, retry_after)
         if status is None:
-            outcome.fault, outcome.sent, outcome.result = fault, not connecting, error
+            sent = not connecting or self._status is not None
+            outcome.fault, outcome.sent, outcome.result = fault, sent, error
         return outcome
 
     def _outcome(self, status: int | None, retry_after: str | None = None) -> Attempt:
@@ -154,8 +165,9 @@ def _answer_of(error: Exception) -> tuple[int | None, str | None]:
 
     ``raise_for_status`` of requests, httpx and aiohttp raises such exceptions.
     """
-    response = getattr(error, "response", None)
-    answer: Any = error if response is None else response
+    answer: Any = getattr(error, "response", None)
+    if answer is None and not _WITH_STATUS.isdisjoint(_names(error)):
+        answer = error
     status = getattr(answer, "status_code", getattr(answer, "status", None))
     if not isinstance(status, int) or not 100 <= status <= 599:
         return None, None
@@ -169,11 +181,37 @@ def _fault_of(error: Exception) -> tuple[Fault, bool]:
     An exception that is not a network exception is the application's own fault.
     """
     found = causes(error)
-    names = {kind.__name__ for cause in found for kind in type(cause).__mro__}
+    names = {name for cause in found for name in _names(cause)}
+    if not _OF_A_PROXY.isdisjoint(names):
+        return Fault.PROXY, True
     connecting = not _CONNECTING.isdisjoint(names)
-    if _FROM_THE_NETWORK.isdisjoint(names) or lacks_resources(error):
+    is_plain = any(isinstance(cause, HTTPException) for cause in found)
+    if (_FROM_THE_NETWORK.isdisjoint(names) and not is_plain) or lacks_resources(error):
         return Fault.OURS, connecting
     # The innermost exception names the fault most exactly.
     faults = (fault_of(cause, connecting=connecting) for cause in reversed(found))
     usual = Fault.REFUSED if connecting else Fault.RESET
     return next((fault for fault in faults if fault is not Fault.OURS), usual), connecting
+
+
+def _names(error: BaseException) -> list[str]:
+    return [kind.__name__ for kind in type(error).__mro__]
+
+
+def _is_elsewhere(error: Exception, endpoint: str) -> bool:
+    """Whether an exception names another server than the endpoint.
+
+    requests and httpx keep the request that failed, and aiohttp the host; urllib names no server.
+    """
+    here = urlsplit(endpoint)
+    for cause in causes(error):
+        with contextlib.suppress(RuntimeError, ValueError):  # httpx without a request; a bad port
+            url = getattr(getattr(cause, "request", None), "url", None)
+            host, port = getattr(cause, "host", None), getattr(cause, "port", None)
+            if url is not None:
+                there = urlsplit(str(url))
+                host, port = there.hostname, there.port or DEFAULT_PORTS.get(there.scheme)
+            if isinstance(host, str):
+                own = here.hostname, here.port or DEFAULT_PORTS[here.scheme]
+                return (host.strip("[]").lower(), port) != own
+    return False

@@ -271,3 +271,91 @@ def test_a_cancelled_task_blames_nobody(deaf: str) -> None:
         return [e.state for e in manager.api_endpoints]
 
     assert asyncio.run(main()) == ["unknown"]
+
+
+def test_a_failure_after_the_answer_executes_nothing_twice() -> None:
+    """Once a status is reported, a refused connection is one to another server."""
+    with handmade() as first, handmade() as second, manager_of(first.url, second.url) as manager:
+
+        def pay(then: Callable[[], object], *, idempotent: bool) -> None:
+            for attempt in manager.attempts(idempotent=idempotent):
+                with attempt as endpoint:
+                    attempt.status(requests.post(f"{endpoint}/pay", timeout=2).status_code)
+                    then()
+
+        def refused() -> None:
+            requests.get(f"http://127.0.0.1:{closed_port()}", timeout=2)
+
+        def late() -> None:
+            raise TimeoutError("the database")
+
+        for idempotent in (False, True):
+            with pytest.raises(requests.ConnectionError):
+                pay(refused, idempotent=idempotent)
+        assert (len(first.asked), len(second.asked)) == (2, 0)
+        assert states(manager) == ["healthy", "unknown"]
+        with pytest.raises(TimeoutError):
+            pay(late, idempotent=False)
+        assert (len(first.asked), len(second.asked)) == (3, 0)
+
+
+def redirected(url: str) -> Callable[[Any], Answer]:
+    return lambda asked: (307, {"Location": url}, b"")
+
+
+@pytest.mark.parametrize("library", ["requests", "httpx2", "aiohttp"])
+def test_a_redirect_to_a_dead_server_blames_nobody(library: str) -> None:
+    """The endpoint has answered, so that the request is not sent to another endpoint."""
+    dead = redirected(f"http://127.0.0.1:{closed_port()}/x")
+
+    async def by_aiohttp(endpoint: str) -> None:
+        async with aiohttp.ClientSession() as session, session.post(endpoint):
+            pass
+
+    def post(endpoint: str) -> None:
+        if library == "requests":
+            requests.post(endpoint, timeout=2)
+        elif library == "httpx2":
+            httpx2.post(endpoint, follow_redirects=True, trust_env=False, verify=NOBODY)
+        else:
+            asyncio.run(by_aiohttp(endpoint))
+
+    errors = (requests.ConnectionError, httpx2.ConnectError, aiohttp.ClientConnectorError)
+    with (
+        handmade(dead) as first,
+        handmade(dead) as second,
+        manager_of(first.url, second.url) as manager,
+    ):
+        with pytest.raises(errors):
+            carry(manager, post, idempotent=False)
+        assert (len(first.asked), len(second.asked)) == (1, 0)
+        assert states(manager) == ["unknown", "unknown"]
+
+
+def test_a_dead_proxy_blames_no_endpoint() -> None:
+    proxy = {"http": f"http://127.0.0.1:{closed_port()}"}
+    with manager_of("http://a.example", "http://b.example") as manager:
+        with pytest.raises(NoEndpointAvailable) as caught:
+            carry(manager, lambda url: requests.get(url, proxies=proxy, timeout=2))
+        assert {a.fault for a in caught.value.attempts} == {Fault.PROXY}
+        assert states(manager) == ["unknown", "unknown"]
+
+
+class HTTPException(Exception):  # noqa: N818 - the name in werkzeug and other frameworks
+    """An exception by which an application answers."""
+
+    status = 503
+
+
+def test_an_exception_of_a_framework_is_the_applications() -> None:
+    """Its name and its status are not those of a response of the endpoint."""
+    with handmade() as first, handmade() as second, manager_of(first.url, second.url) as manager:
+
+        def act(endpoint: str) -> None:
+            requests.get(endpoint, timeout=2)
+            raise HTTPException
+
+        with pytest.raises(HTTPException):
+            carry(manager, act)
+        assert (len(first.asked), len(second.asked)) == (1, 0)
+        assert states(manager) == ["unknown", "unknown"]
