@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mop_config import Endpoint, EndpointConfig, signals
+from mop_config import Endpoint, EndpointConfig, qr, signals
 from mop_config.client import EndpointManager, NoEndpointAvailable, UpdateFailed
 from mop_config.errors import AddressError, PayloadError
 
@@ -499,3 +499,24 @@ def test_a_manager_without_sources_warns_of_no_update(caplog: pytest.LogCaptureF
     assert [(r.levelname, r.message) for r in caplog.records if "source" in r.message] == [
         ("INFO", "the endpoint list could not be updated (unreachable): no source is configured")
     ]
+
+
+@pytest.mark.parametrize("form", ["add", "list", "single", "full"])
+def test_an_endpoint_that_is_named_again_keeps_its_server_name(form: str) -> None:
+    """The name is not lost where there is no place for it, and another one replaces it."""
+    url = "https://192.0.2.1"
+    manager = EndpointManager([Endpoint(url, 0, "api.example")])
+
+    def name_again(name: str | None) -> str | None:
+        if form == "add":
+            manager.add_api_endpoint(url, 3)
+        else:
+            config = EndpointConfig((Endpoint(url, 3, name),), ())
+            manager.apply_qr(qr.dumps(config, form))
+        (endpoint,) = manager._lists.config.api_endpoints
+        return endpoint.server_name
+
+    assert name_again(None) == "api.example"
+    if form == "full":
+        assert name_again("other.example") == "other.example"
+    manager.close()

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import threading
 import time
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -383,6 +384,18 @@ class EndpointLists:
 
 
 def _merged(ours: Kinds, more: Kinds) -> Kinds:
-    """Add endpoints to those of their kind, or change the attributes of known endpoints."""
-    found = {kind: {e.url: e for e in (*ours[kind], *each)} for kind, each in more.items()}
-    return {kind: tuple(by_url.values()) for kind, by_url in found.items()}
+    """Add endpoints to those of their kind, or change the priority of known endpoints.
+
+    A known endpoint keeps its ``server_name`` unless it gets another: most ways to name an endpoint
+    again, such as the short forms of a QR code, have no place for the name.
+    """
+    found = {}
+    for kind, each in more.items():
+        by_url = {endpoint.url: endpoint for endpoint in ours[kind]}
+        for new in each:
+            known = by_url.get(new.url)
+            if known is not None and new.server_name is None:
+                new = dataclasses.replace(new, server_name=known.server_name)
+            by_url[new.url] = new
+        found[kind] = tuple(by_url.values())
+    return found
