@@ -69,6 +69,8 @@ def _cookies(environ: Environ, start_response: StartResponse) -> Iterable[bytes]
         ("Set-Cookie", "plain=1; Path=/"),
         ("Set-Cookie", "below=3; Path=/api/v1/auth; HttpOnly"),
         ("Set-Cookie", "prefix=4; Path=/api/v1"),
+        ("Set-Cookie", "parent=5; Path=/api"),
+        ("Set-Cookie", "beside=6; Path=/ap"),
         ("Set-Cookie", f"domain=2; Domain={host}; Path=/"),
         ("Content-Length", "0"),
     ]

@@ -324,13 +324,14 @@ def test_redirects_are_followed_through_the_pool(servers: Servers, kind: str) ->
     assert told["authorization"] == "Bearer secret"
 
 
+@pytest.mark.parametrize("to", ["/outside", "../../outside"])
 def test_a_redirect_beside_the_prefix_goes_to_the_endpoints_own_host(
-    servers: Servers, kind: str
+    servers: Servers, kind: str, to: str
 ) -> None:
     """A redirect outside the path prefix goes to the endpoint's host, without Authorization."""
     headers = {"Authorization": "Bearer secret"}
     with Driver(kind, [servers.plain.url], follow_redirects=True) as driver:
-        told = driver.get("/redirect?to=/outside", headers=headers).json()
+        told = driver.get(f"/redirect?to={to}", headers=headers).json()
     assert told["path"] == "/outside"
     assert told["authorization"] == ""
 
@@ -363,7 +364,12 @@ def test_cookies_are_kept_over_a_switch(servers: Servers, kind: str) -> None:
         driver.manager.remove_endpoint(servers.plain.url)
         told = driver.get("/").json()
     assert told["server"] == "other"
-    assert sorted(told["cookie"].split("; ")) == ["domain=2", "plain=1", "prefix=4"]
+    assert sorted(told["cookie"].split("; ")) == [
+        "domain=2",
+        "parent=5",
+        "plain=1",
+        "prefix=4",
+    ]
 
 
 # -- options

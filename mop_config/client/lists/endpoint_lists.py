@@ -1,10 +1,10 @@
 """``EndpointLists``: applies every change to the endpoint lists of a manager, and keeps them."""
 
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path

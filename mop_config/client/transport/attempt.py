@@ -243,9 +243,10 @@ class Exchange(Attempt, Deadline):
             stream: The body.
         """
         headers: Headers = self.response.headers
+        target = self.member.target
         for position, (name, value) in enumerate(headers):
             if len(name) in _LENGTHS and (rewrite := _REWRITTEN.get(name.lower())):
-                headers[position] = name, rewrite(value, self.member.target)
+                headers[position] = name, rewrite(value, target, self.request.url.raw_path)
         extensions = self.response.extensions
         extensions["endpoint"] = self.member.url
         return Response(self.response.status, headers=headers, stream=stream, extensions=extensions)
@@ -333,12 +334,11 @@ def least(wanted: float | None, limit: float) -> float:
     return limit if wanted is None else min(wanted, limit)
 
 
-def _location(value: bytes, target: Target) -> bytes:
-    if not value.startswith(b"/") and b"://" not in value:
-        return value  # relative to the request's path: unchanged
+def _location(value: bytes, target: Target, asked: bytes) -> bytes:
     try:
         origin = httpx2.URL(target.origin)
-        location = origin.join(value.decode("ascii"))
+        # A relative redirect is relative to the endpoint's own path, and may leave the prefix.
+        location = origin.copy_with(raw_path=target.prefix + asked).join(value.decode("ascii"))
     except (httpx2.InvalidURL, UnicodeDecodeError):
         return value
     if (location.scheme, location.netloc) != (origin.scheme, origin.netloc):
@@ -350,7 +350,7 @@ def _location(value: bytes, target: Target) -> bytes:
     return str(location).encode()
 
 
-def _cookie(value: bytes, target: Target) -> bytes:
+def _cookie(value: bytes, target: Target, _: bytes) -> bytes:
     pair, *attributes = value.split(b";")
     name = target.authority.rpartition(b":")[0] or target.authority
     kept = []
@@ -360,7 +360,10 @@ def _cookie(value: bytes, target: Target) -> bytes:
             continue
         if key == b"path":
             # The cookie jar matches the application's paths, without the endpoint's prefix.
-            path = _without_prefix(attribute.partition(b"=")[2].strip(), target.prefix)
+            given = attribute.partition(b"=")[2].strip()
+            path = _without_prefix(given, target.prefix)
+            if path is None and _without_prefix(target.prefix, given.removesuffix(b"/")):
+                path = b"/"  # all paths of the application are below that path
             attribute = attribute if path is None else b" Path=" + path
         kept.append(attribute)
     return b";".join([pair, *kept])
