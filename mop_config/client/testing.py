@@ -9,6 +9,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -167,7 +168,9 @@ class _ScriptHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a request as the endpoint's script says."""
         headers = {name.lower(): value for name, value in self.headers.items()}
-        body = self.rfile.read(int(headers.get("content-length", 0)))
+        chunked = headers.get("transfer-encoding") == "chunked"
+        size = int(headers.get("content-length", 0))
+        body = b"".join(self._chunks()) if chunked else self.rfile.read(size)
         reply = self.server.endpoint.respond(
             ReceivedRequest(self.command, self.path, headers, body)
         )
@@ -183,6 +186,13 @@ class _ScriptHandler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(reply.body[: reply.sent])
         self.close_connection = self.close_connection or reply.sent is not None
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass  # a trailer
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET  # noqa: N815
 

@@ -137,6 +137,7 @@ def _ask(look_up: LookUp, host: str) -> list[str]:
         found = look_up(host)
         if isinstance(found, Coroutine):
             found = asyncio.run(found)
+        found = [found] if isinstance(found, str) else found
         addresses = [str(ipaddress.ip_address(str(address).strip("[]"))) for address in found]
     except Exception as error:
         logger.info("the second look-up of %s failed: %s: %s", host, type(error).__name__, error)

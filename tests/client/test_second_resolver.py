@@ -119,6 +119,16 @@ def test_a_resolver_that_fails(kind: str, names: Names, code: int) -> None:
             assert driver.get("/").text == "ok"
 
 
+def test_one_address_alone(kind: str, names: Names) -> None:
+    """A resolver may return a text instead of a list of one text."""
+    names.addresses = socket.gaierror(socket.EAI_NONAME, "no")
+    with handmade(lambda asked: OK) as server:
+        url = server.url.replace("127.0.0.1", NAME)
+        tls = ssl.create_default_context()
+        with driver_of(kind, url, tls, lambda host: "127.0.0.1") as driver:
+            assert driver.get("/").text == "ok"
+
+
 def test_a_resolver_that_is_late(kind: str, names: Names) -> None:
     """The second resolver is called beside the first one after a quarter of a second."""
     names.addresses, names.seconds = ["127.0.0.1"], 20.0

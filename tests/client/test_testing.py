@@ -58,6 +58,14 @@ def test_an_endpoint_answers_as_it_is_told(fleet: ScriptedFleet) -> None:
     assert (third.method, third.body, third.headers["content-length"]) == ("POST", b"x", "1")
 
 
+def test_an_endpoint_reads_an_upload_in_chunks(fleet: ScriptedFleet) -> None:
+    endpoint = fleet.endpoint()
+    with requests.Session() as session:
+        for _ in range(2):
+            session.post(endpoint.url, data=iter([b"one ", b"two"]), timeout=5)
+    assert [asked.body for asked in endpoint.requests] == [b"one two"] * 2
+
+
 def test_an_endpoint_that_refuses_breaks_its_connections(fleet: ScriptedFleet) -> None:
     """``refuse`` breaks open connections, and ``answer`` listens at the same port again."""
     endpoint = fleet.endpoint()

@@ -661,7 +661,8 @@ class TestTheKeys:
             assert trusted_keys(keys).kids[0] == OURS.kid  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
-        "keys", [[], [""], ["nonsense"], [{}], ["{"], [OURS.private_jwk()], [OURS.public, "a\0b"]]
+        "keys",
+        [[], [""], ["nonsense"], [{}], ["{"], [OURS.private_jwk()], [OURS.public, "a\0b"], [0]],
     )
     def test_what_is_no_key(self, keys: list[Any]) -> None:
         """An invalid key raises in the constructor, and the error contains no secret."""

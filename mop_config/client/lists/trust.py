@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -54,9 +55,10 @@ def _text(key: Key) -> Mapping[str, Any] | str | bytes:
     ):
         return key
     try:
-        with open(key, "rb") as file:
+        # ``fspath`` refuses a number, which ``open`` would take for a descriptor, and close.
+        with open(os.fspath(key), "rb") as file:
             return file.read(_MAX_FILE_BYTES)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise SigningKeyError(f"it is neither a key nor a file of keys ({error})") from None
 
 
