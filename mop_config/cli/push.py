@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import click
 
-from ..errors import MopConfigError
+from ..errors import MopConfigError, SourceError
 from ..server.settings import Settings
 from ..server.sources import SCHEME
 from ..server.sources.file import FileSource
@@ -55,7 +55,11 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> N
         report("refused")
         raise MopConfigError(f"{file} has errors ({reading.rendering.errors}): nothing is written")
     old = target.read()
-    check_removals(reading.rendering, settings, reading.data, old, time.time())
+    try:
+        check_removals(reading.rendering, settings, reading.data, old, time.time())
+    except SourceError:
+        report("refused")
+        raise
     difference = TextDifference(old, reading.data, settings, time.time(), str(target), file)
     outcome |= {"previous_revision": target.revision, **difference.as_dict()}
     if not as_json:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,27 @@ def test_an_outage_is_told_once_whatever_happens_meanwhile(tmp_path: Path) -> No
     for secret in ("T0P", "S3CRET", "MfKQ9"):
         assert secret not in logs
     assert "Traceback" not in logs
+
+
+def test_a_recovery_by_other_settings_is_told(tmp_path: Path) -> None:
+    """Whoever mends a wrong health check closes the incident that it has opened."""
+    file = tmp_path / "endpoints.txt"
+    with handmade(lambda asked: OK) as api, handmade() as hook:
+        file.write_text(f"ApiList:\n{api.url}\n")
+        watched = partial(
+            running,
+            tmp_path,
+            file,
+            ENDPOINT_PROBE_INTERVAL="0.3",
+            ENDPOINT_ALERT_WEBHOOK=hook.url,
+            ENDPOINT_STATE_DIR=str(tmp_path / "state"),
+        )
+        with watched(ENDPOINT_HEALTH_CONTAINS="something else") as server:
+            wait_for(lambda: told(hook), seconds=30, what="the webhook is told")
+            settle(server)
+        with watched():
+            wait_for(lambda: len(told(hook)) > 1, seconds=30, what="the webhook is told again")
+        assert told(hook) == ["endpoints.down", "endpoints.recovered"]
 
 
 def test_a_parked_domain_is_told_from_the_service(tmp_path: Path) -> None:

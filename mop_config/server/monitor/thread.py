@@ -23,7 +23,7 @@ from ...health.probe import HealthRequest, Prober, ProbeResult
 from ..logs import describe
 from ..serving.store import Snapshot, SnapshotStore
 from ..settings import Settings
-from ..state.directory import Leadership, StateDirectory, dump_record, parse_record
+from ..state.directory import Leadership, StateDirectory, dump_record, key, parse_record
 from .alerts import OutageNotifier
 from .schedule import EndpointHealth, ProbeSchedule, Slot, Slots, WatchedEndpoint, best, rules
 
@@ -218,7 +218,9 @@ class EndpointMonitor:
         self._checks: dict[WatchedEndpoint, Future[ProbeResult]] = {}
         known = results.read()[1], results.history()
         self._schedule = ProbeSchedule(rules(self._interval), random.random, *known)
-        alerts = f"{stem}.alerts.json"
+        # By source and receiver: who mends a wrong health path must be told of the recovery.
+        source, _, _ = stem.partition(".")
+        alerts = f"{source}.{key(settings.alert_webhook or '')}.alerts.json"
         self._notifier = OutageNotifier(directory, alerts, settings, self._prober)
         self._followed: Snapshot | None = None
         self._saved = False

@@ -39,6 +39,8 @@ WORKER = ".worker."
 #: Seconds to wait for a lock, and for a lock whose holder has marked that it renders a list.
 PATIENCE = 0.5
 LONG_PATIENCE = 5.0
+#: Seconds after a failure for which the status shows the failure, if it is not repeated.
+TROUBLE_SECONDS = 60.0
 
 _FOLDER = os.O_RDONLY | open_flags("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC")
 _FILE = open_flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY")
@@ -90,13 +92,16 @@ class StateDirectory:
         self._owner = os.geteuid() if owner is None else owner
         self.path = path
         self.shared = owner is not None
-        self._failures: dict[str, str] = {}  # the reason why something cannot be saved or listed
+        # The reason why something cannot be saved or listed, and when that failed last.
+        self._failures: dict[str, tuple[str, float]] = {}
         self._passed_over: set[str] = set()
 
     @property
     def trouble(self) -> str:
         """The message that a record cannot be written or read; empty without a failure."""
-        reason = next(iter(list(self._failures.values())), "")
+        # Another worker may save that by now: this one no longer tries.
+        since = time.monotonic() - TROUBLE_SECONDS
+        reason = next((why for why, at in list(self._failures.values()) if at > since), "")
         return reason and f"the state folder {self.path} cannot be used: {reason}"
 
     # -- the folder
@@ -222,7 +227,7 @@ class StateDirectory:
             with self._opened() as folder:
                 names = os.listdir(folder)
         except OSError as error:
-            self._failures["list"] = error.strerror or str(error)
+            self._failures["list"] = error.strerror or str(error), time.monotonic()
             return []
         self._failures.pop("list", None)
         return names
@@ -274,7 +279,7 @@ class StateDirectory:
         """Remember that ``what`` cannot be saved, and log the first failure."""
         if what not in self._failures:
             logger.warning("%s cannot be saved: %s", what, error)
-        self._failures[what] = error.strerror or str(error)
+        self._failures[what] = error.strerror or str(error), time.monotonic()
 
     def recover(self, what: str) -> None:
         """Note that ``what`` was saved, and log the end of a series of failures."""

@@ -326,9 +326,7 @@ def _planned_refusal(
 
 
 def _confirmations(text: bytes) -> Counter[tuple[int, str]]:
-    if b"confirm:" not in text:
-        return Counter()
-    found = (_CONFIRMATION.fullmatch(line) for line in text.splitlines())
+    found = map(_CONFIRMATION.fullmatch, text.splitlines())
     return Counter((int(match[1]), match[2].decode()) for match in found if match)
 
 
@@ -491,13 +489,15 @@ class ReleaseStore:
     def write(self, good: LastGood) -> None:
         """Replace the last good text in one step, and add a new text to the history."""
         before, data = self._host, good.dump()
-        try:
-            self._directory.write(self._name, data, sync=True)
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                self._prune(0)  # the newest text is worth more than the history
-            if not self._directory.save(self._name, data, WHAT, sync=True):
-                return
+        for oldest in (*reversed(self._history()), None):
+            try:
+                self._directory.write(self._name, data, sync=True)
+                break
+            except OSError as error:
+                self._directory.complain(WHAT, error)
+                if oldest is None or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                    return
+                self._directory.remove(oldest)  # the newest text is worth more
         self._directory.recover(WHAT)
         self._host, self._agreed = good, self._fingerprint()
         if before is None or before.data != good.data:

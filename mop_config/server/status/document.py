@@ -144,15 +144,17 @@ def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
 
     A worker that cannot follow its source must not be hidden by those that can. In one state, the
     worker with the most problems is the worst: only this process knows of trouble with the state
-    folder if the other workers could not write it into their records.
+    folder if the other workers could not write it into their records. Of as many problems, the
+    worker with the newest list counts: another worker may be stopped, and serve an old list.
     """
 
-    def rank(worker: WorkerRecord) -> tuple[int, int, int]:
+    def rank(worker: WorkerRecord) -> tuple[int, int]:
         served = worker["served"]
         state, counts = SourceState(served["state"]), served["problem_counts"]
-        return _STATES.index(state), -counts["error"] - counts["warning"], worker["pid"]
+        return _STATES.index(state), -counts["error"] - counts["warning"]
 
-    return min(workers, key=rank)
+    newest = sorted(workers, key=lambda worker: worker["served"]["loaded_at"], reverse=True)
+    return min(newest, key=rank)
 
 
 def _short(entry: HistoryEntry | None) -> ReloadDocument | None:
@@ -304,8 +306,13 @@ def _token_lines(problems: list[ProblemRecord]) -> int:
 
 
 def common_etag(workers: list[WorkerDocument]) -> str:
-    """Return the ETag that most workers serve."""
-    return str(Counter(worker["etag"] for worker in workers).most_common(1)[0][0])
+    """Return the ETag that most workers serve; of as many workers, that of the newest reload."""
+    newest = sorted(workers, key=_reloaded_at, reverse=True)
+    return str(Counter(worker["etag"] for worker in newest).most_common(1)[0][0])
+
+
+def _reloaded_at(worker: WorkerDocument) -> str:
+    return worker["last_reload"]["at"] if worker["last_reload"] else ""
 
 
 def differing(workers: list[WorkerDocument]) -> list[int]:

@@ -4,6 +4,7 @@ Each worker here is an application in this process whose turns the test runs by 
 tests use real gunicorn workers.
 """
 
+import errno
 import os
 import shutil
 import signal
@@ -231,6 +232,20 @@ class TestALostFolder:
         assert len(list(folder.rglob("*.lastgood"))) == 1
 
 
+def test_trouble_that_is_not_repeated_fades(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker may write the record by now, so that this one does not try any more."""
+    directory = StateDirectory(tmp_path)
+    directory.complain("the results", OSError(errno.ENOSPC, "No space left on device"))
+    assert "No space left" in directory.trouble
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    assert directory.trouble == ""
+    directory.complain("the results", OSError(errno.ENOSPC, "No space left on device"))
+    assert "No space left" in directory.trouble
+
+
 class TestAFullDisk:
     """On a full disk the old record stays, and the new one is written once there is room."""
 
@@ -256,6 +271,29 @@ class TestAFullDisk:
             assert parse(newest).release.version == served
             site.write(AB, OLD)
             assert Worker(site.boot(**settings)).ver > served
+
+    def test_the_oldest_texts_make_room(
+        self, site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A full disk costs as many kept texts as the newest one needs, and the log says so."""
+        caplog.set_level("INFO")
+        disk = tmp_path / "disk"
+        with small_disk(disk):
+            worker = Worker(site.boot(state_dir=str(disk)))
+            for number in range(9):
+                site.write(f"DomainList:\nb{number}.example\n", OLD + number)
+                worker.look()
+            kept = sorted(disk.rglob("*.text.*"))
+            fill(disk / "full")
+            site.write(AB, NEWER)
+            worker.look()
+            (record,) = disk.rglob("*.lastgood")
+            assert parse(record.read_bytes()).data == AB.encode()
+            left = sorted(disk.rglob("*.text.*"))
+            assert len(left) > 5
+            assert set(kept[-5:]) <= set(left)
+            assert "the last good list cannot be saved: " in caplog.text
+            assert "the last good list can be saved again" in caplog.text
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from mop_config.model.codec import rfc3339
 from mop_config.server.logs import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
@@ -21,7 +23,12 @@ from mop_config.server.state.directory import (
     parse_record,
     started,
 )
-from mop_config.server.status.document import host_status, merge_histories
+from mop_config.server.status.document import (
+    common_etag,
+    differing,
+    host_status,
+    merge_histories,
+)
 
 
 def event(
@@ -282,3 +289,16 @@ def test_a_clock_that_was_set_back_does_not_change_the_order() -> None:
         "1970-01-01T02:00:00.000Z",
     ]
     assert not any("moment" in e for e in status["history"])
+
+
+@pytest.mark.parametrize("stopped", [1, 2])
+def test_of_two_workers_the_newer_list_counts(stopped: int) -> None:
+    """A stopped worker serves an old list, whatever its process id; the other is not blamed."""
+    workers = [worker(1, etag="new"), worker(2, etag="new")]
+    old = workers[stopped - 1]
+    old["served"] = {**old["served"], "etag": "old", "loaded_at": rfc3339(4.0)}
+    old["history"] = [event(0.5)]
+    status = host_status("the source", workers, None, None)
+    assert status["etag"] == "new"
+    assert common_etag(status["workers"]) == "new"
+    assert differing(status["workers"]) == [stopped]
