@@ -51,10 +51,10 @@ def check(
     found = reading.rendering
     checks = check_endpoints(reading.config, _TIMEOUT) if probe else []
     failed = [each for each in checks if not each.healthy]
-    bad = found.errors > 0 or (strict and found.warnings + len(failed) > 0)
-    served = None
-    if url is not None and reading.lines:
-        served = fetch(url, "--against", read_token(token_file))
+    warnings = found.warnings + len(failed) + len(reading.settings.warnings)
+    bad = found.errors > 0 or (strict and warnings > 0)
+    served = _fetched(url, token_file) if url is not None and reading.lines else None
+    code = int(bad or (url is not None and served is None))
     if as_json:
         document = _document(reading, ok=not bad)
         if probe:
@@ -63,7 +63,7 @@ def check(
             document["change"] = ListChanges(served, reading.config).as_dict()
             document["confirm"] = _unconfirmed(reading, served)
         print(json_text(document))
-        return int(bad)
+        return code
     warn(reading.settings, ())
     if not reading.lines:
         complain(reading.refusal)
@@ -77,7 +77,17 @@ def check(
             say(f"not compared with what is served: {error}")
     if served is not None:
         _print_change(reading, served, str(url))
-    return int(bad)
+    return code
+
+
+def _fetched(url: str, token_file: str | None) -> EndpointConfig | None:
+    """Return the list of a server; None with a message if there is none, as the file counts too."""
+    token = read_token(token_file)
+    try:
+        return fetch(url, "--against", token)
+    except MopConfigError as error:
+        complain(error)
+        return None
 
 
 def _print_change(reading: Reading, served: EndpointConfig, url: str) -> None:

@@ -30,6 +30,8 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
 
     FILE defaults to ENDPOINT_CONFIG_FILE, else config/endpoints.txt.
     """
+    if watch and as_json:
+        raise click.UsageError("--json is for one publication, without --watch")
     # Imported here, because the exporter's parts take long to import.
     from ..server.export import TYPES, StaticExporter
     from ..server.web import instance_folder

@@ -80,6 +80,21 @@ def test_what_would_change_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert [line.rstrip() for line in shown.splitlines()][-7:] == lines
         shown = on_a_terminal("check", str(served))
         assert shown.rstrip().endswith(f"against {url}: 0 changes")
-    assert run("check", file, "--against", url).returncode == 1
+    result = run("check", file, "--against", url)
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+    assert f"{file}: ok: " in result.stdout, "the file is judged all the same"
+    document = run("check", file, "--against", url, "--json")
+    assert (document.returncode, json.loads(document.stdout)["ok"]) == (1, True)
     shown = on_a_terminal("check", file)
     assert f"not compared with what is served: {url}" in shown
+
+
+def test_a_warning_of_a_setting_counts_if_strict(tmp_path: Path) -> None:
+    """``--strict`` makes every warning an error, also that of an unknown variable."""
+    file = str(tmp_path / "endpoints.txt")
+    Path(file).write_text("DomainList:\na.example\nb.example\n")
+    assert run("check", file, "--strict").returncode == 0
+    assert run("check", file, ENDPOINT_FOO="1").returncode == 0
+    result = run("check", file, "--strict", ENDPOINT_FOO="1")
+    assert result.returncode == 1
+    assert "ENDPOINT_FOO" in result.stderr
