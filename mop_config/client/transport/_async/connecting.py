@@ -19,7 +19,7 @@ from ....net.streams import AsyncStream
 from ...pool.failover import DialRace, spare_member
 from ...pool.member import PoolMember
 from ...pool.session import ClientState
-from ..attempt import Default, Exchange, least
+from ..attempt import Exchange, least
 from ..options import TransportOptions
 from ..with_asyncio import dial_limit, end_beside, start_beside
 from .connections import AsyncEndpointConnection, AsyncEndpointPool
@@ -197,12 +197,13 @@ class AsyncConnector(Owner):
     def _dial_options(self, exchange: Exchange) -> DialOptions:
         """Return the options of a dial.
 
-        A late look-up may use all of the request's time, unless the caller has set a time-out.
+        A late look-up may use all of the request's time, unless the request's own connect
+        time-out is shorter than the policy's.
         """
-        wanted, until = exchange.wanted.get("connect"), exchange.until
-        if wanted is not None and not isinstance(wanted, Default):
-            until = min(until, time.monotonic() + wanted)
-        timeout = least(wanted, self._state.policy.connect_timeout)
+        usual, until = self._state.policy.connect_timeout, exchange.until
+        timeout = least(exchange.wanted.get("connect"), usual)
+        if timeout < usual:
+            until = min(until, time.monotonic() + timeout)
         return self._options.for_dial(timeout, until, exchange.hedge)
 
     async def _keep_spare(self, now: float) -> None:
