@@ -170,7 +170,7 @@ def test_a_reload_thread_that_hangs_is_said_by_every_worker(tmp_path: Path) -> N
             what="the status names the reason",
         )
         assert late["severity"] == "error"
-        assert not server.status()["watcher"]["alive"]
+        wait_for(lambda: not server.status()["watcher"]["alive"], what="the status says that, too")
         assert not any(successful(server) for _ in range(6))
         (said,) = wait_for(
             lambda: [told for told in [ready(server)] if told[1]["state"] == "stale"],
