@@ -144,17 +144,18 @@ def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
 
     A worker that cannot follow its source must not be hidden by those that can. In one state, the
     worker with the most problems is the worst: only this process knows of trouble with the state
-    folder if the other workers could not write it into their records. Of as many problems, the
-    worker with the newest list counts: another worker may be stopped, and serve an old list.
+    folder if the other workers could not write it into their records. Of as many problems, a worker
+    with the newest list counts: another worker may be stopped, and serve an old list.
     """
+    newest = max(workers, key=lambda worker: worker["served"]["loaded_at"])["served"]["etag"]
 
-    def rank(worker: WorkerRecord) -> tuple[int, int]:
-        served = worker["served"]
+    def rank(worker: WorkerRecord) -> tuple[int, int, bool, int]:
+        served, pid = worker["served"], worker["pid"]
         state, counts = SourceState(served["state"]), served["problem_counts"]
-        return _STATES.index(state), -counts["error"] - counts["warning"]
+        problems = counts["error"] + counts["warning"]
+        return _STATES.index(state), -problems, served["etag"] != newest, pid
 
-    newest = sorted(workers, key=lambda worker: worker["served"]["loaded_at"], reverse=True)
-    return min(newest, key=rank)
+    return min(workers, key=rank)
 
 
 def _short(entry: HistoryEntry | None) -> ReloadDocument | None:
