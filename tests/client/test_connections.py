@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -34,6 +35,8 @@ from .test_timeouts import _head, talking
 
 #: Delays that are too long for a hedge or a second dial, so that each request is alone.
 ALONE = Policy(hedge_delay=20.0, race_delay=20.0)
+#: For 32 handshakes at once, which take their time on a busy machine.
+PATIENT = replace(ALONE, connect_timeout=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,7 @@ def test_many_requests_at_once_over_http2(contexts: Contexts, kind: str) -> None
     """Concurrent requests all succeed: tasks share one HTTP/2 connection, threads share none."""
     with (
         speaking(contexts[0]) as server,
-        Driver(kind, [server.url], ALONE, verify=contexts[1], http2=True) as driver,
+        Driver(kind, [server.url], PATIENT, verify=contexts[1], http2=True) as driver,
     ):
         assert driver.get("/").text == "ok"
         assert Counter(_many_on_one(driver, 40)) == {"ok": 32 * 40}
@@ -141,7 +144,7 @@ def test_many_requests_at_once_over_http2_through_a_proxy(contexts: Contexts, ki
         Driver(
             kind,
             ["https://one.invalid"],
-            ALONE,
+            PATIENT,
             verify=contexts[1],
             http2=True,
             proxy=proxy.url,
