@@ -11,11 +11,11 @@ from ..errors import MopConfigError
 from ..model import codec
 from ..model.address import secret_part, without_userinfo
 from ..model.endpoint import EndpointConfig, Kind
-from ..model.printable import blanked
+from ..model.printable import blanked, plural
 from ..server.parsing.problems import Problem, Severity
 from ..server.state.releases import missing_confirmations
 from .input import Reading, env_file_option, read, warn
-from .output import ListChanges, complain, counts_of, json_text, plan_lines, plural, say
+from .output import ListChanges, complain, counts_of, json_text, plan_lines, say
 from .probe import EndpointCheck, check_endpoints
 from .server_api import fetch, read_token, server_of, token_option
 

@@ -12,7 +12,7 @@ import click
 
 from ..model.codec import EndpointChange, endpoint_changes, entry_of
 from ..model.endpoint import EndpointConfig, Kind
-from ..model.printable import printable, replace_unprintable
+from ..model.printable import plural, printable, replace_unprintable
 from ..server.parsing.attributes import PlannedChange
 
 #: Units of time, in seconds, the largest first.
@@ -43,11 +43,6 @@ def say(line: str, *, err: bool = False, nl: bool = True, **style: Any) -> None:
 def complain(message: object) -> None:
     """Print a warning or an error on standard error, in one line."""
     say(f"mop-config: {' '.join(str(message).split())}", err=True)
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun, such as ``2 errors``."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def counts_of(config: EndpointConfig) -> str:

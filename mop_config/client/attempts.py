@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from ..model.address import DEFAULT_PORTS
 from ..net.faults import Fault, causes, fault_of, lacks_resources
 from .pool.failover import OURS, Attempt, Failover, RetryTraits
-from .pool.member import PoolMember
+from .pool.member import PoolMember, Target
 from .pool.session import ClientState
 from .transport.outcome import NoEndpointAvailable
 
@@ -106,7 +106,7 @@ class EndpointAttempt:
     def _outcome_of_error(self, error: Exception) -> Attempt:
         status, retry_after = _answer_of(error)
         fault, connecting = _fault_of(error)
-        if fault not in (Fault.OURS, Fault.PROXY) and _is_elsewhere(error, self.endpoint):
+        if fault not in (Fault.OURS, Fault.PROXY) and _is_elsewhere(error, self._member.target):
             fault = Fault.OURS  # the endpoint has answered, by a redirect to another server
         if status is None and (fault is Fault.OURS or connecting):
             status = self._status  # the block has failed after the answer, or elsewhere
@@ -198,12 +198,11 @@ def _names(error: BaseException) -> list[str]:
     return [kind.__name__ for kind in type(error).__mro__]
 
 
-def _is_elsewhere(error: Exception, endpoint: str) -> bool:
+def _is_elsewhere(error: Exception, target: Target) -> bool:
     """Whether an exception names another server than the endpoint.
 
     requests and httpx keep the request that failed, and aiohttp the host; urllib names no server.
     """
-    here = urlsplit(endpoint)
     for cause in causes(error):
         with contextlib.suppress(RuntimeError, ValueError):  # httpx without a request; a bad port
             url = getattr(getattr(cause, "request", None), "url", None)
@@ -212,6 +211,5 @@ def _is_elsewhere(error: Exception, endpoint: str) -> bool:
                 there = urlsplit(str(url))
                 host, port = there.hostname, there.port or DEFAULT_PORTS.get(there.scheme)
             if isinstance(host, str):
-                own = here.hostname, here.port or DEFAULT_PORTS[here.scheme]
-                return (host.strip("[]").lower(), port) != own
+                return (host.strip("[]").lower(), port) != (target.host.strip("[]"), target.port)
     return False

@@ -1,4 +1,4 @@
-"""Make text from outside safe to print: one rule for logs, commands and the dashboard. Pure.
+"""Text for logs, commands and the dashboard: safe to print, and with nouns in their form. Pure.
 
 ``str.isprintable`` decides which characters are unprintable: control characters, bidirectional
 overrides, U+2028 and U+2029, surrogates. A terminal executes control characters; control
@@ -34,3 +34,8 @@ def blanked(text: str, keep: str = "") -> str:
         keep: Unprintable characters that are not replaced.
     """
     return replace_unprintable(text, lambda _: " ", keep)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, such as ``2 errors``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -103,7 +103,8 @@ class ConfigService:
         # What was seen of the endpoints survives a restart with other settings than these.
         checked = (settings.rules, settings.health_path, settings.health_contains)
         seen = f"{source}.{key(repr(checked))}"
-        self._monitor = MonitorThread(self.store, settings, directory, seen)
+        alerts = f"{source}.{key(settings.alert_webhook or '')}.alerts.json"
+        self._monitor = MonitorThread(self.store, settings, directory, seen, alerts)
         self.reports = ClientReports(directory, seen) if settings.reports else None
         return ReleaseStore(directory, source, lambda: bool(self._workers.others(os.getpid())))
 

@@ -23,7 +23,7 @@ from ...health.probe import HealthRequest, Prober, ProbeResult
 from ..logs import describe
 from ..serving.store import Snapshot, SnapshotStore
 from ..settings import Settings
-from ..state.directory import Leadership, StateDirectory, dump_record, key, parse_record
+from ..state.directory import Leadership, StateDirectory, dump_record, parse_record
 from .alerts import OutageNotifier
 from .schedule import EndpointHealth, ProbeSchedule, Slot, Slots, WatchedEndpoint, best, rules
 
@@ -140,18 +140,26 @@ class MonitorThread:
         directory: The state folder. While it is not writable nothing is checked, since each
             worker would check and send alerts for itself.
         stem: Start of the names of the records.
+        alerts: Name of the record of the alerts. It depends neither on the checks nor on the
+            URLs, so that whoever mends a wrong health path is told of the recovery.
 
     Attributes:
         results: The results of the worker that checks, for every worker.
     """
 
     def __init__(
-        self, store: SnapshotStore, settings: Settings, directory: StateDirectory, stem: str
+        self,
+        store: SnapshotStore,
+        settings: Settings,
+        directory: StateDirectory,
+        stem: str,
+        alerts: str,
     ) -> None:
         self._store = store
         self._settings = settings
         self._directory = directory
         self._stem = stem
+        self._alerts = alerts
         self.results = ProbeResults(directory, stem, settings.probe_interval)
         self._leadership = Leadership(directory, f"{stem}.monitor")
         self._thread: threading.Thread | None = None
@@ -193,7 +201,8 @@ class MonitorThread:
 
     def _lead(self, stopping: threading.Event) -> None:
         """Check the endpoints as long as this worker has the lock."""
-        with closing(EndpointMonitor(self._settings, self._directory, self._stem)) as monitor:
+        records = self._directory, self._stem, self._alerts
+        with closing(EndpointMonitor(self._settings, *records)) as monitor:
             while self._leadership.take() and not stopping.is_set():
                 monitor.turn(self._store.view.snapshot)
                 self._complaint = ""
@@ -207,9 +216,12 @@ class EndpointMonitor:
         settings: The interval of the checks, and the webhook.
         directory: The state folder.
         stem: Start of the names of the records.
+        alerts: Name of the record of the alerts.
     """
 
-    def __init__(self, settings: Settings, directory: StateDirectory, stem: str) -> None:
+    def __init__(
+        self, settings: Settings, directory: StateDirectory, stem: str, alerts: str
+    ) -> None:
         self._interval = settings.probe_interval
         results = self._results = ProbeResults(directory, stem, self._interval)
         request = HealthRequest.containing(settings.health_path, settings.health_contains)
@@ -218,9 +230,6 @@ class EndpointMonitor:
         self._checks: dict[WatchedEndpoint, Future[ProbeResult]] = {}
         known = results.read()[1], results.history()
         self._schedule = ProbeSchedule(rules(self._interval), random.random, *known)
-        # By source and receiver: who mends a wrong health path must be told of the recovery.
-        source, _, _ = stem.partition(".")
-        alerts = f"{source}.{key(settings.alert_webhook or '')}.alerts.json"
         self._notifier = OutageNotifier(directory, alerts, settings, self._prober)
         self._followed: Snapshot | None = None
         self._saved = False

@@ -13,13 +13,14 @@ from typing import Any
 
 from ...errors import SourceError
 from ...model.codec import rfc3339
+from ...model.printable import plural
 from ..parsing.problems import MAX_KEPT, Code, Problem
 from ..parsing.render import EMPTY, Rendering, first_problems, render
 from ..serving.store import Reload, Result, Snapshot, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
 from ..sources import Source
 from ..sources.file import Fingerprint, identity_of
-from ..state.releases import LastGood, ReleaseStore, check_replaces, count, with_planned_refusals
+from ..state.releases import LastGood, ReleaseStore, check_replaces, with_planned_refusals
 
 logger = logging.getLogger(__name__)
 
@@ -285,7 +286,7 @@ class Reloader:
         )
         what = f"{change or result} ({attempt.trigger}), etag {snapshot.etag}"
         served = f"{rendering.api_count} API, {rendering.socketio_count} Socket.io"
-        counts = f"{count(rendering.errors, 'error')}, {count(rendering.warnings, 'warning')}"
+        counts = f"{plural(rendering.errors, 'error')}, {plural(rendering.warnings, 'warning')}"
         told = first_problems(rendering.problems)
         logger.info("%s, %.0f ms; %s; %s%s", what, reload.duration * 1000, served, counts, told)
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from ...errors import SourceError
 from ...model.codec import MAX_DATE, iter_endpoints, rfc3339
 from ...model.endpoint import Kind
+from ...model.printable import plural
 from ..parsing.problems import MAX_KEPT, Code, Problem, Severity
 from ..parsing.render import Rendering, render_body
 from ..settings import Settings
@@ -224,7 +225,7 @@ def check_acceptable(rendering: Rendering, settings: Settings, served: Mapping[K
     """
     if settings.strict and rendering.errors:
         first = next((p for p in rendering.problems if p.severity is Severity.ERROR), None)
-        errors = count(rendering.errors, "error")
+        errors = plural(rendering.errors, "error")
         raise SourceError(Code.STRICT, f"{errors}, and ENDPOINT_STRICT is set; first: {first}")
     if error := _too_few(served, {kind: rendering.count(kind) for kind in Kind}, settings):
         raise error
@@ -242,15 +243,10 @@ def _too_few(
         )
     for kind, number in served.items():
         if number and left[kind] < settings.min_endpoints:
-            usable = count(left[kind], f"usable {kind.label} endpoint")
+            usable = plural(left[kind], f"usable {kind.label} endpoint")
             reason = f"the file has {usable}, and ENDPOINT_MIN_ENDPOINTS is"
             return SourceError(Code.TOO_FEW, f"{reason} {settings.min_endpoints}")
     return None
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun in the right form."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _urls(body: bytes, kind: Kind) -> set[str]:
