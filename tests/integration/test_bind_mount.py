@@ -55,7 +55,9 @@ def test_a_replaced_or_removed_original_is_said(
         wait_for(lambda: server.all_are("stale"), what="every worker says it")
         assert server.get("/ready").status == 200
         wait_for(lambda: "mount the folder" in reason(server), what="each worker knows why")
-        assert "mount the folder" in server.status()["last_reload"]["error"]
+        status = server.status()
+        assert "mount the folder" in status["last_reload"]["error"]
+        assert [problem["code"] for problem in status["problems"]] == ["detached"]
         assert not successful(server)
         assert server.all_serve("c.example", "d.example")
         with running(tmp_path, inside, ENDPOINT_STATE_DIR=str(tmp_path / "other")) as second:

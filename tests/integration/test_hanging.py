@@ -69,6 +69,7 @@ def test_a_mount_that_hangs_is_said_and_stops_neither_requests_nor_a_stop(tmp_pa
         status = server.status()
         assert status["state"] == "stale"
         assert status["last_reload"]["result"] == "error"
+        assert [problem["code"] for problem in status["problems"]] == ["unreachable"]
         assert not successful(server)
         assert server.hosts() == ["a.example", "b.example"], "the list is served as ever"
         mount.write(OTHER)

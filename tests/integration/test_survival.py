@@ -195,6 +195,9 @@ def test_a_file_that_never_rests(shared: tuple[Server, Path]) -> None:
         wait_for(
             lambda: "keeps changing" in str(server.status()["last_reload"]["error"]), seconds=15
         )
+        status = server.status()
+        assert status["state"] == "stale"
+        assert [problem["code"] for problem in status["problems"]] == ["changing"]
         assert server.hosts() == before
     finally:
         stop.set()
@@ -233,8 +236,8 @@ def test_a_killed_workers_successor_serves_the_last_good_list(
                 assert server.hosts() == HOSTS
             assert server.get("/ready").status == 200
             assert len(set(server.etags())) == 1
-        if not options:  # no worker has read a good file
-            wait_for(lambda: server.all_are("stale"))
+            # The new worker has not read a good file itself.
+            wait_for(lambda: server.all_are("rejected"))
         followed(server, file, "good")
         wait_for(lambda: server.all_are("fresh"))
 
@@ -257,9 +260,9 @@ def test_a_restart_serves_the_last_good_list_and_says_so(
         assert after.headers["ETag"] == before.headers["ETag"]
         assert after.headers["Last-Modified"] == before.headers["Last-Modified"]
         ready = server.get("/ready")
-        assert (ready.status, ready.json["state"]) == (200, "stale")
+        assert (ready.status, ready.json["state"]) == (200, "rejected")
         assert ready.json["reason"] == server.status()["last_reload"]["error"]
-        assert server.status()["state"] == "stale"
+        assert server.status()["state"] == "rejected"
         assert "the last good list of" in server.log
         followed(server, file, "repaired")
         wait_for(lambda: server.get("/ready").json == FRESH)
@@ -304,7 +307,7 @@ def test_two_servers_side_by_side_restart_on_their_own_last_good_lists(tmp_path:
     with both() as servers:
         for server, file in zip(servers, files, strict=True):
             assert server.hosts() == [f"{file.name}-a.example", f"{file.name}-b.example"]
-            assert server.status()["state"] == "stale"
+            assert server.status()["state"] == "rejected"
 
 
 def in_trouble(server: Server) -> bool:

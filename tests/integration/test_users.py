@@ -121,7 +121,7 @@ def test_workers_of_another_user_remember_the_newest_list(
     file.write_text("\0")
     with started(command, place, file, **state) as server:
         assert server.hosts() == ["newest-a.example", "newest-b.example"]
-        assert server.status()["state"] == "stale"
+        assert server.status()["state"] == "rejected"
         server.stop()
 
 

@@ -36,6 +36,8 @@ VAIN_TRIES = 3
 VAIN_SECONDS = 2.0
 #: Identity of every outage, so that an outage is noted once although its messages differ.
 UNREACHABLE = b"unreachable"
+#: Codes that say nothing of the source's text, because the text could not be read.
+_UNREAD = frozenset({Code.UNREACHABLE, Code.DETACHED, Code.CHANGING})
 
 
 @contextlib.contextmanager
@@ -67,14 +69,12 @@ class Loaded:
         vain: Monotonic seconds at the starts of the first reads in a row whose text was outdated
             before its release was issued.
         good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
-        seen_good: Whether this process has read a good text.
     """
 
     signature: Fingerprint = Fingerprint(0)  # noqa: RUF009 - immutable
     identity: bytes = b""
     vain: tuple[float, ...] = ()
     good_at: float = 0.0
-    seen_good: bool = False
 
     @property
     def reachable(self) -> bool:
@@ -264,7 +264,7 @@ class Reloader:
         *,
         window: bool = False,
     ) -> None:
-        self.loaded = replace(self.loaded, good_at=time.time(), seen_good=True)
+        self.loaded = replace(self.loaded, good_at=time.time())
         view, change = self.store.view, None
         if view.loaded and view.snapshot.etag == rendering.etag:
             result, snapshot = Result.UNCHANGED, self._restamp(good)
@@ -402,19 +402,21 @@ class Reloader:
         self.follow_others(refused=True)
         code = Code(error.code) if error.code else None
         view, found, changes = self.store.view, attempt.rendering, dict[str, Any]()
-        result, state, what, told = Result.ERROR, SourceState.STALE, "failed", ""
-        if code is not None and code not in {Code.UNREACHABLE, Code.DETACHED}:
+        if code is not None:
             problem = Problem.of(code, str(error), error.line, error.column)
             changes["problems"] = (problem, *found.problems)[:MAX_KEPT]
             changes["errors"], changes["warnings"] = 1 + found.errors, found.warnings
-            result, what, told = Result.REJECTED, "refused", first_problems(found.problems)
-            state = SourceState.REJECTED if self.loaded.seen_good else state
-        state = state if view.loaded else SourceState.EMPTY
+        if code is None or code in _UNREAD:
+            result, state, what = Result.ERROR, SourceState.STALE, "failed"
+        else:
+            result, state, what = Result.REJECTED, SourceState.REJECTED, "refused"
         reload = attempt.done(result, view.snapshot.etag, error=str(error), code=code)
-        self.store.update(reload, state=state, **changes)
-        serving = f"still serving etag {view.snapshot.etag}" if view.loaded else "serving nothing"
-        if view.loaded and not self.loaded.seen_good:
-            serving += f", the last good list of {rfc3339(self.loaded.good_at)}"
+        self.store.update(reload, state=state if view.loaded else SourceState.EMPTY, **changes)
+        serving = "serving nothing"
+        if view.loaded:
+            good_at = rfc3339(self.loaded.good_at)
+            serving = f"still serving etag {view.snapshot.etag}, the last good list of {good_at}"
+        told = first_problems(found.problems)
         logger.error("%s (%s): %s; %s%s", what, attempt.trigger, error, serving, told)
 
 

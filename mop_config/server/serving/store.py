@@ -137,8 +137,8 @@ class SourceState(StrEnum):
     """How the served list relates to the source.
 
     ``fresh``: the list is the one that the source holds. ``rejected``: the source's newest text
-    was refused. ``stale``: this process has not seen a good text, or cannot read the source, and
-    serves the last good list. ``empty``: no good list was ever seen.
+    was refused, and the last good list is served. ``stale``: the source cannot be read, and the
+    last good list is served. ``empty``: no good list was ever seen.
     """
 
     FRESH = "fresh"

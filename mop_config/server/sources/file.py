@@ -41,6 +41,10 @@ except ImportError:  # Windows has neither leases nor flock
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
+# watchdog logs this error at each stop that meets an event, although nothing is wrong.
+logging.getLogger("watchdog.observers.inotify").addFilter(
+    lambda record: "called when the thread is inactive" not in record.getMessage()
+)
 
 # Load the codec now: importing it after dropping privileges may fail.
 codecs.lookup("utf-8")

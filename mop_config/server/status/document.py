@@ -90,6 +90,11 @@ def _worker(worker: WorkerRecord, reload: HistoryEntry | None) -> WorkerDocument
     return {"pid": worker["pid"], "etag": etag, "last_reload": _short(reload)}
 
 
+def _document(worker: WorkerRecord) -> WorkerDocument:
+    history = worker["history"]
+    return _worker(worker, history[0]["entry"] if history else None)
+
+
 def host_status(
     source: str,
     workers: list[WorkerRecord],
@@ -118,10 +123,7 @@ def host_status(
             "mode": "poll" if polls else watchers[0]["mode"],
             "alive": all(watcher["alive"] for watcher in watchers),
         },
-        "workers": [
-            _worker(worker, worker["history"][0]["entry"] if worker["history"] else None)
-            for worker in sorted(workers, key=_pid)
-        ],
+        "workers": [_document(worker) for worker in sorted(workers, key=_pid)],
         "health": health,
         "reports": reports,
     }
@@ -145,15 +147,16 @@ def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
     A worker that cannot follow its source must not be hidden by those that can. In one state, the
     worker with the most problems is the worst: only this process knows of trouble with the state
     folder if the other workers could not write it into their records. Of as many problems, a worker
-    with the newest list counts: another worker may be stopped, and serve an old list.
+    with the common list counts (see ``common_etag``): another worker may be stopped, and serve an
+    old list.
     """
-    newest = max(workers, key=lambda worker: worker["served"]["loaded_at"])["served"]["etag"]
+    common = common_etag([_document(worker) for worker in workers])
 
     def rank(worker: WorkerRecord) -> tuple[int, int, bool, int]:
         served, pid = worker["served"], worker["pid"]
         state, counts = SourceState(served["state"]), served["problem_counts"]
         problems = counts["error"] + counts["warning"]
-        return _STATES.index(state), -problems, served["etag"] != newest, pid
+        return _STATES.index(state), -problems, served["etag"] != common, pid
 
     return min(workers, key=rank)
 

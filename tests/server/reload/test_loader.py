@@ -176,14 +176,14 @@ def test_a_bad_file_leaves_the_served_list(site: Site, bad: Code) -> None:
 
 
 def test_a_restart_with_a_bad_file_serves_the_last_good_list(site: Site, bad: Code) -> None:
-    """A restart with a bad file serves the last good list as stale, with its date and ETag."""
+    """A restart with a bad file serves the last good list as rejected, with its date and ETag."""
     site.file.write_text(GOOD)
     before = site.boot().store.view.snapshot
     site.put_bad()  # type: ignore[attr-defined]
     loader = site.boot()
     assert hosts(loader) == AB
     view = loader.store.view
-    assert view.state is SourceState.STALE
+    assert view.state is SourceState.REJECTED
     assert view.problems[0].code is bad
     assert (view.snapshot.etag, view.snapshot.last_modified) == (before.etag, before.last_modified)
     assert view.history[0].etag == before.etag

@@ -9,7 +9,7 @@ import pytest
 
 from mop_config.errors import SourceError
 from mop_config.server.parsing.problems import Code
-from mop_config.server.sources.file import FileSource
+from mop_config.server.sources.file import Events, FileSource, Watcher
 
 from ...conftest import skip
 from ...waiting import wait_for
@@ -186,6 +186,19 @@ def test_a_save_of_the_same_size_in_the_same_tick_is_noticed(tmp_path: Path) -> 
     assert not source.is_current(text)
     path.unlink()
     assert not source.is_current(text)
+
+
+def test_an_event_that_meets_a_stop_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """watchdog's emitter, which is asked once more after the stop, logs nothing."""
+    watcher = Watcher(tmp_path / "endpoints.txt", Events())
+    watcher.check(0.0)
+    assert watcher._observer is not None
+    (emitter,) = watcher._observer.emitters
+    watcher.stop()
+    emitter.queue_events(0.0)
+    assert caplog.text == ""
 
 
 def test_root_is_needed_for_nothing_here() -> None:

@@ -161,7 +161,7 @@ def put(file: Path, content: str) -> None:
 
 def reason(server: Server) -> str:
     status = server.status()
-    assert status["state"] in {"rejected", "stale"}
+    assert status["state"] == "rejected"
     return str(status["last_reload"]["error"])
 
 

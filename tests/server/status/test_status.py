@@ -302,3 +302,11 @@ def test_of_two_workers_the_newer_list_counts(stopped: int) -> None:
     assert status["etag"] == "new"
     assert common_etag(status["workers"]) == "new"
     assert differing(status["workers"]) == [stopped]
+
+
+def test_the_host_serves_the_common_list() -> None:
+    """The list that the status shows is never that of a worker that differs."""
+    first, second = worker(1, etag="a"), worker(2, etag="b")
+    first["served"] = {**first["served"], "loaded_at": rfc3339(9.0)}
+    status = host_status("the source", [first, second])
+    assert status["etag"] == common_etag(status["workers"]) == "b"

@@ -89,7 +89,7 @@ def test_readiness_and_status_say_that_entries_are_left_out(tmp_path: Path, stri
     client = make(tmp_path, source=str(file), strict=strict)
     errors = 151 if strict else 150
     expected = {
-        "state": "stale" if strict else "fresh",
+        "state": "rejected" if strict else "fresh",
         "complete": False,
         "problem_counts": {"error": errors, "warning": 2},
     }
