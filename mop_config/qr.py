@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import MissingExtra, PayloadError, QrTooLong, QrUnreadable
-from .model.codec import QR_FORMATS, QrData, check_room_id, iter_endpoints
+from .model.codec import QR_FORMATS, QrData, check_room_id
 from .model.codec import dumps_qr as dumps
 from .model.codec import loads_qr as parse
-from .model.endpoint import EndpointConfig, Kind
+from .model.endpoint import EndpointConfig
 
 if TYPE_CHECKING:
     from segno import QRCode
@@ -77,46 +77,8 @@ class QrText(NamedTuple):
         return len(self.text.encode())
 
 
-class Shortlist(NamedTuple):
-    """The endpoints of a list that can be in a code, and the size of the whole list.
-
-    Attributes:
-        best: The best endpoints, at most ``MAX_LIMIT`` of each kind, in the order of the list.
-        sizes: Size in bytes of the whole list, in the ``full`` and in the ``list`` form.
-    """
-
-    best: EndpointConfig
-    sizes: dict[str, int]
-
-    @classmethod
-    def of(cls, config: EndpointConfig) -> "Shortlist":
-        """Make the shortlist of a list."""
-        sizes = {form: len(dumps(config, form)) for form in ("full", "list")}
-        return cls(_best(config, MAX_LIMIT), sizes)
-
-    @classmethod
-    def of_body(cls, body: bytes) -> "Shortlist":
-        """Make the shortlist of a wire form that ``codec.dumps`` has encoded."""
-        return cls.of(EndpointConfig(*(tuple(iter_endpoints(body, kind)) for kind in Kind)))
-
-    def __bool__(self) -> bool:
-        return bool(self.best)
-
-    def size(self, format: str, room_id: str | None, limit: int | None) -> int:  # noqa: A002
-        """Return the size in bytes of a text, however large the text is."""
-        if format == "single" or limit is not None:
-            return len(self.text(format, room_id, limit).encode())
-        room, no_room = (self.text("single", each, None).encode() for each in (room_id, None))
-        return self.sizes[format] + len(room) - len(no_room)
-
-    def text(self, format: str, room_id: str | None, limit: int | None) -> str:  # noqa: A002
-        """Return the text; without a limit, of at most ``MAX_LIMIT`` endpoints of each kind."""
-        best = self.best if limit is None else _best(self.best, limit)
-        return dumps(best, format, room_id)
-
-
 def fit(
-    config: EndpointConfig | Shortlist,
+    config: EndpointConfig,
     format: str | None = None,  # noqa: A002 - as in the route and on the command line
     room_id: str | None = None,
     limit: int | None = None,
@@ -125,7 +87,7 @@ def fit(
     """Choose the text of a code.
 
     Args:
-        config: The endpoints, or a shortlist of the endpoints.
+        config: The endpoints.
         format: ``full``, ``list`` or ``single``; None chooses the first of these that fits.
         room_id: The room that the app joins, or None.
         limit: Number of endpoints of each kind, the best ones; None for all.
@@ -136,19 +98,23 @@ def fit(
         QrTooLong: If the text does not fit; the error states what would fit.
     """
     check(format, room_id, limit)
-    shortlist = config if isinstance(config, Shortlist) else Shortlist.of(config)
-    if not shortlist:
+    if not config:
         raise PayloadError("endpoints", "the list has no endpoint to put into a code")
     # Only the room id can have characters that are not ASCII.
     plain = room_id is None or room_id.isascii()
     room = capacity if plain else capacity - (CAPACITY - CAPACITY_UTF8)
+    shortlist = _best(config, MAX_LIMIT)  # more endpoints fit into no code
+
+    def text_of(form: str, limit: int | None) -> QrText:
+        return QrText(form, dumps(_best(shortlist, limit or MAX_LIMIT), form, room_id))
 
     def fits(form: str, limit: int | None) -> bool:
-        return shortlist.size(form, room_id, limit) <= room
+        return text_of(form, limit).size <= room
 
     for form in (format,) if format else QR_FORMATS:
-        if fits(form, limit):
-            return QrText(form, shortlist.text(form, room_id, limit))
+        text = text_of(form, limit)
+        if text.size <= room:
+            return text
     wanted = format or QR_FORMATS[-1]
     alternatives: list[tuple[str, int | None]] = []
     for form in QR_FORMATS[QR_FORMATS.index(wanted) :]:
@@ -159,7 +125,8 @@ def fit(
             limits = range(1, limit or MAX_LIMIT)
             if most := bisect_left(limits, True, key=lambda limit: not fits(form, limit)):
                 alternatives.append((form, most))
-    size = shortlist.size(wanted, room_id, limit)
+    whole = config if limit is None else _best(config, limit)
+    size = len(dumps(whole, wanted, room_id).encode())
     raise QrTooLong(wanted, size, capacity, tuple(alternatives))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import click
 
@@ -20,9 +21,19 @@ def keygen(out: str | None, as_json: bool) -> None:
     Without --out the private key is printed, and the public half goes to standard error.
     """
     key = SigningKey.generate()
-    private, public = key.private_jwk(), key.public
     if out is not None:
-        _write(out, json.dumps(private) + "\n")
+        _write(out, json.dumps(key.private_jwk()) + "\n")
+    try:
+        _print(key, out, as_json=as_json)
+        sys.stdout.flush()
+    except OSError:
+        if out is not None:
+            os.unlink(out)  # nobody has got the public half
+        raise
+
+
+def _print(key: SigningKey, out: str | None, *, as_json: bool) -> None:
+    private, public = key.private_jwk(), key.public
     if as_json:
         document = {"kid": key.kid, "public_key": public}
         print(json_text(document | ({"file": out} if out else {"private_key": private})))

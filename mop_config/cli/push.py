@@ -36,7 +36,7 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> N
     if file.startswith(SCHEME):
         raise click.UsageError("name the FILE to push")
     settings = Settings.from_environ()
-    settings = replace(settings, source=etcd_key(key or settings.source))
+    settings = replace(settings, source=_target_of(key, settings))
     target = EtcdTarget(settings, force=force)
     reading = judged(file, lambda: FileSource(file, settings.max_bytes).read()[:2], settings)
     if not reading.lines and reading.refusal is not None:
@@ -72,3 +72,10 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> N
     report(result, revision=target.revision)
     if not as_json:
         say(f"{target}: {result}, revision {target.revision}")
+
+
+def _target_of(key: str | None, settings: Settings) -> str:
+    """Return the address of the key to write: the argument, else the source of the settings."""
+    if key is None and not settings.source.startswith(SCHEME):
+        raise click.UsageError("name the ETCD-KEY: ENDPOINT_CONFIG_FILE names none")
+    return etcd_key(key or settings.source)

@@ -12,6 +12,7 @@ from .. import qr as codes
 from ..errors import MopConfigError, PayloadError, QrTooLong
 from ..files import write_atomically
 from ..model.codec import entry_of
+from ..model.endpoint import EndpointConfig
 from ..model.printable import blanked
 from .input import env_file_option, read_list
 from .output import complain, json_text, say
@@ -65,12 +66,12 @@ def qr(
         codes.check(form, room_id, limit)
     except PayloadError as error:
         raise click.BadParameter(error.message, param_hint="--room-id") from None
-    shortlist = codes.Shortlist.of(read_list(source, token_file))
+    config = read_list(source, token_file)
     draw = out is None and not as_json and sys.stdout.isatty()
     fit = _for_terminal if draw else codes.fit
-    text = fit(shortlist, form, room_id, limit)
+    text = fit(config, form, room_id, limit)
     if form is None and text.format != codes.QR_FORMATS[0]:
-        complain(f"only the {text.format} form fits")
+        complain(f"only the {text.format} form fits: URLs, without priorities and server names")
     if out is not None:
         _save(text.text, out)
     if as_json:
@@ -85,13 +86,13 @@ def qr(
 
 
 def _for_terminal(
-    shortlist: codes.Shortlist, form: str | None, room_id: str | None, limit: int | None
+    config: EndpointConfig, form: str | None, room_id: str | None, limit: int | None
 ) -> codes.QrText:
     columns = shutil.get_terminal_size().columns
     version = (columns - 2 * codes.QUIET_ZONE - _SMALLEST) // _STEP + 1
     room = codes.CAPACITIES[min(version, len(codes.CAPACITIES)) - 1] if version > 0 else 0
     try:
-        return codes.fit(shortlist, form, room_id, limit, room)
+        return codes.fit(config, form, room_id, limit, room)
     except QrTooLong as error:
         hint = "; a wider terminal, or --out FILE, has more room"
         raise MopConfigError(f"the terminal is {columns} columns wide: {error}{hint}") from None
@@ -100,7 +101,8 @@ def _for_terminal(
 def _save(text: str, out: str) -> None:
     drawing = codes.image(text, out.lower()[-3:])
     try:
-        write_atomically(Path(out), drawing, sync=False, mode=0o666)
+        # A symbolic link stays, and the file that it names is replaced.
+        write_atomically(Path(os.path.realpath(out)), drawing, sync=False, mode=0o666)
     except OSError as error:
         raise MopConfigError(f"{out} cannot be written: {error.strerror}") from None
 

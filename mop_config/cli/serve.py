@@ -4,7 +4,6 @@ import errno
 import os
 import socket
 import sys
-import time
 
 import click
 
@@ -13,9 +12,6 @@ from ..server.serving.responder import check_key
 from ..server.settings import ProcessSettings, Settings
 from ..server.sources import check_source
 from .input import env_file_option
-
-#: Seconds to wait until a stopping server releases the port, and the pause between two attempts.
-_PATIENCE, _PAUSE = 5.0, 0.1
 
 
 @click.command(epilog="Example: mop-config serve /etc/mop/endpoints.txt --port 8080")
@@ -72,19 +68,13 @@ def _check_port(process: ProcessSettings) -> None:
     """
     host, port = process.host.strip("[]"), process.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            socket.create_server((host, port), family=family).close()
-            return
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
-                time.sleep(_PAUSE)
-                continue
-            of_port = {
-                errno.EADDRINUSE: f"another program listens at {process.host}:{port}",
-                errno.EACCES: "a port below 1024 takes root, or a socket that systemd hands over",
-            }.get(error.errno or 0)
-            variable = f"PORT={port}" if of_port else f"HOST={process.host}"
-            reason = of_port or f"no address of this machine ({error.strerror or error})"
-            raise MopConfigError(f"{variable} cannot be used: {reason}") from None
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        of_port = {
+            errno.EADDRINUSE: f"another program listens at {process.host}:{port}",
+            errno.EACCES: "a port below 1024 takes root, or a socket that systemd hands over",
+        }.get(error.errno or 0)
+        variable = f"PORT={port}" if of_port else f"HOST={process.host}"
+        reason = of_port or f"no address of this machine ({error.strerror or error})"
+        raise MopConfigError(f"{variable} cannot be used: {reason}") from None

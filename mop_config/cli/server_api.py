@@ -28,7 +28,7 @@ VARIABLE = "MOP_CONFIG_TOKEN"
 
 LIST_PATH = "/api/v1/config/endpoints"
 #: Limits in seconds: one wait for bytes, and the whole transfer after the first wait.
-_SILENCE, _TRANSFER = 10.0, 120.0
+_SILENCE, _TRANSFER = 10.0, 20.0
 _MAX_BYTES = 64 << 20
 _MAX_TOKEN_FILE = 4096
 #: Maximum number of characters shown of a server's message.
@@ -100,7 +100,8 @@ def route(url: str, path: str, hint: str) -> str:
     """Return the URL of a route of a server.
 
     Args:
-        url: URL of the server; it may end in the path of the list or in ``/api/v1``.
+        url: URL of the server; it may end in the path of the list, plain or signed, or in
+            ``/api/v1``.
         path: Path of the route, such as ``/api/v1/config/endpoints``.
         hint: Name of the argument, for messages.
 
@@ -111,7 +112,9 @@ def route(url: str, path: str, hint: str) -> str:
         base = parse_url(url, ("http", "https"), underscores=True).text.rstrip("/")
     except AddressError as error:
         raise click.BadParameter(str(error), param_hint=hint) from None
-    return base.removesuffix(path).removesuffix(LIST_PATH).removesuffix("/api/v1") + path
+    for known in (path, f"{LIST_PATH}.jws", LIST_PATH, "/api/v1"):
+        base = base.removesuffix(known)
+    return base + path
 
 
 def server_of(url: str | None, token_file: str | None) -> tuple[str, str | None]:

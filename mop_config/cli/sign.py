@@ -6,11 +6,11 @@ import time
 import click
 
 from ..errors import MopConfigError, SettingsError
-from ..model.jws import MAX_NUMBER, SKEW
+from ..model.jws import DAY, MAX_NUMBER, SKEW
 from ..server.serving.responder import read_key
 from ..server.settings import Settings
 from .input import env_file_option, read, warn
-from .output import complain
+from .output import complain, plan_lines
 
 _VERSION = click.IntRange(0, MAX_NUMBER)
 
@@ -36,6 +36,10 @@ def sign(file: str, key: str, ttl: int | None, ver: int | None) -> None:
     A file with errors is not signed. Apps refuse a list with a lower version than a list that
     they had, so the list that was signed last is the valid one.
     """
+    now = time.time()
+    if ver is not None and ver > (now + DAY) * 1000:
+        reason = f"{ver} is more than a day in the future, and no app would accept it"
+        raise click.BadParameter(reason, param_hint="--ver")
     reading = read(file)
     warn(reading.settings, reading.rendering.problems[reading.refusal is not None :])
     if reading.refusal is not None:
@@ -50,7 +54,8 @@ def sign(file: str, key: str, ttl: int | None, ver: int | None) -> None:
         raise MopConfigError(message) from None
     for warning in warnings:
         complain(warning)
-    now = time.time()
+    for line in plan_lines(reading.rendering.planned[:1], now):
+        complain(f"next change {line}: sign again then")
     if ver is None:
         # Higher than all earlier versions, so that no two lists share a version. A file server's
         # clock may be up to ``SKEW`` ahead; a later date is ignored.

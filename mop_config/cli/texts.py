@@ -35,7 +35,9 @@ from .output import COLOURS, say
 MOST_LINES = 20_000
 _RECORDS = re.compile(r"records-([0-9]+)\Z")
 #: Form of a release in an argument: a version, or the beginning of an ETag.
-_RELEASE = re.compile(r"[0-9a-f]{4,}")
+_RELEASE = re.compile(r"[0-9a-f]+")
+#: Least number of characters of an ETag, so that a mistyped version names no other text.
+_LEAST = 4
 
 
 def is_release(word: str) -> bool:
@@ -112,15 +114,15 @@ class GoodTexts(NamedTuple):
         """
         wanted = release.strip('"').lower()
         found = [text for text in self.texts if str(text.release.version) == wanted]
-        if not found and is_release(wanted):
+        if not found and len(wanted) >= _LEAST:
             found = [text for text in self.texts if text.release.etag.startswith(wanted)]
         meant = sorted({text.release.etag for text in found})
         if len(meant) > 1:
             raise MopConfigError(f"{release} may mean {' or '.join(meant)}: name more of the ETag")
         if not found:
             raise MopConfigError(
-                f"there is no good text of release {release} (mop-config history lists"
-                f" {len(self.texts)}; RELEASE is a version, or 4 characters or more of an ETag)"
+                f"there is no good text of release {release}, which is a version or at least"
+                f" {_LEAST} characters of an ETag (mop-config history lists {len(self.texts)})"
             )
         return found[0]
 

@@ -102,6 +102,11 @@ def iter_endpoints(body: bytes, kind: Kind) -> Iterator[Endpoint]:
             position += 1
 
 
+def read_own(body: bytes) -> EndpointConfig:
+    """Decode a wire form that ``dumps`` has encoded, as ``iter_endpoints`` does."""
+    return EndpointConfig(*(tuple(iter_endpoints(body, kind)) for kind in Kind))
+
+
 def _bound(document: dict[str, Any], most: int | None) -> None:
     """Reject a document with too many entries before any entry is decoded."""
     entries = [document.get(kind.member) for kind in Kind]
@@ -192,6 +197,9 @@ def dumps_qr(
     extra: dict[str, Any] | None = None,
 ) -> str:
     """Encode a QR text; a kind without endpoints gets no member.
+
+    The forms ``list`` and ``single`` hold URLs only. So an IP address whose certificate is for a
+    ``server_name`` cannot be verified by an app that knows the address from these forms alone.
 
     Args:
         config: The endpoints.

@@ -309,7 +309,7 @@ def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
     if isinstance(given, (str, bytes)):
         text = given if isinstance(given, str) else given.decode("utf-8", "replace")
         if text.lstrip().startswith("-----BEGIN"):
-            return [_import(text.strip(), "it is not PEM, or it needs a password")]
+            return [_import(text.strip(), "another kind of key, damaged, or with a password")]
         with contextlib.suppress(ValueError):
             given = strict_json(text)
     if not isinstance(given, Mapping):

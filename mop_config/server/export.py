@@ -24,6 +24,7 @@ from typing import BinaryIO, NamedTuple
 from .. import __version__, qr
 from ..errors import QrTooLong, SourceError
 from ..files import open_flags, replace_by, scratch_file
+from ..model.codec import read_own
 from ..model.jws import jwk_set
 from .parsing.problems import Code
 from .parsing.render import EMPTY
@@ -318,9 +319,9 @@ class StaticExporter:
 @lru_cache(maxsize=2)  # drawing takes long, and each turn needs the codes
 def _qr_files(body: bytes) -> dict[str, bytes]:
     """Return the QR codes of a list by their paths; empty if no form of the list fits."""
-    shortlist = qr.Shortlist.of_body(body)
+    config = read_own(body)
     try:
-        text = qr.fit(shortlist).text if shortlist else ""
+        text = qr.fit(config).text if config else ""
     except QrTooLong:
         text = ""
     if not text:

@@ -271,7 +271,7 @@ def test_a_write_whose_answer_was_lost_is_no_conflict(cluster: Cluster, key: str
     [
         ([], "Missing argument 'FILE'"),
         (["etcd://h/k"], "name the FILE"),
-        (["FILE"], "is not etcd://"),
+        (["FILE"], "name the ETCD-KEY: ENDPOINT_CONFIG_FILE names none"),
         (["FILE", "etcd://h"], "is not etcd://"),
         (["FILE", "http://h/k"], "is not etcd://"),
         (["FILE", "etcd://h:99999/k"], "port"),

@@ -162,6 +162,17 @@ class TestOutput:
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~_umask()
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
+    def test_a_symbolic_link_stays(self, call: Call, tmp_path: Path) -> None:
+        """The file that a symbolic link names is written, and the link stays."""
+        (tmp_path / "site").mkdir()
+        link = tmp_path / "app.svg"
+        link.symlink_to("site/code.svg")
+        for _ in range(2):
+            assert call("--out", str(link)).returncode == 0
+            assert link.is_symlink()
+            assert (tmp_path / "site/code.svg").read_bytes().startswith(b"<?xml")
+            (tmp_path / "site/code.svg").write_bytes(b"old")
+
     def test_json(self, call: Call, tmp_path: Path) -> None:
         """--json prints a document for programs."""
         path = tmp_path / "code.svg"
@@ -180,7 +191,9 @@ class TestOutput:
         file = write(tmp_path, "DomainList:\n" + "".join(f"h{i}.example\n" for i in range(50)))
         result = call(file)
         assert len(json.loads(result.stdout)["api_endpoints"]) == 50
-        assert result.stderr == "mop-config: only the list form fits\n"
+        assert result.stderr == (
+            "mop-config: only the list form fits: URLs, without priorities and server names\n"
+        )
         result = call(file, "--format", "full")
         assert (result.returncode, result.stdout) == (1, "")
         assert re.fullmatch(

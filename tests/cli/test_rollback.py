@@ -416,6 +416,9 @@ def test_releases_that_are_not_there(capsys: pytest.CaptureFixture[str], tmp_pat
     for release in ("123", "ffffffffffff", "1"):
         assert run(["rollback", release]) == 1
         assert f"no good text of release {release}" in capsys.readouterr().err
+        newest = called(capsys, "history")["releases"][0]["etag"]
+        assert run(["history", "--diff", newest, release]) == 1
+        assert f"no good text of release {release}" in capsys.readouterr().err
     for arguments in (["history", "a", "b"], ["history", "--diff"], ["history", ""], ["rollback"]):
         assert run(arguments) == 2
         assert capsys.readouterr().err.count("\n") == 1

@@ -3,13 +3,17 @@
 import json
 import os
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from mop_config.cli import run
 from mop_config.model.jws import MAX_NUMBER, SigningKey, TrustedKeys
@@ -104,6 +108,14 @@ class TestKeygen:
             (disk / "filler").unlink()
             assert desk("keygen", "--out", "disk/key.jwk").code == 0
 
+    def test_an_output_that_takes_nothing(self, desk: Desk) -> None:
+        """If the public half cannot be printed, no private half is left without it."""
+        program = [sys.executable, "-m", "mop_config", "keygen", "--out", str(desk.folder / "k")]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, check=False)
+        assert (done.returncode, done.stderr) == (1, b"mop-config: No space left on device\n")
+        assert not (desk.folder / "k").exists()
+
     def test_it_refuses_to_overwrite(self, desk: Desk) -> None:
         """An existing file is not overwritten, nor is a dangling symbolic link."""
         before = (desk.folder / "key.jwk").read_bytes()
@@ -175,11 +187,27 @@ class TestSign:
         assert older.ver > newer.ver
         assert (older.ver == date * 1000) is counts
 
-    def test_a_version_of_the_future_is_warned_of(self, desk: Desk) -> None:
-        """A version in the future is warned of, because later versions must exceed it."""
-        result = desk("sign", SAMPLE, "--key", "key.jwk", "--ver", MAX_NUMBER)
-        assert TRUSTED.verify(result.out).ver == MAX_NUMBER
+    def test_a_version_of_the_future(self, desk: Desk) -> None:
+        """A version in the future is warned of, and refused where apps would refuse it.
+
+        Later versions must exceed it.
+        """
+        soon = int(time.time() + 3600) * 1000
+        result = desk("sign", SAMPLE, "--key", "key.jwk", "--ver", soon)
+        assert TRUSTED.verify(result.out).ver == soon
         assert "lies in the future" in result.err
+        for late in (int(time.time() + 86460) * 1000, MAX_NUMBER):
+            line = desk.failing("sign", SAMPLE, "--key", "key.jwk", "--ver", late, code=2)
+            assert "more than a day in the future" in line
+
+    def test_the_next_change_is_named(self, desk: Desk) -> None:
+        """A list whose next window boundary comes before its end must be signed again then."""
+        late = datetime.now(UTC) + timedelta(hours=5, minutes=1)
+        desk.write("e.txt", f"ApiList:\na.example until={late:%Y-%m-%dT%H:%M:%SZ}\nb.example\n")
+        result = desk("sign", "e.txt", "--key", "key.jwk")
+        change = "next change in 5 hours: − api https://a.example/api/v1"
+        assert f"mop-config: {change}: sign again then\n" in result.err
+        assert len(TRUSTED.verify(result.out).config.api_endpoints) == 2
 
     @pytest.mark.parametrize(
         ("text", "reason"),
@@ -217,6 +245,9 @@ class TestSign:
         desk.write("bad.jwk", KEY.private_jwk()["d"])
         for key in ("key.pub", "none", "bad.jwk", "."):
             assert "--key" in desk.failing("sign", SAMPLE, "--key", key)
+        rsa = generate_private_key(65537, 2048)
+        desk.write("rsa.pem", rsa.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        assert "another kind of key" in desk.failing("sign", SAMPLE, "--key", "rsa.pem")
 
     def test_a_key_that_everybody_can_read_is_warned_of(self, desk: Desk) -> None:
         """A key file that every user can read causes a warning, and is used."""

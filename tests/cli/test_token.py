@@ -150,6 +150,7 @@ class TestAsk:
             "http://a.com/",
             "http://a.com/api/v1",
             "http://a.com/api/v1/config/endpoints",
+            "http://a.com/api/v1/config/endpoints.jws",
         ],
     )
     def test_a_route_of_a_server(self, url: str) -> None:

@@ -238,17 +238,15 @@ class TestFit:
         assert [e.url for e in chosen] == ["https://z.example", "https://a.example"]
 
     @settings(max_examples=60)
-    @given(CONFIGS, ROOMS, st.sampled_from(["full", "list"]), st.none() | st.integers(1, 5))
+    @given(CONFIGS, ROOMS, st.sampled_from(["full", "list"]))
     def test_the_size_is_that_of_the_text(
-        self, config: EndpointConfig, room: str | None, form: str, limit: int | None
+        self, config: EndpointConfig, room: str | None, form: str
     ) -> None:
-        """The size is exact."""
-        shortlist = qr.Shortlist.of(config)
-        assert shortlist == qr.Shortlist.of_body(codec.dumps(config))
-        text = shortlist.text(form, room, limit)
-        assert shortlist.size(form, room, limit) == len(text.encode())
-        if limit is None:
-            assert text == qr.dumps(config, form, room)
+        """The size in the error is exact."""
+        text = qr.dumps(config, form, room)
+        with pytest.raises(QrTooLong) as refused:
+            qr.fit(config, form, room, capacity=len(text.encode()) - 1)
+        assert refused.value.size == len(text.encode())
 
     @settings(max_examples=40)
     @given(CONFIGS | st.just(EndpointConfig()))
@@ -256,6 +254,7 @@ class TestFit:
         """The iterator yields every endpoint of each kind, in the order of the list."""
         body = codec.dumps(config)
         assert {kind: tuple(codec.iter_endpoints(body, kind)) for kind in Kind} == config.kinds()
+        assert codec.read_own(body) == config
 
     @pytest.mark.parametrize(
         ("number", "form", "room"),
@@ -320,14 +319,12 @@ class TestFit:
         with pytest.raises(PayloadError, match="no endpoint to put"):
             qr.fit(EndpointConfig())
 
-    def test_of_a_long_list_only_the_best_is_kept(self) -> None:
-        """The shortlist has the best endpoints, and the size of the whole list."""
-        body = codec.dumps(a_list(30_000))
-        shortlist = qr.Shortlist.of_body(body)
-        assert len(shortlist.best.api_endpoints) == qr.MAX_LIMIT
-        assert qr.fit(shortlist, limit=2) == qr.fit(a_list(30_000), limit=2)
-        with pytest.raises(QrTooLong, match=f"takes {len(body)} bytes"):
-            qr.fit(shortlist, "full")
+    def test_a_long_list(self) -> None:
+        """The best of a long list are chosen, and the error has the size of the whole list."""
+        config = a_list(30_000)
+        assert qr.fit(config).format == "single"
+        with pytest.raises(QrTooLong, match=f"takes {len(codec.dumps(config))} bytes"):
+            qr.fit(config, "full")
 
 
 class TestScan:

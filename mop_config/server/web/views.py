@@ -22,7 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from ... import __version__, qr
 from ...errors import PayloadError, QrTooLong
 from ...health.probe import DEFAULT_PATH
-from ...model.codec import iter_endpoints
+from ...model.codec import iter_endpoints, read_own
 from ...model.endpoint import Endpoint, Kind
 from ...model.jws import KEYS_MEDIA_TYPE, jwk_set
 from ..auth import USER
@@ -171,19 +171,13 @@ def choose(query: str, body: bytes) -> tuple[qr.QrText, str] | None:
     # Anything but a number becomes -1, which ``qr.check`` rejects.
     limit = None if number is None else int(number) if _NUMBER.fullmatch(number) else -1
     qr.check(form, room, limit)
-    shortlist = _shortlist(body)
-    if not shortlist:
+    config = read_own(body)
+    if not config:
         return None
-    text = qr.fit(shortlist, form, room, limit)
+    text = qr.fit(config, form, room, limit)
     most = 1 if text.format == "single" else limit
-    api, socketio = (len(listed[:most]) for listed in shortlist.best.kinds().values())
+    api, socketio = (len(listed[:most]) for listed in config.kinds().values())
     return text, f"QR code with {api} API and {socketio} Socket.io endpoints"
-
-
-# The cache key is the body in the store: always the same bytes object, whose hash is cached.
-@lru_cache(maxsize=1)
-def _shortlist(body: bytes) -> qr.Shortlist:
-    return qr.Shortlist.of_body(body)
 
 
 # All viewers of the dashboard request the same images.
