@@ -1,5 +1,6 @@
 """A Socket.io server that gives its name, echoes, and refuses or kicks clients by its manner."""
 
+import asyncio
 import json
 import os
 import sys
@@ -22,6 +23,8 @@ server = socketio.AsyncServer(
     cors_allowed_origins="*",
 )
 seen: list[dict[str, Any]] = []
+#: Set by a request of ``/release``; the event ``later`` waits for it before its answer.
+released = asyncio.Event()
 
 
 async def connect(sid: str, environ: dict[str, Any], auth: Any = None) -> None:
@@ -38,6 +41,11 @@ async def echo(sid: str, data: Any) -> Any:
     return data
 
 
+async def later(sid: str) -> str:
+    await released.wait()
+    return NAME
+
+
 async def leave(sid: str) -> None:
     await server.disconnect(sid)
 
@@ -46,6 +54,7 @@ for _namespace in ("/", "/chat"):
     server.on("connect", connect, namespace=_namespace)
     server.on("who", who, namespace=_namespace)
     server.on("echo", echo, namespace=_namespace)
+    server.on("later", later, namespace=_namespace)
     server.on("leave", leave, namespace=_namespace)
 
 
@@ -65,13 +74,18 @@ server.on("connect", greet, namespace="/")
 
 
 async def tell(scope: Any, receive: Any, send: Any) -> None:
-    """Return over HTTP the number of open sessions, or the connections seen so far."""
+    """Return over HTTP the number of open sessions, or the connections seen so far.
+
+    A request of ``/release`` lets the event ``later`` answer.
+    """
     if scope["type"] == "lifespan":
         while True:
             message = await receive()
             await send({"type": f"{message['type']}.complete"})
             if message["type"] == "lifespan.shutdown":
                 return
+    if scope["path"] == "/release":
+        released.set()
     if scope["path"] == "/sessions":
         body = json.dumps(sum(not s.closed for s in server.eio.sockets.values())).encode()
     else:

@@ -57,6 +57,9 @@ class OnLoop:
     def call(self, *arguments: Any) -> Any:
         return self._run(self.client.call(*arguments))
 
+    def emit(self, *arguments: Any) -> None:
+        self._run(self.client.emit(*arguments))
+
     def disconnect(self) -> None:
         self._run(self.client.disconnect())
 
@@ -195,6 +198,25 @@ class TestMoving:
             assert client.call("who") == "a"
             assert heard.of("disconnect") == []
 
+    def test_an_answer_that_is_still_to_come_arrives(self, make: Make, pair: Pair) -> None:
+        """The server of the old connection may still answer a ``call`` made before the move."""
+        a, b = pair
+        with managing(a.url, b.url) as manager:
+            client = make(manager)
+            heard = Heard(client)
+            client.connect()
+            answers: list[Any] = []
+            calling = threading.Thread(target=lambda: answers.append(client.call("later")))
+            calling.start()
+            wait_for(lambda: any(len(each) > 1 for each in client.callbacks.values()))
+            manager.pin(b.url)
+            wait_for(lambda: heard.of("hello") == ["a", "b"], seconds=20)
+            a.get("/release")
+            calling.join(10)
+            assert answers == ["a"]
+            wait_for(lambda: a.get("/sessions").json == 0, what="the old session ends")
+            assert client.call("who") == "b"
+
     def test_nobody_moves_for_speed(self, make: Make, pair: Pair) -> None:
         """A connected client does not move for latency or from a suspect endpoint."""
         a, b = pair
@@ -290,6 +312,74 @@ class TestRefusal:
             pytest.raises(LoginRefused, match="401"),
         ):
             make(manager).connect(transports=["polling"])
+
+
+class TestArguments:
+    """The application's own errors are told to the application, and blame no endpoint."""
+
+    @pytest.mark.parametrize("name", ["auth", "headers"])
+    def test_an_error_of_its_function_is_raised(self, make: Make, pair: Pair, name: str) -> None:
+        """An exception of the ``auth`` or ``headers`` function leaves ``connect``."""
+
+        def without_a_token() -> Any:
+            raise LookupError("nobody is logged in")
+
+        with managing(pair[0].url) as manager:
+            client = make(manager)
+            with pytest.raises(LookupError, match="nobody is logged in"):
+                client.connect(**{name: without_a_token})
+            (state,) = manager.socket_endpoints
+            assert (state.failure_count, state.last_fault) == (0, None)
+            client.connect()
+            assert client.call("who") == "a"
+
+    def test_a_reconnect_survives_an_error_of_its_function(
+        self, make: Make, tmp_path: Path, pair: Pair
+    ) -> None:
+        """After a break the function is asked again until it returns a value."""
+        answers: list[Any] = [{"token": 1}, LookupError("the login server is down"), {"token": 2}]
+
+        def auth() -> Any:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        with socket_server(tmp_path, "p") as primary, managing(primary.url) as manager:
+            client = make(manager)
+            heard = Heard(client)
+            client.connect(auth=auth)
+            wait_for(lambda: heard.of("hello") == ["p"])
+            manager.add_socket_endpoint(pair[0].url, priority=1)
+            primary.kill()
+            wait_for(lambda: heard.of("hello") == ["p", "a"])
+            assert pair[0].get("/seen").json[-1]["auth"] == {"token": 2}
+
+    @pytest.mark.parametrize("transports", ["carrier-pigeon", ["tcp"], []])
+    def test_transports_must_be_known(self, make: Make, transports: Any) -> None:
+        """Unknown transports raise a ValueError before any endpoint is asked."""
+        with handmade() as server, managing(server.url) as manager:
+            with pytest.raises(ValueError, match="transports"):
+                make(manager).connect(transports=transports)
+            assert manager.socket_endpoints[0].last_fault is None
+
+
+class TestThrownOut:
+    """The server ends the connection with a disconnect packet."""
+
+    def test_it_blames_no_endpoint(self, make: Make, pair: Pair) -> None:
+        """The client connects again, to the same endpoint, which counts as healthy."""
+        a, b = pair
+        with managing(a.url, b.url) as manager:
+            client = make(manager)
+            heard = Heard(client)
+            client.connect()
+            for count in (1, 2, 3):
+                wait_for(lambda count=count: heard.of("hello") == ["a"] * count)  # type: ignore[misc]
+                client.emit("leave")
+            wait_for(lambda: heard.of("hello") == ["a"] * 4)
+            assert len(heard.of("disconnect")) == 3
+            assert manager.socket_endpoints[0].last_fault is None
 
 
 class TestRedirects:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for the disconnect packets, before the sockets are shut down.
 _GOODBYE = 0.5
+#: Seconds between two checks whether the answers over a replaced connection have arrived.
+_ANSWER_CHECK_INTERVAL = 0.05
 
 
 class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
@@ -37,7 +39,7 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
         member: The endpoint.
 
     Attributes:
-        is_retired: Whether another connection has replaced this connection.
+        was_thrown_out: Whether the server has ended the connection, without any fault.
         session: The HTTP session; ``break_off`` wakes up a thread that waits for the server.
         released: Set when the ``connect`` handlers have run; other events wait for it.
     """
@@ -47,7 +49,7 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
         self.namespaces: dict[str, Any]
         self.handlers, self.namespace_handlers = client.handlers, client.namespace_handlers
         self.member = member
-        self.is_retired = False
+        self.was_thrown_out = False
         self._client = client
         self._lock = threading.Lock()
         self._joined: list[str] | None = []  # None once the connection is in use
@@ -55,7 +57,14 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
         self._refusal: Any = None  # the error for a namespace that the application refuses
         self.session = AsyncEngineSession(self.eio, member, client._endpoints)
 
-    async def open(self, *, headers: Any = None, **arguments: Any) -> None:
+    @property
+    def awaits_answers(self) -> bool:
+        """Whether an ``emit`` with a callback, or a ``call``, may still be answered."""
+        # python-socketio keeps the counter of the callbacks beside them.
+        unanswered = any(len(callbacks) > 1 for callbacks in self.callbacks.values())
+        return unanswered and self.eio.state == "connected"
+
+    async def open(self, **arguments: Any) -> None:
         """Connect to the endpoint, and join the namespaces.
 
         Raises:
@@ -64,8 +73,7 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
         """
         url, path = search.engine_url(self.member.target, self.session.host)
         try:
-            headers = dict(await self._get_real_value(headers) or {})
-            await self.connect(url, headers=headers, socketio_path=path, **arguments)
+            await self.connect(url, socketio_path=path, **arguments)
         except BaseException as error:
             await self.close()
             if self._refusal is not None:
@@ -98,11 +106,12 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
         return await self._client._trigger_event(event, namespace, *arguments)
 
     async def _handle_eio_disconnect(self, reason: str) -> None:
-        if not self.connected:  # ``connect`` may still wait for the namespaces
+        self.was_thrown_out = reason != self.reason.TRANSPORT_ERROR
+        if self.connected:
+            await super()._handle_eio_disconnect(reason)
+        else:  # ``connect`` may still wait for the namespaces
             self.namespaces, self.failed_namespaces = {}, list(self.connection_namespaces)
             self._connect_event.set()
-        elif not self.is_retired:
-            await super()._handle_eio_disconnect(reason)
         self._client.forget(self)
 
     async def _say_goodbye(self) -> None:
@@ -199,8 +208,11 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             ConnectionRefusedError: If the application refuses the login, and no other
                 endpoint accepts it.
             NoEndpointAvailable: If no endpoint accepts the connection.
+            ValueError: If ``transports`` names no known transport.
+            Exception: Any exception of a function that is given as ``headers`` or ``auth``.
         """
         check_keywords(self.connect, arguments, ConnectKeywords)
+        search.check_transports(arguments.get("transports"))
         if not self._run.ended.is_set():
             raise SocketConnectionError("Already connected")
         timeout = self._endpoints.state.policy.connect_timeout
@@ -289,10 +301,17 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         return winner
 
     async def _open(self, run: AsyncRun, member: PoolMember) -> AsyncLink | None:
-        """Open a connection; return None if that fails."""
+        """Open a connection; return None if that fails.
+
+        An exception of the application's ``headers`` or ``auth`` is no fault of the endpoint.
+        """
+        arguments = dict(self._arguments)
+        headers = await self._get_real_value(arguments.get("headers"))
+        arguments["headers"] = dict(headers or {})  # python-engineio changes them
+        arguments["auth"] = await self._get_real_value(arguments.get("auth"))
         link = self._pending_link = AsyncLink(self, member)
         try:
-            await link.open(**self._arguments)
+            await link.open(**arguments)
         except Exception as error:  # python-engineio raises undocumented exceptions
             if not run.ended.is_set():
                 self._endpoints.record_error(run.search, member, error)
@@ -309,7 +328,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             if not run.ended.is_set():
                 self._link = link
                 if before is not None:
-                    before.is_retired = True
+                    before.connected = False  # so that its end calls no handler
                 self.eio, self.sid, self.callbacks = link.eio, link.sid, link.callbacks
                 self.namespaces, self.connected = link.namespaces, True
         if self._link is not link:
@@ -320,8 +339,6 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         for namespace in link.use():
             await self._call_handler("connect", namespace)
         link.released.set()
-        if before is not None:
-            await before.close()
 
     def forget(self, link: AsyncLink) -> None:
         """Record that a connection has ended, if it is the connection in use."""
@@ -344,7 +361,8 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
                 broke = self._endpoints.state.clock()
                 if run.ended.is_set():
                     break
-                self._endpoints.record_failed(self._endpoints.search(), link.member, Fault.RESET)
+                if not link.was_thrown_out:
+                    self._endpoints.record_broken(link.member)
                 await link.close()
                 rounds = 0 if broke - began >= search.STABLE_AFTER else rounds
                 while not await run.ended.wait(self._endpoints.retry_delay(rounds)):
@@ -372,10 +390,22 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             if moved is None:
                 self._endpoints.record_failed_move()
                 continue
-            before, link = link.member.url, moved
-            await self._switch_to(moved, run)
-            self._endpoints.record_connected(member, before, reason, 0.0)
+            before, link = link, moved
+            try:
+                await self._switch_to(link, run)
+                self._endpoints.record_connected(member, before.member.url, reason, 0.0)
+                await self._await_answers(before, link, run)
+            finally:
+                await before.close()
         return link
+
+    async def _await_answers(self, before: AsyncLink, link: AsyncLink, run: AsyncRun) -> None:
+        """Wait for the answers to what was sent over the connection before a move."""
+        until = self._endpoints.state.clock() + self._endpoints.state.policy.total_timeout
+        while before.awaits_answers and link.eio.state == "connected":
+            left = until - self._endpoints.state.clock()
+            if left <= 0 or await run.ended.wait(min(left, _ANSWER_CHECK_INTERVAL)):
+                return
 
     async def _close_link(self, run: AsyncRun) -> None:
         """Close the connection, unless a later ``connect`` has opened it."""

@@ -20,6 +20,7 @@ MOVE_CHECK_INTERVAL = 0.5
 #: Reason passed to the ``disconnect`` handler when the connection has moved.
 MOVED = "moved to another endpoint"
 
+_TRANSPORTS = frozenset({"polling", "websocket"})
 _PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 #: A connect may be repeated at any endpoint, and is never sent twice at once.
 _TRAITS = RetryTraits(idempotent=True, replayable=True, hedged=False)
@@ -76,9 +77,13 @@ class SocketEndpoints:
         return DialRace(member, more, self.state.policy.race_delay)
 
     def record_failed(self, search: Failover, member: PoolMember, fault: Fault) -> None:
-        """Record that an endpoint could not be reached, or dropped the connection."""
+        """Record that an endpoint could not be reached."""
         with self.state as state:
             search.record_failure(Attempt(member, state.clock(), search.since), fault)
+
+    def record_broken(self, member: PoolMember) -> None:
+        """Record that the connection to an endpoint broke."""
+        self.record_failed(self.search(), member, Fault.RESET)
 
     def record_error(self, search: Failover, member: PoolMember, error: Exception) -> None:
         """Record an error of python-socketio; a refused login does not blame the endpoint."""
@@ -139,6 +144,17 @@ class SocketEndpoints:
         """Record a failed move; the open connection stays."""
         self._failed_moves += 1
         self._move_at = self.state.clock() + self.retry_delay(self._failed_moves)
+
+
+def check_transports(transports: list[str] | str | None) -> None:
+    """Refuse transports of which python-engineio knows none.
+
+    Raises:
+        ValueError: If no transport is known.
+    """
+    given = [transports] if isinstance(transports, str) else transports
+    if given is not None and _TRANSPORTS.isdisjoint(given):
+        raise ValueError(f"transports must name polling or websocket, not {transports!r}")
 
 
 def place_of(proxy: httpx2.Proxy) -> Place:
