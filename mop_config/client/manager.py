@@ -1,7 +1,6 @@
 """``BaseManager``: the parts of a manager, and what it does without I/O."""
 
 import asyncio
-import inspect
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -340,7 +339,7 @@ class BaseManager:
 
     def _enter_loop(self) -> None:
         """Let an asynchronous manager send its signals in the running event loop."""
-        if inspect.iscoroutinefunction(self.start):
+        if hasattr(self, "__aenter__"):
             self._state.loop = asyncio._get_running_loop() or self._state.loop
 
     def _check(self, endpoint: EndpointState | str) -> bool:

@@ -191,6 +191,28 @@ def test_signals_are_sent_from_the_loop() -> None:
     assert heard == [threading.current_thread()]
 
 
+def test_signals_of_a_subclass_are_sent_from_the_loop() -> None:
+    """A subclass whose ``start`` is a plain function sends its signals from the loop, too."""
+    heard: list[threading.Thread] = []
+
+    class Wrapped(AsyncEndpointManager):
+        def start(self) -> Any:
+            return super().start()
+
+    def receive(sender: Any, **about: Any) -> None:
+        heard.append(threading.current_thread())
+
+    async def main() -> None:
+        manager = Wrapped([NEW], verify=NOBODY, update_interval=0)
+        async with manager:
+            await asyncio.to_thread(manager.add_api_endpoint, f"{NEW}/b")
+            await until(lambda: heard)
+
+    with signals.endpoints_updated.connected_to(receive):
+        run(main)
+    assert heard == [threading.main_thread()]
+
+
 def test_a_loop_that_has_ended_takes_no_more_signals() -> None:
     """A manager that was not closed goes on with its checks after its event loop has ended."""
     with handmade(lambda asked: (503, {}, b"")) as server:
