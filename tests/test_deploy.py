@@ -88,7 +88,7 @@ def test_the_settings_stand_in_one_file() -> None:
     assert "\nEnvironmentFile=/etc/mop-config/environment\n" in unit
     assert not re.search(r"^Environment=", unit, re.MULTILINE)
     text = (DEPLOY / "mop-config.environment").read_text()
-    settings = {name: value or "" for _, name, value in parse_environment(text)}
+    settings = parse_environment("environment", text)
     assert settings == {
         "ENDPOINT_CONFIG_FILE": "/etc/mop-config/endpoints.txt",
         "ENDPOINT_STATE_DIR": "/var/lib/mop-config",

@@ -1,8 +1,9 @@
 """What commands take: a service's environment, seconds, and the list of a file, a key or a server.
 
-The file of ``--env-file`` is parsed by the quoting rules of systemd's ``EnvironmentFile=``, which
-differ from a shell's: no variable is expanded, a quote inside an unquoted value is an ordinary
-character, and ``export NAME=value`` sets nothing. A list is judged by the server's rules.
+The file of ``--env-file`` is read by the quoting rules of systemd's ``EnvironmentFile=``, which
+differ from a shell's: no variable is expanded, and a quote inside a plain value is an ordinary
+character. What systemd would join (a continued line, a value of several quoted pieces) or pass
+over (``export NAME=value``) is an error. A list is judged by the server's rules.
 """
 
 import os
@@ -10,7 +11,7 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -30,59 +31,38 @@ from .server_api import fetch, is_url, read_token
 
 #: Maximum size of a file in bytes; the variables of a service need far less.
 _MAX_ENVIRONMENT = 64 << 10
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-
-# One line: a comment, an assignment, or text that is ignored. A value begins with quoted
-# pieces, if any; the rest of the value is unquoted, and joined to them.
-_LINE = re.compile(
-    r"""
-    [ \t\r\n]*
-    (?: (?P<comment> [#;] [^\r\n]* )
-    |   (?P<name> [^=\r\n]+? ) [ \t]* =
-        (?P<quoted> (?: [ \t]* (?: '[^']*(?:'|\Z) | "(?:[^"\\]|\\.|\\\Z)*(?:"|\Z) ) )* )
-        [ \t]* (?P<bare> (?: [^\\\r\n] | \\. | \\\Z )*? ) [ \t]* (?=[\r\n]|\Z)
-    |   (?P<other> [^\r\n]+ )
-    )
-    """,
-    re.VERBOSE | re.DOTALL,
+#: The name of a line (group 1), and its value in double quotes (2), in single quotes (3) or
+#: plain (4).
+_ASSIGNMENT = re.compile(
+    r"""\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*"""
+    r"""(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([^"'\\\s][^\\]*?)?)\s*"""
 )
-_PIECE = re.compile(
-    r"""'(?P<single>[^']*)(?:'|\Z)|"(?P<double>(?:[^"\\]|\\.|\\\Z)*)(?:"|\Z)""", re.DOTALL
-)
-_ESCAPE = re.compile(r"\\(.|\Z)", re.DOTALL)
 #: In double quotes, a backslash before any other character stays.
-_QUOTED_ESCAPE = re.compile(r'\\(["\\`$\n])')
+_QUOTED_ESCAPE = re.compile(r'\\(["\\`$])')
 
 
-def parse_environment(text: str) -> Iterator[tuple[int, str, str | None]]:
+def parse_environment(file: str, text: str) -> dict[str, str]:
     """Parse the text of an environment file.
 
-    Yields:
-        Line, name and value of each assignment. The value is None for a line that is not
-        an assignment, and for an invalid name: systemd ignores such lines.
+    Raises:
+        MopConfigError: If a line is no assignment, or its value is written in another way.
     """
-    at = 0
-    while (match := _LINE.match(text, at)) is not None and match.end() > at:
-        at = match.end()
-        found = match["name"] or match["other"]
-        if found is not None:
-            line = text.count("\n", 0, match.start("name" if match["name"] else "other")) + 1
-            good = match["name"] is not None and _NAME.match(found)
-            yield line, found, _environment_value(match["quoted"], match["bare"]) if good else None
-
-
-def _environment_value(quoted: str, bare: str) -> str:
-    value = ""
-    for piece in _PIECE.finditer(quoted):
-        double = piece["double"]
-        value += piece["single"] if double is None else _QUOTED_ESCAPE.sub(_character, double)
-    # Outside of quotes a backslash escapes any character, and joins lines before a newline.
-    return value + _ESCAPE.sub(_character, bare)
-
-
-def _character(escape: re.Match[str]) -> str:
-    """Return the character after a backslash; nothing for the end of a line."""
-    return escape[1].strip("\r\n")
+    values = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip() or line.lstrip().startswith(("#", ";")):
+            continue
+        match = _ASSIGNMENT.fullmatch(line)
+        if match is None:
+            # Show only the name: the rest of such a line may be a secret.
+            shown = line.partition("=")[0].strip()[:60]
+            rule = "NAME=value on one line, with a value that is plain or quoted as a whole"
+            raise MopConfigError(f"{file}:{number}: {shown!r} is not {rule}")
+        name, double, single, plain = match.groups()
+        if double is not None:
+            values[name] = _QUOTED_ESCAPE.sub(r"\1", double)
+        else:
+            values[name] = single or plain or ""
+    return values
 
 
 def as_root() -> str:
@@ -96,10 +76,10 @@ def as_root() -> str:
 
 
 def load_environment(file: str) -> dict[str, str]:
-    """Read an environment file, and print on standard error which lines are ignored.
+    """Read an environment file.
 
     Raises:
-        MopConfigError: If the file cannot be read.
+        MopConfigError: If the file cannot be read or used.
     """
     try:
         with open(file, "rb") as opened:
@@ -114,15 +94,7 @@ def load_environment(file: str) -> dict[str, str]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise MopConfigError(f"{file} is not UTF-8 text (line {line})") from None
-    values: dict[str, str] = {}
-    for line, name, value in parse_environment(text):
-        if value is None:
-            # Show only the name: the rest of such a line may be a secret.
-            shown = name.split("=")[0][:60]
-            complain(f"{file}:{line}: {shown!r} is not NAME=value: passed over")
-        else:
-            values[name] = value
-    return values
+    return parse_environment(file, text)
 
 
 def _apply(context: click.Context, _: click.Parameter, value: str | None) -> None:
