@@ -92,6 +92,7 @@ class DialOptions:
         local_address: Address to dial from, or None for any.
         socket_options: Arguments of ``setsockopt``, one tuple for each call.
         until: End of all dials and their look-ups, in monotonic seconds.
+        look_up: Limit of a look-up in seconds.
         hedge: The hedge that may interrupt the wait for a proxy's answer, or None.
     """
 
@@ -100,6 +101,7 @@ class DialOptions:
     local_address: str | None = None
     socket_options: tuple[Any, ...] = ()
     until: float = math.inf
+    look_up: float = math.inf
     hedge: Any = None
 
 
@@ -223,12 +225,13 @@ class HostDial:
                         self.socket = done.value
                         self._resolver.succeeded(place.host, address)
                         return
-                    except Exception as error:
+                    except (OSError, ValueError) as error:  # not what a signal handler raises
                         del dials[address]
                         dial.close()
                         failures[address] = error
                         next_at = now  # the next address may be dialled at once
-                all_found = all(look_up.done() for look_up in self._look_ups)
+                is_late = now >= self._began + options.look_up
+                all_found = is_late or all(look_up.done() for look_up in self._look_ups)
                 waiting = [a for a in self._addresses(now) if a not in dials | failures]
                 is_over = all_found and not dials and not waiting
                 if waiting and now >= next_at:

@@ -243,6 +243,19 @@ class TestSlowLookUps:
             driver.get("/", timeout=0.5)
         assert took.seconds < 1.5
 
+    def test_a_longer_time_out_of_the_request_ends_a_look_up(self, kind: str, names: Names) -> None:
+        """A request timeout above the connect timeout ends a look-up that takes longer, too."""
+        names.addresses, names.seconds = ["127.0.0.1"], 20.0
+        with (
+            Driver(kind, [f"http://{NAME}"], Policy(connect_timeout=0.5)) as driver,
+            timed() as took,
+            pytest.raises(NoEndpointAvailable) as caught,
+        ):
+            driver.get("/", timeout=1.0)
+        names.answer.set()
+        assert 0.9 < took.seconds < 5
+        assert [trial.fault for trial in caught.value.attempts] == ["resolver"]
+
     def test_a_late_look_up_of_a_check_may_be_the_networks(self, names: Names) -> None:
         """A check whose look-up times out records the fault ``resolver`` and counts no failure."""
         names.addresses, names.seconds = ["127.0.0.1"], 5.0

@@ -3,6 +3,8 @@
 import socket
 import ssl
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -130,6 +132,24 @@ def test_the_applications_client_certificate_is_shown(
         assert Prober(trust, 5.0).check("api", Endpoint(server.url)).fault is None
         with Driver(kind, [server.url], verify=trust, http2=True) as driver:
             assert driver.get("/").http_version == "HTTP/2"
+
+
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_authorities_and_a_client_certificate_from_files(
+    authority: trustme.CA, server_context: ssl.SSLContext, kind: str, tmp_path: Path
+) -> None:
+    """``verify`` and ``cert`` take files, without a warning of httpx2."""
+    authority.configure_trust(server_context)
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    server_context.maximum_version = ssl.TLSVersion.TLSv1_2
+    authorities, own = tmp_path / "ca.pem", tmp_path / "own.pem"
+    authority.cert_pem.write_to_path(authorities)
+    authority.issue_cert("client@example.com").private_key_and_cert_chain_pem.write_to_path(own)
+    with speaking(server_context) as server:
+        files: dict[str, Any] = {"verify": str(authorities), "cert": str(own)}
+        with Driver(kind, [server.url], of_manager=files, **files) as driver:
+            assert driver.get("/").text == "ok"
+            assert driver.check(server.url)
 
 
 def test_a_context_is_lent_once_however_often_it_is_handed_on(trust: ssl.SSLContext) -> None:

@@ -4,6 +4,8 @@ The asserted durations are upper bounds that also hold on a busy machine; the be
 the exact figures.
 """
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -52,6 +54,26 @@ def quickest(driver: Driver) -> float:
 
 
 # -- endpoints that cannot be dialled
+
+
+@pytest.mark.parametrize("error", [TimeoutError("alarm"), LookupError("alarm")])
+def test_an_exception_of_a_signal_handler_ends_a_dial(error: Exception) -> None:
+    """What a signal handler raises during a dial reaches the caller, and blames no endpoint."""
+
+    def handler(*_: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with black_hole() as port, Driver("sync", [f"http://127.0.0.1:{port}"]) as driver:
+            timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+            timer.start()
+            with pytest.raises(type(error), match="alarm"):
+                driver.get("/")
+            timer.join()
+            assert driver.manager.api_endpoints[0].failure_count == 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_black_hole_costs_the_first_request_a_quarter_second(backup: Backend, kind: str) -> None:

@@ -209,3 +209,13 @@ def test_a_short_time_still_bounds_each_attempt(kind: str) -> None:
     ):
         assert driver.request("PUT", "/", content=b"x").text == "ok"
     assert 0.59 < took.seconds < 4
+
+
+def test_both_requests_of_a_hedge_that_hang_are_named(kind: str) -> None:
+    """If neither request of a hedge is answered in time, the error names both endpoints."""
+    with silence() as one, silence() as two:
+        urls = [f"http://127.0.0.1:{port}" for port in (one, two)]
+        with Driver(kind, urls, SHORT) as driver, pytest.raises(NoEndpointAvailable) as caught:
+            driver.get("/")
+    assert sorted(trial.url for trial in caught.value.attempts) == sorted(urls)
+    assert {trial.fault for trial in caught.value.attempts} == {"read-timeout"}

@@ -54,6 +54,9 @@ class _Later:
         ({"update_interval": "1h"}, TypeError, "update_interval must be a number of seconds"),
         ({"update_interval": -1}, ValueError, "update_interval must be 0 to 1000000"),
         ({"update_interval": float("nan")}, ValueError, "update_interval must be 0 to 1000000"),
+        ({"limits": None}, TypeError, "limits must be an httpx2.Limits, not None"),
+        ({"proxy": 5}, TypeError, "proxy must be a URL or an httpx2.Proxy, not 5"),
+        ({"verify": 5}, TypeError, "verify must be an ssl.SSLContext, a file or True, not 5"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

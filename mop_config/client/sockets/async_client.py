@@ -278,7 +278,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
         endpoints, state = self._endpoints, self._endpoints.state
         policy, until = state.policy, state.clock() + state.policy.total_timeout
-        options = endpoints.options.for_dial(policy.connect_timeout, until)
+        options = endpoints.options.for_dial(policy.connect_timeout, until=until)
         proxy = endpoints.options.for_target(member.target)
         if proxy is not None:
             try:

@@ -64,7 +64,7 @@ class Exchange(Attempt, Deadline):
         timeouts: The request's time-outs, which httpcore reads at each step.
         called_off: Whether the other request of a hedge has won.
         turn: The event that ends the wait in a queue, or None.
-        hedged_at: The URL of the endpoint of the second request of a hedge, or None.
+        second: The exchange of the second request of a hedge, or None.
         lost: The endpoints whose dial failed in a race that another endpoint ended, each with its
             fault.
     """
@@ -78,7 +78,7 @@ class Exchange(Attempt, Deadline):
     written = False
     called_off = False
     turn: Any = None
-    hedged_at: str | None = None
+    second: "Exchange | None" = None
     lost: Sequence[tuple[PoolMember, Fault]] = ()
 
     def __init__(
@@ -268,33 +268,38 @@ class Exchange(Attempt, Deadline):
             member = self.failover.hedge(core.clock())
         if member is None:
             return None
-        self.hedged_at = member.url
-        second = Exchange(self.core, self.failover, member, self.request)
+        self.second = second = Exchange(self.core, self.failover, member, self.request)
         second.race, second.hedge_at = False, inf
         second.until, second.began = self.until, second.created
         return second
 
-    def settle(self, second: "Exchange | None", *, overtaken: bool) -> "Exchange":
+    def settle(self, *, is_done: bool, overtaken: bool) -> "Exchange":
         """Choose between the two requests of a hedge; a failure of the other one is recorded.
 
         Args:
-            second: The finished second request, or None.
+            is_done: Whether the second request has its outcome.
             overtaken: Whether this first request has no outcome, because the second won.
         """
+        second = self.second
+        if second is None:
+            return self
         with self.core as core:
-            if second is not None and second.fault is not None:
+            if is_done and second.fault is not None:
                 self.failover.record_failure(second, second.fault)
-            elif second is not None and overtaken:
+            elif is_done and overtaken:
                 self.now = core.clock()
                 if not self.apart and self.failover.is_stalled(self.member, self.now):
                     self.failover.record_failure(self, Fault.STALLED)
                 return second
-            elif second is not None and self.fault is not None:
+            elif self.fault is None:
+                # The endpoint of an unused hedge did not fail, and can still be tried.
+                self.failover.give_back({second.member.url})
+            elif is_done:
                 self.failover.record_failure(self, self.fault)
                 return second
-            elif self.hedged_at is not None:
-                # The endpoint of a cancelled hedge did not fail, and can still be tried.
-                self.failover.give_back({self.hedged_at})
+            else:  # the time is over
+                second.now = core.clock()
+                self.failover.record_failure(second, Fault.READ_TIMEOUT)
         return self
 
 

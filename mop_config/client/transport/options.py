@@ -5,7 +5,7 @@ environment's proxies, so our transport takes and applies these options itself.
 """
 
 import importlib.util
-import math
+import os
 import ssl
 import urllib.request
 from typing import Any, Unpack
@@ -46,13 +46,16 @@ class TransportOptions:
         self._given = given
         self.http1, self.http2 = given.get("http1", True), given.get("http2", False)
         self.limits = given.get("limits", _DEFAULT_LIMITS)
+        if not isinstance(self.limits, httpx2.Limits):
+            raise TypeError(f"limits must be an httpx2.Limits, not {self.limits!r}")
         self.local_address = given.get("local_address")
         self.socket_options = tuple(given.get("socket_options") or ())
-        verify, cert = given.get("verify", True), given.get("cert")
         trust_env, proxy = given.get("trust_env", True), given.get("proxy")
+        if not isinstance(proxy, str | httpx2.URL | httpx2.Proxy | None):
+            raise TypeError(f"proxy must be a URL or an httpx2.Proxy, not {proxy!r}")
         if self.http2 and importlib.util.find_spec("h2") is None:
             raise ImportError("HTTP/2 needs the package h2: pip install 'httpx2[http2]'")
-        tls = httpx2.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        tls = _context_of(given.get("verify", True), given.get("cert"), trust_env=trust_env)
         if tls.verify_mode is ssl.CERT_NONE or not tls.check_hostname:
             raise ValueError(
                 "certificate verification is never turned off: for an authority of your own"
@@ -62,7 +65,7 @@ class TransportOptions:
         protocols = {"h2": self.http2, "http/1.1": self.http1}
         self.tls = offering(tls, [name for name, is_offered in protocols.items() if is_offered])
         self.proxy: httpx2.Proxy | None = (
-            httpx2.Proxy(url=proxy) if isinstance(proxy, (str, httpx2.URL)) else proxy
+            httpx2.Proxy(url=proxy) if isinstance(proxy, str | httpx2.URL) else proxy
         )
         self.environment = urllib.request.getproxies() if trust_env and proxy is None else {}
         self.knows_proxies = self.proxy is not None or bool(self.environment)
@@ -92,12 +95,27 @@ class TransportOptions:
         address = {} if proxy is None else {"local_address": None}
         return {**self._given, **own, **address}
 
-    def for_dial(self, timeout: float, until: float = math.inf, hedge: Any = None) -> DialOptions:
+    def for_dial(self, timeout: float, **limits: Any) -> DialOptions:
         """Return the options of a dial.
 
         Args:
             timeout: Seconds for the dial of one address.
-            until: Deadline of the dial in monotonic seconds.
-            hedge: The hedge that may interrupt the wait for a proxy's answer, or None.
+            limits: Further attributes of the options: ``until``, ``look_up`` and ``hedge``.
         """
-        return DialOptions(self.tls, timeout, self.local_address, self.socket_options, until, hedge)
+        return DialOptions(self.tls, timeout, self.local_address, self.socket_options, **limits)
+
+
+def _context_of(verify: Any, cert: Any, *, trust_env: bool) -> ssl.SSLContext:
+    """Return the context of ``verify`` and ``cert``, whose files httpx2 takes with a warning."""
+    if isinstance(verify, str):
+        if os.path.isdir(verify):
+            verify = ssl.create_default_context(capath=verify)
+        else:
+            verify = ssl.create_default_context(cafile=verify)
+    elif isinstance(verify, bool):
+        verify = httpx2.create_ssl_context(verify=verify, trust_env=trust_env)
+    if not isinstance(verify, ssl.SSLContext):
+        raise TypeError(f"verify must be an ssl.SSLContext, a file or True, not {verify!r}")
+    if cert:
+        verify.load_cert_chain(*[cert] if isinstance(cert, str) else cert)
+    return verify

@@ -86,8 +86,7 @@ async def hedged(exchange: Exchange, send: Action, close: Action) -> Exchange:
 
     def start() -> None:
         nonlocal unused
-        second = exchange.rival()
-        if second is not None:
+        if (second := exchange.rival()) is not None:
             unused = asyncio.create_task(send_hedge(second))
 
     seconds = max(0.0, exchange.hedge_at - exchange.core.clock())
@@ -102,7 +101,7 @@ async def hedged(exchange: Exchange, send: Action, close: Action) -> Exchange:
         overtaken = first.expired()
         if not overtaken and exchange.fault is not None:
             await asyncio.wait([unused], timeout=exchange.least(None))
-        better = exchange.settle(unused.result() if unused.done() else None, overtaken=overtaken)
+        better = exchange.settle(is_done=unused.done(), overtaken=overtaken)
         if better is not exchange:
             unused = None
             await close(exchange)

@@ -81,10 +81,10 @@ def hedged(exchange: Exchange, send: Action, close: Action) -> Exchange:
     better: Exchange | None = None
     try:
         send(exchange)
-        better = exchange if exchange.hedged_at is None else hedge.settle()
+        better = exchange if exchange.second is None else hedge.settle()
         return better
     finally:
-        if exchange.hedged_at is not None:
+        if exchange.second is not None:
             hedge.close_unused(better)
 
 
@@ -101,7 +101,6 @@ class Hedge:
         self._exchange = exchange
         self._send, self._close = send, close
         self._socket: socket.socket | None = None
-        self._second: Hedge | None = None
         self._outcome: Future[Exchange] | None = None
 
     def wait(self, sock: socket.socket, seconds: float) -> None:
@@ -142,8 +141,11 @@ class Hedge:
         except (RuntimeError, MemoryError) as error:
             # Without a thread for the hedge, the first request continues alone.
             logger.info("no hedge at %s: %s", second.member.url, error)
+            with self._exchange.core:
+                self._exchange.failover.give_back({second.member.url})
+            self._exchange.second = None
         else:
-            self._second, self._outcome = second.hedge, outcome
+            self._outcome = outcome
 
     def _run(self, second: Exchange, outcome: "Future[Exchange]") -> None:
         self._send(second)
@@ -169,15 +171,16 @@ class Hedge:
         first, outcome = self._exchange, self._outcome
         if outcome is not None and first.fault is not None and not first.called_off:
             wait([outcome], first.least(None))
-        second = outcome.result() if outcome is not None and outcome.done() else None
-        return first.settle(second, overtaken=first.called_off)
+        is_done = outcome is not None and outcome.done()
+        return first.settle(is_done=is_done, overtaken=first.called_off)
 
     def close_unused(self, better: Exchange | None) -> None:
         """Close the answers that are not used; call off the second request if it still runs."""
-        if self._outcome is None or self._second is None:
+        second = self._exchange.second
+        if self._outcome is None or second is None:
             return
         if self._outcome.cancel():
-            self._second.call_off()
+            second.hedge.call_off()
             return
         for each in (self._exchange, self._outcome.result()):
             if each is not better:

@@ -5,6 +5,7 @@ one wins.
 """
 
 import logging
+import math
 import threading
 import time
 from typing import Any
@@ -13,13 +14,13 @@ import httpcore2
 
 from ....net._async.connecting import connect, connect_by_proxy
 from ....net.connect import GLANCE, DialOptions, HostDial, Owner, Ring
-from ....net.faults import Fault, fault_of
+from ....net.faults import Fault, fault_of, lacks_resources
 from ....net.resolver import Resolver
 from ....net.streams import AsyncStream
 from ...pool.failover import DialRace, spare_member
 from ...pool.member import PoolMember
 from ...pool.session import ClientState
-from ..attempt import Exchange, least
+from ..attempt import Default, Exchange, least
 from ..options import TransportOptions
 from ..with_asyncio import dial_limit, end_beside, start_beside
 from .connections import AsyncEndpointConnection, AsyncEndpointPool
@@ -183,6 +184,8 @@ class AsyncConnector(Owner):
                 options = self._dial_options(exchange)
                 winner, stream = await dial(race, options, self._state.resolver)
         except (OSError, RuntimeError, MemoryError) as error:
+            if not lacks_resources(error):
+                raise  # raised by a signal handler
             exchange.fault = Fault.OURS  # no endpoint was dialled yet
             raise httpcore2.ConnectError(str(error)) from error
         if winner is None and race.called_off():
@@ -197,14 +200,16 @@ class AsyncConnector(Owner):
     def _dial_options(self, exchange: Exchange) -> DialOptions:
         """Return the options of a dial.
 
-        A late look-up may use all of the request's time, unless the request's own connect
-        time-out is shorter than the policy's.
+        A late look-up may use all of the request's time, unless the caller has set a connect
+        time-out. One that is shorter than the policy's bounds the dials of all addresses, too.
         """
         usual, until = self._state.policy.connect_timeout, exchange.until
-        timeout = least(exchange.wanted.get("connect"), usual)
+        wanted = exchange.wanted.get("connect")
+        timeout = least(wanted, usual)
         if timeout < usual:
             until = min(until, time.monotonic() + timeout)
-        return self._options.for_dial(timeout, until, exchange.hedge)
+        look_up = math.inf if wanted is None or isinstance(wanted, Default) else wanted
+        return self._options.for_dial(timeout, until=until, look_up=look_up, hedge=exchange.hedge)
 
     async def _keep_spare(self, now: float) -> None:
         """Dial a spare connection to the next endpoint in the background, if there is none."""
@@ -233,7 +238,7 @@ class AsyncConnector(Owner):
         member, timeout = place.pool.member, self._state.policy.connect_timeout
         try:
             async with self._dials:
-                options = self._options.for_dial(timeout, time.monotonic() + timeout)
+                options = self._options.for_dial(timeout, until=time.monotonic() + timeout)
                 stream = await connect(member.target, options, self._state.resolver, self)
             place.spare_until = time.monotonic() + SPARE_LIFE
             place.pool.opened(place, stream)

@@ -6,6 +6,7 @@ one wins.
 """
 
 import logging
+import math
 import threading
 import time
 from typing import Any
@@ -14,13 +15,13 @@ import httpcore2
 
 from ....net._sync.connecting import connect, connect_by_proxy
 from ....net.connect import GLANCE, DialOptions, HostDial, Owner, Ring
-from ....net.faults import Fault, fault_of
+from ....net.faults import Fault, fault_of, lacks_resources
 from ....net.resolver import Resolver
 from ....net.streams import Stream
 from ...pool.failover import DialRace, spare_member
 from ...pool.member import PoolMember
 from ...pool.session import ClientState
-from ..attempt import Exchange, least
+from ..attempt import Default, Exchange, least
 from ..options import TransportOptions
 from ..with_threads import dial_limit, end_beside, start_beside
 from .connections import EndpointConnection, EndpointPool
@@ -184,6 +185,8 @@ class Connector(Owner):
                 options = self._dial_options(exchange)
                 winner, stream = dial(race, options, self._state.resolver)
         except (OSError, RuntimeError, MemoryError) as error:
+            if not lacks_resources(error):
+                raise  # raised by a signal handler
             exchange.fault = Fault.OURS  # no endpoint was dialled yet
             raise httpcore2.ConnectError(str(error)) from error
         if winner is None and race.called_off():
@@ -198,14 +201,16 @@ class Connector(Owner):
     def _dial_options(self, exchange: Exchange) -> DialOptions:
         """Return the options of a dial.
 
-        A late look-up may use all of the request's time, unless the request's own connect
-        time-out is shorter than the policy's.
+        A late look-up may use all of the request's time, unless the caller has set a connect
+        time-out. One that is shorter than the policy's bounds the dials of all addresses, too.
         """
         usual, until = self._state.policy.connect_timeout, exchange.until
-        timeout = least(exchange.wanted.get("connect"), usual)
+        wanted = exchange.wanted.get("connect")
+        timeout = least(wanted, usual)
         if timeout < usual:
             until = min(until, time.monotonic() + timeout)
-        return self._options.for_dial(timeout, until, exchange.hedge)
+        look_up = math.inf if wanted is None or isinstance(wanted, Default) else wanted
+        return self._options.for_dial(timeout, until=until, look_up=look_up, hedge=exchange.hedge)
 
     def _keep_spare(self, now: float) -> None:
         """Dial a spare connection to the next endpoint in the background, if there is none."""
@@ -234,7 +239,7 @@ class Connector(Owner):
         member, timeout = place.pool.member, self._state.policy.connect_timeout
         try:
             with self._dials:
-                options = self._options.for_dial(timeout, time.monotonic() + timeout)
+                options = self._options.for_dial(timeout, until=time.monotonic() + timeout)
                 stream = connect(member.target, options, self._state.resolver, self)
             place.spare_until = time.monotonic() + SPARE_LIFE
             place.pool.opened(place, stream)
