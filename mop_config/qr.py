@@ -46,10 +46,6 @@ MAX_LIMIT = 1000
 QUIET_ZONE = 4
 #: Least width of a PNG in pixels.
 PNG_WIDTH = 480
-#: Capacity in bytes of a code of version 20, by level of error correction. Up to that size, the
-#: modules are large enough for a phone; beyond, large modules matter more than error correction.
-_LEVELS = {"h": 382, "q": 482, "m": 666}
-
 #: The image formats that are read; Pillow reads others by running programs.
 IMAGES = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 #: Limit of the pixels that are decoded: a photograph taken by a phone.
@@ -190,7 +186,7 @@ def image(
 
 
 def modules(text: str) -> list[list[bool]]:
-    """Return the modules of the smallest code for a text, by rows, with the quiet zone.
+    """Return the modules of the code for a text, by rows, with the quiet zone.
 
     True is a dark module.
 
@@ -198,12 +194,16 @@ def modules(text: str) -> list[list[bool]]:
         PayloadError: If the text has no UTF-8 form.
         QrTooLong: If the text does not fit.
     """
-    code = _encode(text, small=True)
+    code = _encode(text)
     return [[bool(module) for module in row] for row in code.matrix_iter(border=QUIET_ZONE)]
 
 
 @lru_cache(2)  # the same code is drawn as SVG and as PNG
-def _encode(text: str, *, small: bool = False) -> "QRCode":
+def _encode(text: str) -> "QRCode":
+    """Return the smallest code for a text, with as much error correction as that size has room for.
+
+    Large modules matter more than error correction, which screens hardly need.
+    """
     import segno
 
     try:
@@ -212,13 +212,11 @@ def _encode(text: str, *, small: bool = False) -> "QRCode":
         raise PayloadError("text", "must have a UTF-8 form") from None
     # Without the designator of UTF-8 (ECI), zbar decodes most of the text as Shift JIS.
     encoded: dict[str, Any] = {} if text.isascii() else {"encoding": "utf-8", "eci": True}
-    overhead = 0 if text.isascii() else CAPACITY - CAPACITY_UTF8
-    fitting = (level for level, room in _LEVELS.items() if size + overhead <= room)
-    level = "l" if small else next(fitting, "l")
     try:
-        return segno.make(text, error=level, micro=False, boost_error=True, **encoded)
+        return segno.make(text, error="l", micro=False, boost_error=True, **encoded)
     except segno.DataOverflowError:
-        raise QrTooLong("text", size, CAPACITY - overhead) from None
+        capacity = CAPACITY if text.isascii() else CAPACITY_UTF8
+        raise QrTooLong("text", size, capacity) from None
 
 
 def scan(source: str | Path | bytes) -> str:

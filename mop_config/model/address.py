@@ -199,12 +199,8 @@ def _normalise_ipv6(text: str) -> str:
     try:
         address = ipaddress.IPv6Address(text)
     except ValueError:
-        reason = "not an IPv6 address"
-        if meant := port_without_brackets(text):
-            reason += f": an address with a port needs brackets, {meant}"
-        elif text.count(":") == 1:
-            reason = "neither an IPv6 address nor a host name: a host name has no ':' and no port"
-        raise AddressError("bad-ip", reason) from None
+        rule = "with a port it needs brackets, as in [::1]:8080, and a host name has no port here"
+        raise AddressError("bad-ip", f"not an IPv6 address: {rule}") from None
     # CPython spells IPv4-mapped addresses differently from version to version.
     mapped = address.ipv4_mapped
     return f"[::ffff:{mapped}]" if mapped else f"[{address}]"
@@ -217,8 +213,10 @@ def _normalise_name(text: str, *, underscores: bool) -> str:
             raise AddressError("bad-port", "the character before the port is '：': write ':'")
         try:
             host = idna.encode(text, uts46=True).decode("ascii").lower().removesuffix(".")
-        except (idna.IDNAError, UnicodeError) as error:
-            raise AddressError("bad-host", _why_not_a_name(error)) from None
+        except (idna.IDNAError, UnicodeError):
+            # Our own message: idna's quote the text, which may hold unprintable characters.
+            rule = "a character, or a mix of writing directions, that IDNA 2008 does not allow"
+            raise AddressError("bad-host", f"the host name has {rule}") from None
     if not host:
         raise AddressError("bad-host", "the host is empty")
     if len(host) > MAX_HOST_LENGTH:
@@ -230,15 +228,6 @@ def _normalise_name(text: str, *, underscores: bool) -> str:
         if reason := _why_not_a_label(label.replace("_", "0") if underscores else label):
             raise AddressError("bad-host", reason)
     return host
-
-
-def _why_not_a_name(error: Exception) -> str:
-    # Our own messages: idna's quote the text, which may hold unprintable characters.
-    if isinstance(error, idna.IDNABidiError):
-        return "the host name mixes directions of writing in a way that is not allowed"
-    if isinstance(error, (idna.InvalidCodepoint, idna.InvalidCodepointContext)):
-        return "the host name has a character that is not allowed in host names"
-    return "not an internationalised host name (IDNA 2008)"
 
 
 def _normalise_ipv4(host: str) -> str:
