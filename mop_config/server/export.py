@@ -19,9 +19,9 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
-from .. import __version__, qr
+from .. import qr
 from ..errors import QrTooLong, SourceError
 from ..files import open_flags, replace_by, scratch_file
 from ..model.codec import read_own
@@ -30,6 +30,7 @@ from .parsing.problems import Code
 from .parsing.render import EMPTY
 from .reload.pipeline import Reloader
 from .reload.thread import ReloadThread
+from .serving.answers import healthy
 from .serving.responder import Signer, check_key
 from .serving.store import ServerState, Snapshot, SnapshotStore, SourceState
 from .settings import Settings
@@ -43,7 +44,6 @@ _FOLDER = os.O_RDONLY | open_flags("O_DIRECTORY", "O_CLOEXEC")
 _READ = os.O_RDONLY | open_flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY")
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _CONFIG = "api/v1/config"
 #: Every file that may be written, by its path, with its ``Content-Type``.
@@ -61,7 +61,7 @@ TYPES = {
 #: Without a key these files stay, because they may have been signed elsewhere.
 _SIGNED = frozenset({f"{_CONFIG}/endpoints.jws", f"{_CONFIG}/keys"})
 _EMPTY = "there is no usable endpoint (ENDPOINT_ALLOW_EMPTY=1 would allow it)"
-_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 def write(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:
@@ -80,36 +80,36 @@ def write(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:
             name. All files keep their old content then.
     """
     with contextlib.ExitStack() as stack:
-        folders: dict[Path, int] = {}
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        folders: dict[Path, int] = {}
         for path in (folder, folder / "api", folder / "api/v1", folder / _CONFIG):
             folders[path] = _open_or_make(path, folders.get(path.parent))
             stack.callback(os.close, folders[path])
-        paths = {name: folder / name for name in TYPES}
-        files = {name: PublicFile(path, folders[path.parent]) for name, path in paths.items()}
-        changed = [name for name, data in wanted.items() if not files[name].holds(data)]
+        files = {name: PublicFile(folder / name, folders) for name in TYPES}
+        changed = [name for name, data in wanted.items() if files[name].read() != data]
         others = TYPES.keys() - _SIGNED - wanted.keys()
         removed = [name for name in others if files[name].status()]
         # Remove first: an old compressed list must not stand beside a new plain list.
         for name in removed:
-            os.unlink(files[name].path.name, dir_fd=files[name].folder)
+            os.unlink(files[name].name, dir_fd=files[name].folder)
         staged = {name: files[name].stage(wanted[name], stack) for name in changed}
         for name, scratch in staged.items():
-            replace_by(scratch, files[name].path.name, folder=files[name].folder, sync=False)
-            files[name].status()  # another user may have moved a link there
+            replace_by(scratch, files[name].name, folder=files[name].folder, sync=False)
     return [*changed, *removed]
 
 
-class PublicFile(NamedTuple):
+class PublicFile:
     """A file that may be in the folder.
 
-    Attributes:
+    Args:
         path: Its path.
-        folder: The descriptor of the folder that holds it.
+        folders: The descriptors of the folders.
     """
 
-    path: Path
-    folder: int
+    def __init__(self, path: Path, folders: Mapping[Path, int]) -> None:
+        self._path = path
+        self.name = path.name
+        self.folder = folders[path.parent]
 
     def status(self) -> os.stat_result | None:
         """Return the ``stat`` result of the file, or None if it is missing.
@@ -118,24 +118,24 @@ class PublicFile(NamedTuple):
             OSError: If an object that is not a regular file has the name.
         """
         try:
-            status = os.stat(self.path.name, dir_fd=self.folder, follow_symlinks=False)
+            status = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(status.st_mode):
-            raise _refusal(status, self.path)
+            raise _refusal(status, self._path)
         return status
 
-    def holds(self, data: bytes) -> bool:
-        """Whether the file has these bytes, and everybody may read it.
+    def read(self) -> bytes | None:
+        """Return the content of the file; None if it is missing, or not everybody may read it.
 
         Raises:
             OSError: If an object that is not a regular file has the name.
         """
         status = self.status()
-        if status is None or status.st_size != len(data) or status.st_mode & 0o444 != 0o444:
-            return False
-        with open(os.open(self.path.name, _READ, dir_fd=self.folder), "rb") as file:
-            return file.read() == data
+        if status is None or status.st_mode & 0o444 != 0o444:
+            return None
+        with open(os.open(self.name, _READ, dir_fd=self.folder), "rb") as file:
+            return file.read()
 
     def stage(self, data: bytes, stack: contextlib.ExitStack) -> BinaryIO:
         """Write the new content of the file beside the file.
@@ -149,15 +149,14 @@ class PublicFile(NamedTuple):
         """
         try:
             scratch = stack.enter_context(
-                scratch_file(self.path.name, folder=self.folder, mode=_FILE_MODE)
+                scratch_file(self.name, folder=self.folder, mode=_FILE_MODE)
             )
-            os.fchmod(scratch.fileno(), _FILE_MODE)  # whatever the umask is
             scratch.write(data)
             scratch.flush()
             os.fsync(scratch.fileno())
             _date(scratch.fileno(), self.status())
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
         return scratch
 
 
@@ -188,7 +187,7 @@ def _open_or_make(path: Path, above: int | None) -> int:
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, _FOLDER_MODE, dir_fd=above)
     try:
-        descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
+        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
     except OSError as error:
         if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
             raise
@@ -197,14 +196,6 @@ def _open_or_make(path: Path, above: int | None) -> int:
         if above is not None or not trusted:
             raise _refusal(status, path) from None
         return os.open(path, _FOLDER)
-    if above is not None:
-        # Everybody may read a folder that was private, unless another user can have moved another
-        # folder of this user there.
-        status, parent = os.fstat(descriptor), os.fstat(above)
-        ours = status.st_uid == parent.st_uid == os.geteuid() and not parent.st_mode & _OTHERS_WRITE
-        if ours and status.st_mode & _FOLDER_MODE != _FOLDER_MODE:
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode) | _FOLDER_MODE)
-    return descriptor
 
 
 class StaticExporter:
@@ -258,7 +249,7 @@ class StaticExporter:
         """Publish every change of the source, until SIGTERM or Ctrl-C.
 
         A text that is refused changes nothing; the log says why. Writing to the folder is retried,
-        and files that somebody else has changed are written again. SIGHUP reads the source at once.
+        and files that somebody else has changed are written again.
 
         Returns:
             The signal that ended the process.
@@ -269,11 +260,9 @@ class StaticExporter:
         thread = ReloadThread(self._reloader, self._turn)
         thread.start()
         try:
-            while (number := signal.sigwait(_SIGNALS)) == signal.SIGHUP:
-                thread.hup()
+            return signal.Signals(signal.sigwait(_SIGNALS))
         finally:
             thread.stop()
-        return signal.Signals(number)
 
     def _turn(self) -> None:
         if not self._store.view.loaded:
@@ -299,12 +288,7 @@ class StaticExporter:
         # list from an earlier run, which an empty list must not replace.
         if not (snapshot.rendering.usable or self._settings.allow_empty):
             raise SourceError(Code.NO_ENDPOINTS, _EMPTY)
-        health = {
-            "status": "healthy",
-            "service": self._settings.service_name,
-            "version": __version__,
-        }
-        alive = json.dumps(health, separators=(",", ":")).encode() + b"\n"
+        alive = healthy(self._settings.service_name).body
         files = {"api/v1/health": alive, "health": alive, **_qr_files(snapshot.plain.body)}
         files[f"{_CONFIG}/endpoints"] = snapshot.plain.body
         if snapshot.gzip:

@@ -98,7 +98,7 @@ def test_every_worker_reads_the_file(server: Server) -> None:
     assert again["result"] == "unchanged"
     assert {w["last_reload"]["trigger"] for w in again["workers"]} == {"api"}
     assert server.status()["history"][0]["trigger"] == "api"
-    wait_for(lambda: "reload requested by op: unchanged in 3 workers" in server.log)
+    wait_for(lambda: "reload requested by op" in server.log)
 
 
 def test_many_ask_at_once(server: Server) -> None:

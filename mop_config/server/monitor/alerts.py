@@ -183,12 +183,17 @@ class OutageNotifier:
         """Send the message about a kind, in the pool's thread, and take in the answer."""
         # For the log: the path and the query may be secret.
         host = parse_url(self._url.partition("?")[0]).host
-        alert, failures, asked = self._alerts[kind], self._waiting[kind][0], None
+        alert = self._alerts[kind]
+        failures, _ = self._waiting[kind]
+        asked = None
         alert["told"] = None
         self._save()
         fields = headers(alert, self._settings.alert_secret, time.time())
-        limits, body = (time.monotonic() + TIMEOUT, MAX_BYTES), alert["body"].encode()
-        request = HttpRequest(self._url, *limits, "POST", headers=fields, body=body, cut=True)
+        body = alert["body"].encode()
+        until = time.monotonic() + TIMEOUT
+        request = HttpRequest(
+            self._url, until, MAX_BYTES, "POST", headers=fields, body=body, cut=True
+        )
         try:
             reply = self._client.request(request)
             asked = retry_after(reply.headers.get("retry-after"), time.time())

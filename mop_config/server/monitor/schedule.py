@@ -8,7 +8,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from heapq import nsmallest
 from operator import attrgetter
 from typing import NamedTuple, TypedDict
@@ -25,8 +24,6 @@ MOST = 200
 RECENT = 30
 #: Limit of the characters of a result's description.
 DETAIL = 200
-#: Seconds between the first checks of two new endpoints, so that a reload causes no burst.
-SPREAD = 0.05
 #: Length of a slot, and number of slots that are kept for each endpoint: 24 hours.
 SLOT_SECONDS = 900
 SLOTS = 96
@@ -160,29 +157,25 @@ class ProbeSchedule:
         self._known_slots = slots or {}
         self._watched: dict[tuple[str, str], WatchedEndpoint] = {}
 
-    def follow(self, listed: Mapping[Kind, list[Endpoint]], now: float, posix: float) -> None:
+    def follow(self, listed: Mapping[Kind, list[Endpoint]], now: float) -> None:
         """Watch these endpoints, and forget all others.
 
         Args:
             listed: The endpoints of each kind, best first.
             now: Monotonic seconds.
-            posix: The same moment as POSIX time.
         """
-        before, self._watched = self._watched, {}
-        new = 0
+        before = self._watched
+        self._watched = {}
         for kind, endpoints in listed.items():
             for endpoint in endpoints:
                 key = kind.value, endpoint.url
-                watched = before.get(key)
-                if watched is None:
-                    new += 1
-                    due = now + SPREAD * (new - self._chance())
-                    watched = self._new(kind, endpoint, due, posix)
+                watched = before.get(key) or self._new(kind, endpoint, now)
                 watched.endpoint = endpoint
                 self._watched[key] = watched
-        self._known, self._known_slots = {}, {}
+        self._known = {}
+        self._known_slots = {}
 
-    def _new(self, kind: Kind, endpoint: Endpoint, due: float, posix: float) -> WatchedEndpoint:
+    def _new(self, kind: Kind, endpoint: Endpoint, now: float) -> WatchedEndpoint:
         key = kind.value, endpoint.url
         results = self._known.get(key) or EndpointHealth(
             kind=kind.value,
@@ -196,11 +189,7 @@ class ProbeSchedule:
             certificate_expires=None,
             recent=[],
         )
-        health = Health(self._rules, due, HealthState(results["state"]), results["failures"])
-        if results["checked_at"] and health.state is HealthState.HEALTHY:
-            age = max(0.0, posix - datetime.fromisoformat(results["checked_at"]).timestamp())
-            delay = self._rules.regular_delay(self._chance()) - age
-            health.next_probe = due + max(0.0, delay)
+        health = Health(self._rules, now, HealthState(results["state"]), results["failures"])
         slots = deque(self._known_slots.get(key, ()), maxlen=SLOTS)
         return WatchedEndpoint(kind, endpoint, health, results.copy(), slots)
 
@@ -229,7 +218,9 @@ class ProbeSchedule:
         Returns:
             The states of the endpoint before and after.
         """
-        health, results, chance = watched.health, watched.results, self._chance()
+        health = watched.health
+        results = watched.results
+        chance = self._chance()
         unchanged = Transition(health.state, health.state)
         if self._watched.get((watched.kind.value, watched.endpoint.url)) is not watched:
             return unchanged  # the endpoint has left the list

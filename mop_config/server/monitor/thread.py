@@ -158,7 +158,6 @@ class MonitorThread:
         self._store = store
         self._settings = settings
         self._directory = directory
-        self._stem = stem
         self._alerts = alerts
         self.results = ProbeResults(directory, stem, settings.probe_interval)
         self._leadership = Leadership(directory, f"{stem}.monitor")
@@ -201,8 +200,8 @@ class MonitorThread:
 
     def _lead(self, stopping: threading.Event) -> None:
         """Check the endpoints as long as this worker has the lock."""
-        records = self._directory, self._stem, self._alerts
-        with closing(EndpointMonitor(self._settings, *records)) as monitor:
+        monitor = EndpointMonitor(self.results, self._settings, self._directory, self._alerts)
+        with closing(monitor):
             while self._leadership.take() and not stopping.is_set():
                 monitor.turn(self._store.view.snapshot)
                 self._complaint = ""
@@ -213,23 +212,24 @@ class EndpointMonitor:
     """Checks the served endpoints and notifies the webhook, as long as this worker has the lock.
 
     Args:
+        results: The records of the results.
         settings: The interval of the checks, and the webhook.
         directory: The state folder.
-        stem: Start of the names of the records.
         alerts: Name of the record of the alerts.
     """
 
     def __init__(
-        self, settings: Settings, directory: StateDirectory, stem: str, alerts: str
+        self, results: ProbeResults, settings: Settings, directory: StateDirectory, alerts: str
     ) -> None:
         self._interval = settings.probe_interval
-        results = self._results = ProbeResults(directory, stem, self._interval)
+        self._results = results
         request = HealthRequest.containing(settings.health_path, settings.health_contains)
         self._prober = Prober(ssl.create_default_context(), TIMEOUT, request=request)
         self._pool = ThreadPoolExecutor(PARALLEL, "mop-config-check")
         self._checks: dict[WatchedEndpoint, Future[ProbeResult]] = {}
-        known = results.read()[1], results.history()
-        self._schedule = ProbeSchedule(rules(self._interval), random.random, *known)
+        _, known = results.read()
+        slots = results.history()
+        self._schedule = ProbeSchedule(rules(self._interval), random.random, known, slots)
         self._notifier = OutageNotifier(directory, alerts, settings, self._prober)
         self._followed: Snapshot | None = None
         self._saved = False
@@ -242,11 +242,12 @@ class EndpointMonitor:
             snapshot: The served list.
         """
         if snapshot is not self._followed:
-            self._schedule.follow(best(snapshot.plain.body), time.monotonic(), time.time())
+            self._schedule.follow(best(snapshot.plain.body), time.monotonic())
             if self._followed is None:
                 count = len(self._schedule.results())
                 logger.info("this worker checks %d endpoints every %g s", count, self._interval)
-            self._followed, self._saved = snapshot, False
+            self._followed = snapshot
+            self._saved = False
         self._collect()
         self._notifier.turn(self._schedule)
         for watched in self._schedule.due(time.monotonic()):

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from werkzeug.datastructures import Accept, MIMEAccept
 from werkzeug.http import parse_accept_header
 
+from ... import __version__
+
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -69,6 +71,12 @@ def json_answer(
 ) -> ConditionalAnswer:
     """Return a JSON answer that must not be cached."""
     return uncached(status, to_json(document).encode() + b"\n", content_type)
+
+
+def healthy(service_name: str) -> ConditionalAnswer:
+    """Return the answer of ``/health``, which only says that this process answers."""
+    document = {"status": "healthy", "service": service_name, "version": __version__}
+    return json_answer(200, document)
 
 
 def uncached(status: int, body: bytes, content_type: str) -> ConditionalAnswer:

@@ -6,8 +6,8 @@ declarations and the allowed values.
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
@@ -16,9 +16,6 @@ from . import variables as to
 from .variables import PREFIX, TOKEN, read, setting, unknown
 
 __all__ = ["PREFIX", "TOKEN", "EtcdSettings", "ProcessSettings", "Settings", "UrlRules"]
-
-#: Length in characters from which a token is too long to be guessed.
-LONG_TOKEN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,23 +183,8 @@ class Settings:
         # systemd sets a colon-separated list for a unit with several state directories.
         by_systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
         values["state_dir"] = values["state_dir"] or by_systemd or None
-        settings = cls(**values)
-        found = *_oddities(settings), *unknown(environ, cls, UrlRules, EtcdSettings)
-        return replace(settings, warnings=(*warnings, *found))
-
-
-def _oddities(settings: Settings) -> Iterator[str]:
-    """Return a warning for each value that is allowed, but hardly intended."""
-    if any(len(token) < LONG_TOKEN for token in settings.tokens):
-        yield f"ENDPOINT_TOKENS has a token of less than {LONG_TOKEN} characters: it can be guessed"
-    etcd = settings.etcd
-    if settings.source.startswith("etcd://") and etcd.password and not etcd.tls:
-        yield (
-            "ENDPOINT_ETCD_PASSWORD goes over the network in the clear: ENDPOINT_ETCD_CA or"
-            " ENDPOINT_ETCD_CERT would encrypt it"
-        )
-    if settings.alert_webhook and not settings.probe_interval:
-        yield "ENDPOINT_ALERT_WEBHOOK receives nothing while ENDPOINT_PROBE_INTERVAL is 0"
+        warnings += unknown(environ, cls, UrlRules, EtcdSettings)
+        return cls(**values, warnings=tuple(warnings))
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,8 @@ def native(view: Callable[[ConfigService, dict[str, Any]], ConditionalAnswer]) -
 def revalidated(body: str | bytes, content_type: str) -> Response:
     """Return a response that a cache must revalidate by its ETag on each use."""
     response = Response(body, content_type=content_type)
-    response.headers["Cache-Control"] = "no-cache"
+    private = "private, " if current_service().settings.guarded else ""
+    response.headers["Cache-Control"] = f"{private}no-cache"
     response.add_etag()
     response.make_conditional(request)
     return response

@@ -5,7 +5,6 @@ app reads its endpoints, and clients' reports.
 Then follow the operational routes: health, readiness, status, reload, metrics and the description.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 from flask import Blueprint, Response, request
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from ... import __version__, qr
+from ... import qr
 from ...errors import PayloadError, QrTooLong
 from ...health.probe import DEFAULT_PATH
 from ...model.codec import iter_endpoints, read_own
@@ -29,7 +28,7 @@ from ..auth import USER
 from ..monitor.reports import parse_report
 from ..parsing.problems import Code
 from ..service import ConfigService, Places
-from ..serving.answers import ConditionalAnswer, json_answer, problem, to_json, uncached
+from ..serving.answers import ConditionalAnswer, healthy, json_answer, problem, to_json, uncached
 from ..serving.responder import LongPoll
 from .guards import as_response, current_service, refusal, revalidated
 
@@ -118,9 +117,9 @@ def health_url(kind: Kind, url: str, path: str = DEFAULT_PATH) -> str:
 
 
 def _answer_code(kind: str) -> Response:
-    service, query = current_service(), request.query_string.decode("latin-1")
+    query = request.query_string.decode("latin-1")
     try:
-        found = choose(query, service.store.view.snapshot.plain.body)
+        found = choose(query, current_service().store.view.snapshot.plain.body)
     except PayloadError as error:
         return as_response(problem(400, str(error), {"parameter": error.field}))
     except QrTooLong as error:
@@ -131,15 +130,8 @@ def _answer_code(kind: str) -> Response:
     if found is None:
         return as_response(problem(404, "the list has no endpoint to put into a code"))
     text, title = found
-    response = Response(content_type=_TYPES[kind])
     # The code must not be older than the list: an app may scan it at any time.
-    private = "private, " if service.settings.guarded else ""
-    response.headers["Cache-Control"] = f"{private}no-cache"
-    response.set_etag(hashlib.sha256(f"{kind} {text.text}".encode()).hexdigest()[:32])
-    response.make_conditional(request)
-    if response.status_code == 200:
-        response.data = _draw(kind, text, title)
-    return response
+    return revalidated(_draw(kind, text, title), _TYPES[kind])
 
 
 for _kind in _TYPES:
@@ -237,9 +229,8 @@ def client_address(peer: str, forwarded: str, trusted: str) -> str:
 
 
 def health(service: ConfigService, _environ: dict[str, Any]) -> ConditionalAnswer:
-    """Return the answer of ``/health``, which only says that this process answers."""
-    name = service.settings.service_name
-    return json_answer(200, {"status": "healthy", "service": name, "version": __version__})
+    """Return the answer of ``/health``."""
+    return healthy(service.settings.service_name)
 
 
 def ready(service: ConfigService, environ: dict[str, Any]) -> ConditionalAnswer:
@@ -267,17 +258,16 @@ def reload() -> Response:
     if service.authenticator is None:
         detail = "no tokens are set (ENDPOINT_TOKENS, ENDPOINT_TOKENS_FILE): nobody may do this"
         return as_response(problem(403, detail))
-    user = request.environ.get(USER)
-    logger.info("reload requested by %s", user)
+    logger.info("reload requested by %s", request.environ.get(USER))
     report, shared = service.reload_everywhere()
     problems = report.pop("problems")
     late = [worker["pid"] for worker in report["workers"] if worker["last_reload"] is None]
     members: dict[str, Any] = {"scope": "host" if shared else "worker", **report}
     if not shared:
         members["note"] = "the state folder cannot be written to: other workers were not asked"
-    status = 504 if late and _STATUS[report["result"]] == 200 else _STATUS[report["result"]]
-    answered = f"{report['result'] or 'no answer'} in {len(report['workers']) - len(late)} workers"
-    logger.info("reload requested by %s: %s, %d have not answered", user, answered, len(late))
+    status = _STATUS[report["result"]]
+    if late and status == 200:
+        status = 504
     if status in {200, 422}:
         members["problems"] = [p for p in problems if p["code"] != Code.TOKENS_LINE]
     if status == 200:

@@ -482,19 +482,6 @@ def test_settings_that_cannot_work(etcd: dict[str, str], variable: str) -> None:
     sources.check_source(Settings(source="x.txt", etcd=EtcdSettings(**etcd)))
 
 
-def test_a_password_in_the_clear_is_warned_of() -> None:
-    """Without being shown."""
-    environ = {
-        "ENDPOINT_CONFIG_FILE": "etcd://h/k",
-        "ENDPOINT_ETCD_USER": "a",
-        "ENDPOINT_ETCD_PASSWORD": "hush",
-    }
-    (warning,) = Settings.from_environ(environ).warnings
-    assert "in the clear" in warning
-    assert "hush" not in warning + repr(Settings.from_environ(environ))
-    assert not Settings.from_environ({**environ, "ENDPOINT_ETCD_CA": "/ca.pem"}).warnings
-
-
 def test_pauses_grow_to_a_limit_and_differ() -> None:
     """Many workers must not come back at the same moment."""
     for failures in range(1, 100):
