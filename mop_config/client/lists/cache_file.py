@@ -6,23 +6,19 @@ A damaged or foreign file is ignored with a warning, and the built-in list is us
 
 import json
 import logging
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Any, NamedTuple
 
 import platformdirs
 
-from ...files import open_flags, write_atomically
+from ...files import write_atomically
 from ...model import codec
 from ...model.endpoint import EndpointConfig
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 2
-_MAX_BYTES = 64 << 20
 #: What ``json.loads`` and the checks of its result raise for a damaged file.
 DAMAGED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
@@ -67,49 +63,16 @@ def cache_path(path: str | Path | None, app: str | None) -> Path | None:
 def load(path: Path) -> CachedList | None:
     """Read the cache file; return None if it is missing, or cannot be used."""
     try:
-        document = json.loads(read_file(path, _MAX_BYTES))
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        document = json.loads(path.read_bytes())
+        if document.pop("format", None) != _FORMAT:
             raise ValueError("it was not written by this version of mop-config")
-        saved_at = _checked(document["saved_at"], int, float)
-        if not 0 <= saved_at <= codec.MAX_DATE:
-            raise ValueError("its time is outside the calendar")
-        return CachedList(
-            _checked(document["origin"], str),
-            _checked(document["url"], str, NoneType),
-            float(saved_at),
-            _checked(document["room_id"], str, NoneType),
-            {_checked(url, str): _checked(etag, str) for url, etag in document["etags"].items()},
-            tuple(_checked(text, str) for text in _checked(document["jws"], list)),
-            codec.config_of(_checked(document["config"], dict)),
-        )
+        lists = {"config": codec.config_of(document["config"]), "jws": tuple(document["jws"])}
+        return CachedList(**document | lists)
     except FileNotFoundError:
         return None
     except (OSError, *DAMAGED) as error:
         logger.warning("the endpoint list in %s is ignored: %s", path, error)
         return None
-
-
-def read_file(path: Path, limit: int) -> bytes:
-    """Read a regular file of bounded size; opening a FIFO does not block.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If the file is too large, or is not a regular file.
-    """
-    flags = os.O_RDONLY | open_flags("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")
-    with open(os.open(path, flags), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no regular file")
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"it is larger than {limit} bytes")
-    return data
-
-
-def _checked(value: Any, *types: type) -> Any:
-    if not isinstance(value, types):
-        raise ValueError(f"{str(value)[:40]!r} has a wrong type")
-    return value
 
 
 def save(path: Path, cached: CachedList) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ...errors import SignatureError, SigningKeyError
 from ...model import jws
 from ..keywords import Several
-from .cache_file import DAMAGED, read_file, write
+from .cache_file import DAMAGED, write
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Trust:
         self._path = None if cache is None else cache.with_name(f"{cache.name}.mark")
         self._clock = time.time
         self._marks: dict[str, HighWaterMark] = {}  # by key
-        self._warned_of_clock = self._warned_of_file = False
+        self._warned_of_clock = False
         self.accepted: tuple[jws.SignedList, ...] = ()
 
     def read(self, text: str | bytes) -> jws.SignedList:
@@ -134,14 +134,12 @@ class Trust:
         """Return the marks with those in the file, which other processes write, too."""
         marks, stored = dict(self._marks), {}
         try:
-            document = json.loads(read_file(self._path, _MAX_FILE_BYTES)) if self._path else {}
-            stored = {kid: _mark_of(ver, digest) for kid, (ver, digest) in document.items()}
+            document = json.loads(self._path.read_bytes()) if self._path else {}
+            stored = {kid: HighWaterMark(*mark) for kid, mark in document.items()}
         except FileNotFoundError:
             pass
         except (OSError, *DAMAGED) as error:
-            if not self._warned_of_file:
-                logger.warning("the mark in %s is ignored: %s", self._path, error)
-            self._warned_of_file = True
+            logger.warning("the mark in %s is ignored: %s", self._path, error)
         return marks | {kid: max(mark, marks.get(kid, mark)) for kid, mark in stored.items()}
 
     def save_marks(self) -> None:
@@ -216,9 +214,3 @@ class Trust:
     def stale(self) -> bool:
         """Whether the newest list has expired."""
         return bool(self.accepted) and self.accepted[-1].expired(self._clock())
-
-
-def _mark_of(ver: Any, digest: Any) -> HighWaterMark:
-    if type(ver) is not int or not 0 <= ver <= jws.MAX_NUMBER or not isinstance(digest, str):
-        raise ValueError("it holds no version")
-    return HighWaterMark(ver, digest)
