@@ -205,8 +205,10 @@ def judged(name: str, read_text: Callable[[], tuple[bytes, float]], settings: Se
         lines = decode(data).replace("\r\n", "\n").replace("\r", "\n").split("\n")
         rendering = render(data, settings.rules, EMPTY_BODY, time.time())
         rendering = with_planned_refusals(rendering, settings)
-        # Assume a server that serves endpoints of the kinds in the text.
-        served = {kind: max(rendering.count(kind), not rendering.usable) for kind in Kind}
+        # Assume a server that serves endpoints of the kinds in the text; of both, if it has none.
+        served = {kind: rendering.count(kind) for kind in Kind}
+        if not rendering.usable:
+            served = dict.fromkeys(Kind, 1)
         check_acceptable(rendering, settings, served)
     except SourceError as error:
         code, refusal = Code(error.code), error

@@ -35,8 +35,12 @@ def keygen(out: str | None, as_json: bool) -> None:
 def _print(key: SigningKey, out: str | None, *, as_json: bool) -> None:
     private, public = key.private_jwk(), key.public
     if as_json:
-        document = {"kid": key.kid, "public_key": public}
-        print(json_text(document | ({"file": out} if out else {"private_key": private})))
+        document: dict[str, object] = {"kid": key.kid, "public_key": public}
+        if out is None:
+            document["private_key"] = private
+        else:
+            document["file"] = out
+        print(json_text(document))
         return
     if out is None:
         print(json.dumps(private))

@@ -109,7 +109,8 @@ def _save(text: str, out: str) -> None:
 
 def _draw(text: str) -> None:
     rows = codes.modules(text)
-    rows += [[False] * len(rows[0])] * (len(rows) % 2)
+    if len(rows) % 2:
+        rows.append([False] * len(rows[0]))
     # Assume a dark background on a terminal without colours.
     colour = os.environ.get("TERM", "dumb") != "dumb"
     blocks = _BLOCKS if colour else _BLOCKS[::-1]

@@ -41,9 +41,10 @@ def sign(file: str, key: str, ttl: int | None, ver: int | None) -> None:
         reason = f"{ver} is more than a day in the future, and no app would accept it"
         raise click.BadParameter(reason, param_hint="--ver")
     reading = read(file)
-    warn(reading.settings, reading.rendering.problems[reading.refusal is not None :])
     if reading.refusal is not None:
+        warn(reading.settings, reading.rendering.problems[1:])  # the first is the refusal itself
         raise reading.refusal
+    warn(reading.settings, reading.rendering.problems)
     if reading.rendering.errors or not reading.rendering.usable:
         why = "errors" if reading.rendering.errors else "no usable endpoint"
         raise MopConfigError(f"{file} has {why}, and is not signed")

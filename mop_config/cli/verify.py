@@ -49,12 +49,17 @@ def verify(source: str, keys: tuple[str, ...], as_json: bool, token_file: str | 
         if as_json:
             click.echo(json_text({"ok": False, "code": error.code, "reason": str(error)}))
         raise MopConfigError(f"{source}: {error}") from None
-    config, ver, kid = signed.config, signed.ver, signed.kid
     iat, exp = moment(signed.iat), moment(signed.exp)
     if as_json:
-        counts = {kind: len(listed) for kind, listed in config.kinds().items()}
-        document = {"ok": True, "ver": ver, "iat": iat, "exp": exp, "kid": kid, "counts": counts}
+        document = {
+            "ok": True,
+            "ver": signed.ver,
+            "iat": iat,
+            "exp": exp,
+            "kid": signed.kid,
+            "counts": {kind: len(listed) for kind, listed in signed.config.kinds().items()},
+        }
         click.echo(json_text(document))
     else:
-        about = f"version {ver}, signed {iat} by {kid}, holds until {exp}"
-        say(f"{source}: ok: {counts_of(config)}, {about}")
+        about = f"version {signed.ver}, signed {iat} by {signed.kid}, holds until {exp}"
+        say(f"{source}: ok: {counts_of(signed.config)}, {about}")

@@ -184,8 +184,8 @@ class Prober(HttpClient):
         """Request the health URLs in turn until one exists."""
         wanted = self._health_request
         paths = [f"{base}{wanted.path}", wanted.path]
-        if known_path in paths:
-            paths.sort(key=lambda path: path != known_path)
+        if known_path == wanted.path:
+            paths.reverse()
         for path in dict.fromkeys(paths):
             reply = _request(connection, path)
             if reply.status != http.HTTPStatus.NOT_FOUND:
