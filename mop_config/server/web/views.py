@@ -163,13 +163,17 @@ def choose(query: str, body: bytes) -> tuple[qr.QrText, str] | None:
     # Anything but a number becomes -1, which ``qr.check`` rejects.
     limit = None if number is None else int(number) if _NUMBER.fullmatch(number) else -1
     qr.check(form, room, limit)
-    config = read_own(body)
+    config = _decoded(body)
     if not config:
         return None
     text = qr.fit(config, form, room, limit)
     most = 1 if text.format == "single" else limit
     api, socketio = (len(listed[:most]) for listed in config.kinds().values())
     return text, f"QR code with {api} API and {socketio} Socket.io endpoints"
+
+
+# The cache key is the body in the store: always the same bytes object, whose hash is cached.
+_decoded = lru_cache(maxsize=1)(read_own)
 
 
 # All viewers of the dashboard request the same images.

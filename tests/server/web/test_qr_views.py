@@ -108,12 +108,14 @@ def test_a_form_that_does_not_fit(tmp_path: Path, kind: str, number: int) -> Non
 
 
 def test_what_does_not_change_is_not_done_again(tmp_path: Path) -> None:
-    """Each code is drawn once."""
+    """The list is decoded once for all codes, and each code is drawn once."""
     client = make(tmp_path, hosts(30))
+    views._decoded.cache_clear()
     views._draw.cache_clear()
     for path in ("svg", "png", "svg", "png?limit=3", "json"):
         name, _, query = path.partition("?")
         assert client.get(f"{BASE}.{name}?{query}").status_code == 200
+    assert views._decoded.cache_info().misses == 1
     assert views._draw.cache_info().misses == 4
     assert make(tmp_path, hosts(31)).get(f"{BASE}.json").status_code == 200
 
