@@ -3,13 +3,14 @@
 ``ListSearch`` asks the sources of an update in parallel, so that dead sources cost no time.
 """
 
+import contextlib
 import json
 import logging
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from logging import INFO, WARNING
@@ -53,29 +54,16 @@ class UpdateRound(NamedTuple):
     """The result of an update.
 
     Attributes:
-        changed: Whether the list has changed.
         asked_to_wait: Whether the request was a long poll.
         waited: Whether the server that answered supports long polls.
         pause: Seconds until that server accepts another request.
         found: The list to apply, or None if the list has not changed.
     """
 
-    changed: bool = False
     asked_to_wait: bool = False
     waited: bool = False
     pause: float = 0.0
     found: rules.NewList | None = None
-
-
-def new_client(lists: EndpointLists) -> HttpClient:
-    """Create a client for the sources of lists; its ``abort`` cancels its requests."""
-    policy, options = lists.state.policy, lists.settings.options
-    return HttpClient(
-        options.for_dial(policy.connect_timeout),
-        lists.state.resolver,
-        connect_within=max(policy.connect_timeout, policy.health_timeout),
-        proxy_for=options.proxy_for,
-    )
 
 
 @dataclass(eq=False)
@@ -84,6 +72,7 @@ class ListSearch:
 
     Attributes:
         lists: The lists of the manager.
+        client: Sends the requests; its ``abort`` ends the search.
         known: The state of the manager, with the sources in their order.
         any_healthy: Returns whether an endpoint of a new list is healthy.
         token: Token to send, or None.
@@ -91,21 +80,16 @@ class ListSearch:
     """
 
     lists: EndpointLists
+    client: HttpClient
     known: rules.UpdateContext
     any_healthy: rules.Check
     token: str | None
     server_names: dict[str, str]
 
     def __post_init__(self) -> None:
-        self._events: SimpleQueue[tuple[int, UpdateRound | Exception | None]] = SimpleQueue()
-        self._client = new_client(self.lists)
+        self._events: SimpleQueue[tuple[int, UpdateRound | Exception]] = SimpleQueue()
         # Sources that hold their response until the list changes. Their silence is no failure.
         self._holding: set[int] = set()
-
-    def close(self) -> None:
-        """Cancel every request; takes no lock, so a finalizer may call it."""
-        self._client.abort()
-        self._events.put((-1, None))
 
     def run(self) -> UpdateRound:
         """Run the search to its end.
@@ -116,30 +100,26 @@ class ListSearch:
         """
         started, next_at, count = 0, 0.0, len(self.known.sources)
         errors: dict[int, Exception] = {}
-        try:
-            while not self._client.aborted and len(errors) < count:
-                pause = None  # wait until a source reports
-                if started < count and not self._holding:
-                    pause = max(0.0, next_at - time.monotonic())
-                if pause == 0.0:
-                    self._start_source(started)
-                    started, next_at = started + 1, time.monotonic() + STAGGER
-                    continue
-                try:
-                    position, event = self._events.get(timeout=pause)
-                except Empty:
-                    continue
-                if isinstance(event, UpdateRound):
-                    return event
-                if isinstance(event, UpdateUntrusted):
-                    self.lists.report_refused("remote", event)
-                if isinstance(event, (UpdateFailed, UpdateRefused)):
-                    errors[position] = event
-                elif event is not None:
-                    raise event
-                next_at = 0.0
-        finally:
-            self.close()
+        while not self.client.aborted and len(errors) < count:
+            pause = None  # wait until a source reports
+            if started < count and not self._holding:
+                pause = max(0.0, next_at - time.monotonic())
+            if pause == 0.0:
+                self._start_source(started)
+                started, next_at = started + 1, time.monotonic() + STAGGER
+                continue
+            try:
+                position, event = self._events.get(timeout=pause)
+            except Empty:
+                continue
+            if isinstance(event, UpdateRound):
+                return event
+            if isinstance(event, UpdateUntrusted):
+                self.lists.report_refused("remote", event)
+            if not isinstance(event, (UpdateFailed, UpdateRefused)):
+                raise event
+            errors[position] = event
+            next_at = 0.0
         raise rules.combined_error([errors[position] for position in sorted(errors)])
 
     def _start_source(self, position: int) -> None:
@@ -168,13 +148,13 @@ class ListSearch:
             if wait:
                 self._holding.add(position)
             try:
-                reply = self._client.request(request)
+                reply = self.client.request(request)
             finally:
                 self._holding.discard(position)
             # Any status may have ``Retry-After``: it comes with a 304 of many long polls.
             pause = policy.busy_for(503, reply.headers.get("retry-after"), time.time()) or 0.0
             waited = "wait" in reply.headers.get("preference-applied", "")
-            outcome = UpdateRound(False, wait > 0, waited, pause)
+            outcome = UpdateRound(wait > 0, waited, pause)
             return reply
 
         try:
@@ -195,8 +175,8 @@ class ListUpdates:
     def __init__(self, lists: EndpointLists, any_healthy: rules.Check) -> None:
         self._lists = lists
         self._any_healthy = any_healthy
-        self._client = new_client(lists)  # sends the reports
-        self._searches: set[ListSearch] = set()
+        self._clients: set[HttpClient] = set()  # of the running searches and reports
+        self._closed = False
         self._applying_lock = threading.Lock()
         self._manual_updates = 0
         self._may_wait = False  # whether the next update may be a long poll
@@ -204,9 +184,28 @@ class ListUpdates:
 
     def close(self) -> None:
         """Cancel all requests; takes no lock, so a finalizer may call it."""
-        self._client.abort()
-        for search in list(self._searches):
-            search.close()
+        self._closed = True
+        for client in list(self._clients):
+            client.abort()
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[HttpClient]:
+        """Yield a client for the sources of lists; its requests end with the context."""
+        lists, policy, options = self._lists, self._lists.state.policy, self._lists.settings.options
+        client = HttpClient(
+            options.for_dial(policy.connect_timeout),
+            lists.state.resolver,
+            connect_within=max(policy.connect_timeout, policy.health_timeout),
+            proxy_for=options.proxy_for,
+        )
+        self._clients.add(client)
+        try:
+            if self._closed:
+                client.abort()
+            yield client
+        finally:
+            client.abort()
+            self._clients.discard(client)
 
     def update(self, fallback: str | None, token: str | None, *, force: bool) -> bool:
         """Update the list for the application; return whether the list has changed.
@@ -236,14 +235,9 @@ class ListUpdates:
         lists = self._lists
         known = lists.update_context(fallback, force=force, wait=wait)
         sent = rules.current_token(lists.settings.token if token is None else token)
-        search = ListSearch(lists, known, self._any_healthy, sent, lists.server_names(fallback))
-        self._searches.add(search)
-        if self._client.aborted:
-            search.close()
-        try:
-            return search.run()
-        finally:
-            self._searches.discard(search)
+        names = lists.server_names(fallback)
+        with self._client() as client:
+            return ListSearch(lists, client, known, self._any_healthy, sent, names).run()
 
     def run(self) -> float:
         """Update the list in the background; return the seconds until the next update.
@@ -257,7 +251,7 @@ class ListUpdates:
             outcome = self._search(None, None, force=False, wait=wait)
             with self._applying_lock:
                 if outcome.found is not None and self._manual_updates == manual:
-                    outcome = outcome._replace(changed=self._lists.apply_remote(outcome.found))
+                    self._lists.apply_remote(outcome.found)
         except Exception as error:
             # It is expected that API servers have no list, unless the application named sources.
             missing = isinstance(error, UpdateFailed) and (
@@ -265,7 +259,7 @@ class ListUpdates:
             )
             expected = (missing and not settings.config_urls) or (settings.watch and self._in_a_row)
             ours = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
-            if not self._client.aborted:
+            if not self._closed:
                 logger.log(INFO if expected else WARNING, "%s%s", ours, error)
             first, longest = FIRST_RETRY, settings.update_interval
             if settings.watch:
@@ -290,10 +284,9 @@ class ListUpdates:
             return FIRST_WATCH_RETRY if quick_replies > 1 else 0.0
         if not (round_.asked_to_wait and round_.waited):
             return self._lists.settings.update_interval or IDLE
-        if quick_replies == 0 or (quick_replies <= 2 and round_.changed):
+        if quick_replies == 0:
             return round_.pause
-        retry = backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY)
-        return max(round_.pause, retry)
+        return max(round_.pause, backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY))
 
     def report(self) -> float:
         """Send a report if counts are due; return the seconds until the next report.
@@ -325,7 +318,8 @@ class ListUpdates:
             cut=True,
         )
         try:
-            status = self._client.request(request).status
+            with self._client() as client:
+                status = client.request(request).status
         except (OSError, ValueError, RuntimeError, MemoryError):
             return pause
         if 200 <= status < 300:

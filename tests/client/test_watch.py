@@ -206,7 +206,6 @@ def test_a_token_that_raises_does_not_end_the_watch() -> None:
     ("round_", "hasty", "low", "high"),
     [
         (UpdateRound(asked_to_wait=True, waited=True), 0, 0, 0),
-        (UpdateRound(True, asked_to_wait=True, waited=True), 1, 0, 0),
         (UpdateRound(asked_to_wait=True, waited=True), 1, 1, 1),
         (UpdateRound(asked_to_wait=True, waited=True), 4, 8, 8),
         (UpdateRound(asked_to_wait=True, waited=True), 50, 60, 60),
