@@ -251,7 +251,8 @@ class TokenAuthenticator:
         if file is None or not self._lock.acquire(blocking=False):
             return
         try:
-            now, signature = time.monotonic(), file.signature()
+            now = time.monotonic()
+            signature = file.signature()
             # An editor may be about to write an empty or missing file.
             self._debouncer.writing = bool(signature.error)
             self._debouncer.looked(signature, now, by_event=True, expected=True)

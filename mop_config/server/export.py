@@ -218,7 +218,8 @@ class StaticExporter:
         check_source(settings)
         self._settings = settings
         self._folder = folder
-        source, now = open_source(settings), time.time()
+        source = open_source(settings)
+        now = time.time()
         state = settings.state_dir or state_folder
         directory = StateDirectory.of_user(state, owner_of(state))
         directory.prepare()

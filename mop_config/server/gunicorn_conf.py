@@ -54,13 +54,11 @@ threads = _process.threads
 # Clients keep connections in pools. gunicorn's default of 2 s would close many connections just
 # as a client sends a request.
 keepalive = 30
-graceful_timeout = 30
 timeout = 60
 
 # gunicorn's C parser accepts malformed requests that the Python parser refuses.
 http_parser = "python"
-# Enough for our longest route and an Authorization header, and not much more: 192 KB in all.
-limit_request_line = 4094
+# Enough for an Authorization header, and not much more: 192 KB in all.
 limit_request_fields = 48
 limit_request_field_size = 4096
 # By default an address that may forward requests, such as 127.0.0.1, may also send SCRIPT_NAME and
@@ -72,11 +70,6 @@ forwarder_headers = ""
 control_socket_disable = "--control-socket" not in " ".join(
     [*sys.argv, os.environ.get("GUNICORN_CMD_ARGS", "")]
 )
-# With SO_REUSEPORT each worker has its own accept queue, which is lost when the worker is replaced.
-reuse_port = False
-
-accesslog = None  # --access-logfile - turns it on
-errorlog = "-"
 logger_class = "mop_config.server.gunicorn.logger.GunicornLogger"
 
 

@@ -90,7 +90,8 @@ async def answer_and_log(app: Any, log: Any, scope: Scope, receive: Receive, sen
 
     async def counted(message: Any) -> None:
         if message["type"] == "http.response.start":
-            answer.status, answer.headers = str(message["status"]), _text(message)
+            answer.status = str(message["status"])
+            answer.headers = _text(message)
         else:
             answer.sent += len(message.get("body", b""))
         await send(message)

@@ -33,7 +33,7 @@ from uvicorn.protocols.http import httptools_impl
 
 from ..serving.answers import ConditionalAnswer, problem
 from ..serving.responder import LongPoll
-from ..web.asgi import SOCKET, AsgiApp, ParkedPolls, request_environ
+from ..web.asgi import SOCKET, AsgiApp, request_environ
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +66,15 @@ class ParkedCycle(NoCycle):
     uvicorn then queues the requests that follow, and ends the connection after the answer only.
 
     Args:
-        polls: The parked polls of the loop.
         poll: The long poll.
         keep_alive: Whether the connection stays open after the answer.
     """
 
-    response_complete = more_body = False
+    response_complete = False
+    more_body = False
 
-    def __init__(self, polls: ParkedPolls, poll: LongPoll, keep_alive: bool) -> None:
-        self.polls, self.poll = polls, poll
+    def __init__(self, poll: LongPoll, keep_alive: bool) -> None:
+        self.poll = poll
         self.keep_alive = keep_alive
 
 
@@ -92,7 +92,8 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._worker = worker
         # Copies, since each field of each request needs them.
-        self._max_fields, self._max_field = worker.max_fields, worker.max_field
+        self._max_fields = worker.max_fields
+        self._max_field = worker.max_field
         self._until = math.inf  # the deadline; infinite until the data that began is taken in
         self._timer: TimerHandle | None = None
         self._unread = math.inf  # the size of the unread answers at the last look
@@ -119,7 +120,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             self._timer.cancel()
         running = self._running
         if isinstance(running, ParkedCycle):
-            running.polls.remove(running.poll)
+            self.app.polls().remove(running.poll)
         elif running is not None:
             running.disconnected = True
             running.message_event.set()
@@ -131,7 +132,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             return None
         self.cycle.keep_alive = False
         if isinstance(self._running, ParkedCycle):
-            self._running.polls.end(self._running.poll)
+            self.app.polls().end(self._running.poll)
         elif self._running is not None:
             self._running.message_event.set()
         return True
@@ -160,7 +161,8 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note the first byte of a request."""
         # Without the scope that uvicorn's own method makes: few requests need one.
-        self.url, self.headers = b"", []
+        self.url = b""
+        self.headers = []
         self._until = math.inf
         self._receiving = self._in_head = True
         self._bytes = 0
@@ -189,7 +191,9 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         """Check the head, and start to answer."""
         if self._deaf:
             return  # the answer before this request closes the connection
-        version, url, headers = self.parser.get_http_version(), self.url, self.headers
+        version = self.parser.get_http_version()
+        url = self.url
+        headers = self.headers
         fields = dict(headers)
         plain = _NOT_PLAIN.isdisjoint(fields)
         if not plain and fields.get(b"expect", b"100-continue").lower() != b"100-continue":
@@ -215,7 +219,8 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
 
     def _start_task(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         """Make uvicorn's scope of a request, and answer it by a task, perhaps later."""
-        cfg, fields = self._worker.cfg, dict(headers)
+        cfg = self._worker.cfg
+        fields = dict(headers)
         super().on_message_begin()
         self.url = url
         self.headers += headers
@@ -242,28 +247,30 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
 
     def _answer_at_once(self, version: str, url: bytes) -> bool:
         """Answer a request without a task, unless an earlier answer is not yet sent and read."""
-        app, busy = self.app, not self.cycle.response_complete or self.flow.write_paused
+        app = self.app
+        busy = not self.cycle.response_complete or self.flow.write_paused
         if busy or not isinstance(app, AsgiApp):
             return False
-        name, _, query = url.partition(b"?")
-        path, method = name.decode("latin-1"), self.parser.get_method().decode()
-        found = app.answer_at_once(request_environ(method, path, query, self.headers))
+        path, _, query = url.partition(b"?")
+        method = self.parser.get_method().decode()
+        environ = request_environ(method, path.decode("latin-1"), query, self.headers)
+        found = app.answer_at_once(environ)
         if found is None:
             return False
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
         if isinstance(found, LongPoll):
-            parked = self._running = ParkedCycle(app.polls(), found, keep_alive)
-            self.cycle = parked  # type: ignore[assignment]
-            parked.polls.add(found, partial(self._end_wait, app, parked))
+            self._running = ParkedCycle(found, keep_alive)
+            self.cycle = self._running  # type: ignore[assignment]
+            app.polls().add(found, partial(self._end_wait, self._running))
             return True
         self._send(found, keep_alive)
         self.server_state.total_requests += 1
         self._wait(self.timeout_keep_alive)
         return True
 
-    def _end_wait(self, app: AsgiApp, parked: ParkedCycle) -> None:
+    def _end_wait(self, parked: ParkedCycle) -> None:
         parked.response_complete = True
-        self._send(app.answer_parked(parked.poll), parked.keep_alive)
+        self._send(self.app.answer_parked(parked.poll), parked.keep_alive)
         self.on_response_complete()
 
     def _send(self, answer: ConditionalAnswer, keep_alive: bool) -> None:
@@ -286,7 +293,8 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
 
     def _refuse(self, status: int) -> None:
         """Answer by an error page and close, or close after the answers to earlier requests."""
-        self._deaf, self._receiving = True, False
+        self._deaf = True
+        self._receiving = False
         cycle = self.cycle
         if not (cycle.response_complete or cycle.more_body):
             cycle.keep_alive = False
@@ -313,7 +321,8 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
     def _look(self) -> None:
         """Go on waiting if the deadline was moved, else end the request or the connection."""
         self._timer = None
-        unread, before = self._count_unread(), self._unread
+        unread = self._count_unread()
+        before = self._unread
         if self._until > self.loop.time():
             self._timer = self.loop.call_at(self._until, self._look)
             return

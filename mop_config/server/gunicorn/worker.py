@@ -118,7 +118,8 @@ class ServiceWorker:
         if service is None:
             logger.warning("the application is wrapped beyond recognition: SIGHUP does nothing")
             return
-        wanted, most = service.settings.max_waiters, self.room()
+        wanted = service.settings.max_waiters
+        most = self.room()
         service.responder.max_waiters = most if wanted is None else min(wanted, most)
         if wanted is not None and wanted > most:
             name = type(self).__name__
@@ -174,7 +175,8 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         """Load the application, and wrap it into the ASGI front."""
         self.connections = fit_connections(USUAL_WAITERS + SPARE_CONNECTIONS)
         super().load_wsgi()
-        app, threads = self.wsgi, self.cfg.threads
+        app = self.wsgi
+        threads = self.cfg.threads
         if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__):
             self.config.lifespan = "auto"
         elif is_untouched(app):
@@ -191,14 +193,17 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         return max(self.connections // 2, self.connections - SPARE_CONNECTIONS)
 
     async def _serve(self) -> None:
-        cfg, config = self.cfg, self.config
+        cfg = self.cfg
+        config = self.config
         logs = self.log.access_log_enabled
         config.app = partial(answer_and_log, self.wsgi, self.log) if logs else self.wsgi
         config.timeout_graceful_shutdown = max(1, cfg.graceful_timeout - 1)
         config.http = partial(HttpProtocol, worker=self)
         # Copies, since gunicorn's configuration is slow to read.
-        self.max_line, self.max_fields = cfg.limit_request_line, cfg.limit_request_fields
-        self.max_field, self.max_request = cfg.limit_request_field_size, self.max_body + OVERHEAD
+        self.max_line = cfg.limit_request_line
+        self.max_fields = cfg.limit_request_fields
+        self.max_field = cfg.limit_request_field_size
+        self.max_request = self.max_body + OVERHEAD
         server = _WorkerServer(config)
         server.worker = self
         loop = asyncio.get_running_loop()
@@ -252,7 +257,8 @@ def fit_connections(wanted: int) -> int:
     The soft limit is raised as far as needed and allowed. A worker without a spare descriptor could
     not read the endpoint file.
     """
-    needed, unlimited = wanted + SPARE_DESCRIPTORS, resource.RLIM_INFINITY
+    needed = wanted + SPARE_DESCRIPTORS
+    unlimited = resource.RLIM_INFINITY
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != unlimited and soft < needed:
         soft = needed if hard == unlimited else min(needed, hard)

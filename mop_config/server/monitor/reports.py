@@ -97,7 +97,8 @@ class ClientReports:
         Returns:
             False if the address has reached its limit.
         """
-        step, directory = _step(), self._directory
+        step = _step()
+        directory = self._directory
         try:
             with directory.locked(f"{self._stem}.reports.lock", patience=LONG_PATIENCE):
                 known = self._record(step)

@@ -273,7 +273,8 @@ class LongPoll:
         """
         # Its ``put`` takes no lock, so that a signal handler may call it.
         changes: SimpleQueue[None] = SimpleQueue()
-        listen, hang_up = partial(changes.put, None), select.poll()
+        listen = partial(changes.put, None)
+        hang_up = select.poll()
         if client is not None:
             hang_up.register(client, _HUNG_UP)
         listeners = self.responder.store.listeners
@@ -323,7 +324,8 @@ def respond_conditionally(
         environ: The request in WSGI's form.
         dated: Whether ``If-Modified-Since`` counts.
     """
-    variant, accepted = snapshot.plain, header(environ, "HTTP_ACCEPT_ENCODING")
+    variant = snapshot.plain
+    accepted = header(environ, "HTTP_ACCEPT_ENCODING")
     if snapshot.gzip and accepted and accepts_gzip(accepted):
         variant = snapshot.gzip
     tags = header(environ, "HTTP_IF_NONE_MATCH")

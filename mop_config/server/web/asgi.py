@@ -11,10 +11,9 @@ import contextvars
 import io
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
-from itertools import islice
 from typing import Any, TypeVar
 
 from flask import Flask
@@ -114,7 +113,8 @@ class WsgiBridge:
         """Read the request's body, and then run the application; None if the client has left."""
         length = environ.get("CONTENT_LENGTH", "")[:20]
         size = int(length) if length.isdecimal() else 0
-        body, more = b"", True
+        body = b""
+        more = True
         try:
             async with asyncio.timeout(self._body_timeout):
                 while more and size <= self._max_body:
@@ -186,7 +186,8 @@ class AsgiApp(WsgiBridge):
         self._service: ConfigService = app.extensions[EXTENSION]
         self._started = not start
         self._polls: ParkedPolls | None = None
-        prefix, respond = self._service.places.prefix, self._service.responder.respond
+        prefix = self._service.places.prefix
+        respond = self._service.responder.respond
         self._views: dict[str, Callable[[Environ], ConditionalAnswer | LongPoll]] = {
             f"{prefix}/endpoints": respond,
             f"{prefix}/endpoints.jws": partial(respond, signed=True),
@@ -337,13 +338,14 @@ class ParkedPolls:
 
     def _changed(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has just ended
-            self.loop.call_soon_threadsafe(lambda: self._wake(iter([*self._parked])))
+            self.loop.call_soon_threadsafe(lambda: self._wake([*self._parked]))
 
-    def _wake(self, polls: Iterator[LongPoll]) -> None:
+    def _wake(self, polls: list[LongPoll]) -> None:
         # Each poll has a callback of its own, so that an error concerns one client only.
-        some = [self.loop.call_soon(self._look_at, poll) for poll in islice(polls, SLICE)]
-        if some:
-            self.loop.call_soon(self._wake, polls)
+        for poll in polls[:SLICE]:
+            self.loop.call_soon(self._look_at, poll)
+        if len(polls) > SLICE:
+            self.loop.call_soon(self._wake, polls[SLICE:])
 
     def _look_at(self, poll: LongPoll) -> None:
         """End the wait of a poll if the list differs."""
@@ -394,7 +396,8 @@ def scope_environ(scope: Scope) -> Environ:
 def whole_environ(scope: Scope) -> Environ:
     """Return a request in WSGI's form (PEP 3333), without its body."""
     environ = scope_environ(scope)
-    server, client = scope.get("server") or ("localhost", 80), scope.get("client") or ("", 0)
+    server = scope.get("server") or ("localhost", 80)
+    client = scope.get("client") or ("", 0)
     target: bytes = scope.get("raw_path") or scope["path"].encode()
     if query := scope["query_string"]:
         target += b"?" + query

@@ -92,12 +92,14 @@ def refusal(service: ConfigService, environ: dict[str, Any]) -> ConditionalAnswe
 
 def cors(service: ConfigService, environ: dict[str, Any]) -> Headers:
     """Return the CORS headers of the answer to a request (Fetch standard)."""
-    allowed, origin = service.settings.cors_origins, environ.get("HTTP_ORIGIN", "")
+    allowed = service.settings.cors_origins
+    origin = environ.get("HTTP_ORIGIN", "")
     if not allowed:
         return ()
     vary: Headers = (("Vary", "Origin"),)
     if allowed == ("*",):
-        vary, origin = (), "*"
+        vary = ()
+        origin = "*"
     elif origin not in allowed:
         return vary
     headers = (("Access-Control-Allow-Origin", origin), _EXPOSED, *vary)

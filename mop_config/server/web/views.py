@@ -51,7 +51,8 @@ _STATUS = {"applied": 200, "unchanged": 200, "rejected": 422, "error": 503, None
 
 def _answer(*, signed: bool) -> Response:
     """Serve the list from the bytes of the snapshot, or as a compact JWS with a tag of its own."""
-    service, environ = current_service(), request.environ
+    service = current_service()
+    environ = request.environ
     found = service.responder.respond(environ, signed=signed)
     if isinstance(found, LongPoll):
         found = found.wait(environ.get("gunicorn.socket"))

@@ -29,8 +29,6 @@ POLICY = (
 )
 #: The query parameters of the page; others are ignored.
 PARAMETERS = ("q", "only", "sort", "format", "room_id", "limit", "lang")
-#: Limit of the length of a value in characters.
-MAX_VALUE = 300
 
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {
@@ -44,11 +42,12 @@ _TYPES = {
 def dashboard() -> Response:
     """Render the page; the page's script polls this view and replaces the parts that differ."""
     service = current_service()
-    query = {name: request.args.get(name, "")[:MAX_VALUE] for name in PARAMETERS}
+    query = {name: request.args.get(name, "")[: viewmodel.MAX_VALUE] for name in PARAMETERS}
     language = query["lang"]
     if language not in LANGUAGES:
         language = request.accept_languages.best_match(LANGUAGES) or next(iter(LANGUAGES))
-    status, snapshot = service.status(), service.store.view.snapshot
+    status = service.status()
+    snapshot = service.store.view.snapshot
     response = Response(content_type="text/html; charset=utf-8")
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Content-Language"] = language
@@ -58,7 +57,8 @@ def dashboard() -> Response:
     response.set_etag(hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32])
     response.make_conditional(request)
     if response.status_code == 200:
-        body, now = snapshot.plain.body, time.time()
+        body = snapshot.plain.body
+        now = time.time()
         page = viewmodel.describe(status, body, query, service.check_history(), now)
         template = _templates().get_template("dashboard.html")
         # Relative to the page's own address: a proxy may have removed a prefix from the path.

@@ -33,8 +33,8 @@ MAX_ROWS = 100
 _SPACES = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 #: Number of problems that are shown; the page folds away the others.
 FEW_PROBLEMS = 10
-#: Limit of the length of a filter in characters.
-MAX_FILTER = 200
+#: Limit of the length of a query parameter of the page in characters.
+MAX_VALUE = 200
 #: Largest indent of a problem's text in columns; the indent shows the column in the file.
 _MAX_INDENT = 20
 
@@ -107,7 +107,7 @@ def describe(
     health = status["health"]
     checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
     only, order = query.get("only", ""), query.get("sort", "")
-    table = listing(body, query.get("q", "")[:MAX_FILTER], health, only=only, order=order)
+    table = listing(body, query.get("q", ""), health, only=only, order=order)
     kinds = (
         kind_plot(kind.value, [history.get(key, []) for key in checks if key[0] == kind], now)
         for kind in Kind
@@ -174,9 +174,11 @@ def listing(
         order: A key of ``ORDERS``; anything else keeps the order of the list.
     """
     checks = {(e["kind"], e["url"]): e for e in health["endpoints"]} if health else {}
-    key, wanted = ORDERS.get(order, lambda _: 0), wanted.lower()
+    key = ORDERS.get(order, lambda _: 0)
+    wanted = wanted.lower()
     shown: list[Row] = []
-    matching, count = 0, body.count(b'{"url":"')
+    matching = 0
+    count = body.count(b'{"url":"')
     # Without a filter, the list is only decoded as far as the table needs.
     most = None if wanted or only or order in ORDERS else MAX_ROWS
     for kind in Kind:
