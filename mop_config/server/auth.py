@@ -263,12 +263,14 @@ class TokenAuthenticator:
             self._lock.release()
 
     def _read(self, file: FileSource) -> None:
-        (tokens, faults), detached = parse(b""), ""
+        tokens, faults = parse(b"")
+        detached = ""
         failure = f"{file} holds no token"
         self._debouncer.read(self._debouncer.seen)
         try:
             text = file.read()
-            (tokens, faults), detached = parse(text.data), text.detached
+            tokens, faults = parse(text.data)
+            detached = text.detached
         except SourceError as error:
             if error.code == Code.CHANGING:
                 self._debouncer.again(time.monotonic())

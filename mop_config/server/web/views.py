@@ -161,8 +161,10 @@ def choose(query: str, body: bytes) -> tuple[qr.QrText, str] | None:
         if name in {"format", "room_id", "limit"}:
             given[name] = value
     form, room, number = given.get("format"), given.get("room_id"), given.get("limit")
-    # Anything but a number becomes -1, which ``qr.check`` rejects.
-    limit = None if number is None else int(number) if _NUMBER.fullmatch(number) else -1
+    limit = None
+    if number is not None:
+        # Anything but a number becomes -1, which ``qr.check`` rejects.
+        limit = int(number) if _NUMBER.fullmatch(number) else -1
     qr.check(form, room, limit)
     config = _decoded(body)
     if not config:
