@@ -231,14 +231,11 @@ class Client:
         began, until = world.now, flow.deadline
         dialled = not self._has_connection(member.url)
         if dialled:
-            raced = {member.url}
 
             def another(now: float) -> PoolMember | None:
                 rival = None if now >= until else flow.next(now)
-                if rival is not None:
-                    raced.add(rival.url)
-                    if self._has_connection(rival.url):
-                        race.connected.add(rival.url)
+                if rival is not None and self._has_connection(rival.url):
+                    race.connected.add(rival.url)
                 return rival
 
             race = DialRace(member, another, self._habits.policy.race_delay)
@@ -249,8 +246,6 @@ class Client:
                     flow.record_failure(Attempt(loser, world.now, began), its_fault)
                 return Attempt(member, world.now, began, fault=fault, sent=False)
             member, losers = winner, race.losers
-            failed = {loser.url for loser, fault in losers if fault is not Fault.STALLED}
-            flow.give_back(raced - failed - {member.url})
             for loser, fault in losers:
                 flow.record_failure(Attempt(loser, world.now, began), fault)
         else:

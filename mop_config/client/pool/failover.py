@@ -6,7 +6,7 @@ one attempt.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, inf
@@ -21,6 +21,8 @@ from .pool import Pool
 _STALE = frozenset({Fault.RESET, Fault.PROTOCOL})
 #: Faults of this process: no endpoint caused these faults, and another endpoint would not help.
 OURS = frozenset({Fault.POOL_TIMEOUT, Fault.OURS})
+#: Faults after which a request may go to the endpoint later: it was only slow, or got no request.
+_NO_TRIAL = frozenset({Fault.STALLED, Fault.POOL_TIMEOUT})
 #: Number of an endpoint's last answers that count, and number from which the hedge delay uses them.
 ANSWERS, ENOUGH = 100, 20
 
@@ -102,7 +104,6 @@ class Attempt:
         fault: Why there is no good answer, or None if the application gets the answer.
         sent: Whether a server may have seen the request.
         reused: Whether the connection had carried a request before.
-        queued: Whether the attempt only waited for a free connection, and now leaves the queue.
         apart: Whether the attempt used another proxy than the health checks. Then the pool records
             no failure, because the proxy may be its cause.
         result: The driver's answer or exception.
@@ -117,7 +118,6 @@ class Attempt:
     fault: Fault | None = None
     sent: bool = True
     reused: bool = False
-    queued: bool = False
     apart: bool = False
     result: Any = None
     first_byte: float | None = None
@@ -153,13 +153,13 @@ class Failover:
         member: The endpoint of the next attempt, or None when the request is over.
         hedge_after: Seconds without an answer after which a hedge starts; infinity for no hedge.
         deadline: End of the request in monotonic seconds.
-        since: Monotonic seconds from which the next attempt counts.
-        patient: Whether the request waits in a queue until its deadline: no other endpoint is left.
+        began: Monotonic seconds when the request began.
         answer: The attempt with the last answer, or None.
         discard: An earlier attempt whose answer the driver closes, or None.
         error: The driver's exception, raised unchanged, or None.
         trials: The failed attempts.
-        tried: The URLs of the endpoints that the request was sent to, or is dialling.
+        tried: The URLs of the endpoints that are not tried again: those that have failed, and those
+            that the current attempt has chosen.
     """
 
     def __init__(
@@ -174,9 +174,8 @@ class Failover:
         self.traits = traits
         self.total = pool.policy.total_timeout if total is None else total
         self.deadline = now + self.total
-        self.since = now
+        self.began = now
         self.hedge_after = inf
-        self.patient = False
         self.answer: Any = None
         self.discard: Any = None
         self.error: Any = None
@@ -185,15 +184,19 @@ class Failover:
         self._budget = budget
         self._free = True
         self._route = route
-        self._queues: set[str] = set()
         self.member = pool.select(now)
         self.tried = [] if self.member is None else [self.member.url]
         self._go_to(self.member, now)
 
-    def next(self, now: float) -> PoolMember | None:
-        """Return the next endpoint and pay for the attempt; None without an endpoint or budget."""
+    def next(self, now: float, *, last_resort: bool = True) -> PoolMember | None:
+        """Return the next endpoint and pay for the attempt; None without an endpoint or budget.
+
+        Args:
+            now: Monotonic seconds.
+            last_resort: Whether an unhealthy endpoint is returned if no usable endpoint is left.
+        """
         cost = 0.0 if self._free else self._pool.policy.attempt_cost
-        member = self._take(now, cost, last_resort=True)
+        member = self._take(now, cost, last_resort=last_resort)
         self._free = self._free and member is None
         return member
 
@@ -228,11 +231,6 @@ class Failover:
             self._pool.request_probe(member, now)
             return False
         return True
-
-    def give_back(self, urls: Container[str]) -> None:
-        """Make endpoints that were sent no request available again."""
-        self.tried = [url for url in self.tried if url not in urls]
-        self._free = self._free or len(self.tried) == 1
 
     def _go_to(self, member: PoolMember | None, now: float) -> None:
         self.member = member
@@ -280,11 +278,6 @@ class Failover:
     def record(self, attempt: Attempt) -> None:
         """Record an attempt, and choose the endpoint of the next attempt."""
         now, self.member, self.discard = attempt.now, None, None
-        if attempt.queued and now < self.deadline:
-            self._leave_queue(attempt.member, now)
-            return
-        if self._queues:
-            self.forget_queues()
         if attempt.status is not None:
             self.discard, self.answer = self.answer, attempt
         if attempt.fault is None:
@@ -297,22 +290,10 @@ class Failover:
         if attempt.fault in OURS or not self.traits.may_go_on(attempt):
             self.error = attempt.result if self.answer is None else None
         elif now < self.deadline:
-            self.since = now
+            # All other endpoints got no request, or lost a race without a failure.
+            self.tried = [trial.url for trial in self.trials if trial.fault not in _NO_TRIAL]
+            self._free = self._free or len(self.tried) == 1
             self._go_to(self._after(attempt), now)
-
-    def _leave_queue(self, member: PoolMember, now: float) -> None:
-        """Move to an endpoint that may have a free connection; no byte has been sent yet."""
-        other = self._take(now, self._pool.policy.attempt_cost)
-        if other is None:
-            self.patient = True
-        else:
-            self._queues.add(member.url)
-        self._go_to(other or member, now)
-
-    def forget_queues(self) -> None:
-        """Make the endpoints where the request only waited available again: they got no request."""
-        self.give_back(self._queues)
-        self._queues = set()
 
     def record_failure(self, attempt: Attempt, fault: Fault) -> None:
         """Record a failed attempt without a choice of the next one, as for a loser of a race."""

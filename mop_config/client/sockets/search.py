@@ -79,7 +79,7 @@ class SocketEndpoints:
     def record_failed(self, search: Failover, member: PoolMember, fault: Fault) -> None:
         """Record that an endpoint could not be reached."""
         with self.state as state:
-            search.record_failure(Attempt(member, state.clock(), search.since), fault)
+            search.record_failure(Attempt(member, state.clock(), search.began), fault)
 
     def record_broken(self, member: PoolMember) -> None:
         """Record that the connection to an endpoint broke."""

@@ -5,7 +5,7 @@ endpoint. So cookies, authorisation and redirects still apply after a move to an
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Any, Protocol
 
@@ -52,10 +52,10 @@ class Exchange(Attempt, Deadline):
 
     Attributes:
         wanted: The caller's time-outs in seconds, by name; None for no time-out.
-        race: Whether the exchange may race dials; False for the second request of a hedge.
+        race: Whether the exchange may race dials, and leave a queue for another endpoint; False for
+            the second request of a hedge.
         hedge_at: Monotonic seconds at which a hedge starts if no first byte has arrived.
         asked: When the request was sent, in monotonic seconds.
-        created: When the exchange was created, in monotonic seconds.
         connection: The connection of the request, or None.
         response: The answer, or None.
         headers: The request's headers if the instrumentation has changed them, or None.
@@ -63,7 +63,6 @@ class Exchange(Attempt, Deadline):
         written: Whether a part of the request is written.
         timeouts: The request's time-outs, which httpcore reads at each step.
         called_off: Whether the other request of a hedge has won.
-        turn: The event that ends the wait in a queue, or None.
         second: The exchange of the second request of a hedge, or None.
         lost: The endpoints whose dial failed in a race that another endpoint ended, each with its
             fault.
@@ -77,7 +76,6 @@ class Exchange(Attempt, Deadline):
     content: bytes | None = None
     written = False
     called_off = False
-    turn: Any = None
     second: "Exchange | None" = None
     lost: Sequence[tuple[PoolMember, Fault]] = ()
 
@@ -90,8 +88,7 @@ class Exchange(Attempt, Deadline):
         self.request = request
         self.wanted: dict[str, float | None] = request.extensions.get("timeout") or {}
         self.until = failover.deadline
-        self.began = failover.since
-        self.created = self.asked = core.clock()
+        self.began = self.asked = core.clock()
         self.hedge_at = self.began + failover.hedge_after
         self.timeouts: dict[str, Any] = {}
 
@@ -135,16 +132,14 @@ class Exchange(Attempt, Deadline):
         if isinstance(self.timeouts["read"], Default):
             self.timeouts["read"] = min(self.timeouts["read"], self.core.policy.body_pause)
 
-    def end_race(self, race: DialRace, dialled: Iterable[str], winner: PoolMember | None) -> None:
+    def end_race(self, race: DialRace, winner: PoolMember | None) -> None:
         """Record the end of a dial race; without a winner, the last endpoint counts as failed.
 
-        Endpoints that lost without failing were never sent a request, so they can still be
-        tried. Losers are recorded at once, so that other requests avoid these endpoints before
-        this request has its answer.
+        Losers are recorded at once, so that other requests avoid these endpoints before this
+        request has its answer.
 
         Args:
             race: The race.
-            dialled: The URLs of its endpoints.
             winner: The endpoint that was ready first, or None.
         """
         losers = race.losers
@@ -152,8 +147,6 @@ class Exchange(Attempt, Deadline):
             if winner is None:
                 *losers, (self.member, self.fault) = losers
             else:
-                failed = {member.url for member, fault in losers if fault is not Fault.STALLED}
-                self.failover.give_back({*dialled} - failed - {winner.url})
                 self.member = winner
             self.lost = [loser for loser in losers if loser[1] is not Fault.STALLED]
             for loser, fault in losers:
@@ -264,13 +257,11 @@ class Exchange(Attempt, Deadline):
     def rival(self) -> "Exchange | None":
         """Return the exchange of the second request of a hedge, or None without an endpoint."""
         with self.core as core:
-            self.failover.forget_queues()
             member = self.failover.hedge(core.clock())
         if member is None:
             return None
         self.second = second = Exchange(self.core, self.failover, member, self.request)
-        second.race, second.hedge_at = False, inf
-        second.until, second.began = self.until, second.created
+        second.race, second.hedge_at, second.until = False, inf, self.until
         return second
 
     def settle(self, *, is_done: bool, overtaken: bool) -> "Exchange":
@@ -291,13 +282,10 @@ class Exchange(Attempt, Deadline):
                 if not self.apart and self.failover.is_stalled(self.member, self.now):
                     self.failover.record_failure(self, Fault.STALLED)
                 return second
-            elif self.fault is None:
-                # The endpoint of an unused hedge did not fail, and can still be tried.
-                self.failover.give_back({second.member.url})
-            elif is_done:
+            elif is_done and self.fault is not None:
                 self.failover.record_failure(self, self.fault)
                 return second
-            else:  # the time is over
+            elif self.fault is not None:  # the time is over
                 second.now = core.clock()
                 self.failover.record_failure(second, Fault.READ_TIMEOUT)
         return self

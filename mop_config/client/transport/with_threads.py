@@ -141,8 +141,6 @@ class Hedge:
         except (RuntimeError, MemoryError) as error:
             # Without a thread for the hedge, the first request continues alone.
             logger.info("no hedge at %s: %s", second.member.url, error)
-            with self._exchange.core:
-                self._exchange.failover.give_back({second.member.url})
             self._exchange.second = None
         else:
             self._outcome = outcome
@@ -160,8 +158,6 @@ class Hedge:
     def call_off(self) -> None:
         """End the request from another thread, because the other request has won."""
         self._exchange.called_off = True
-        if self._exchange.turn is not None:
-            self._exchange.turn.set()
         sock = self._socket
         if sock is not None:
             shut_down(sock)

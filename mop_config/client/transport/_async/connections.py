@@ -112,15 +112,14 @@ class AsyncEndpointPool:
         with self._lock:
             return None if self._queue else self._take_open() or self._new_place()
 
-    async def take(self, exchange: Exchange, seconds: float) -> AsyncEndpointConnection:
+    async def take(self, seconds: float) -> AsyncEndpointConnection | None:
         """Take a connection, or a place in which the caller opens a connection.
 
         Args:
-            exchange: The exchange that needs the connection.
             seconds: Longest wait in the queue.
 
-        Raises:
-            httpcore2.PoolTimeout: If neither a connection nor a place was free in time.
+        Returns:
+            None if neither was free in time, or if the client was closed.
         """
         turn = AsyncTurn()
         with self._lock:
@@ -128,10 +127,9 @@ class AsyncEndpointPool:
             self._admit()
         if self._stale:
             await self._close_stale()
-        exchange.turn = turn
         waited = False
         try:
-            if turn.connection is None and not exchange.called_off:
+            if turn.connection is None:
                 await turn.wait_for(seconds)
             waited = True
         finally:
@@ -141,8 +139,6 @@ class AsyncEndpointPool:
             if turn.connection is not None and not waited:
                 await self.release(turn.connection)
         taken: AsyncEndpointConnection | None = turn.connection
-        if taken is None:
-            raise httpcore2.PoolTimeout("no connection was free in time")
         return taken
 
     def opened(self, connection: AsyncEndpointConnection, stream: Any) -> None:

@@ -169,7 +169,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     async def _failed(self, exchange: Exchange, error: Exception) -> None:
         """Record an exception; an exchange that got no connection gets a span of its own."""
-        if exchange.connection is None and not exchange.queued and _is_traced():
+        if exchange.connection is None and _is_traced():
             await _trace_failure(exchange, error)
         exchange.failed(error, connected=exchange.connection is not None)
 

@@ -115,12 +115,20 @@ class Connector(Owner):
         while exchange.connection is None:
             pool = self.pool_of(exchange.member)
             exchange.apart = pool.apart
-            seconds = least(exchange.wanted.get("pool"), exchange.least(None))
-            until_leave = max(0.0, exchange.created + core.policy.queue_delay - core.clock())
-            is_patient = exchange.failover.patient or not exchange.race
-            exchange.queued = not is_patient and until_leave < seconds
-            taken = pool.take(exchange, until_leave if exchange.queued else seconds)
-            exchange.queued = False
+            left = least(exchange.wanted.get("pool"), exchange.least(None))
+            patience = left
+            if exchange.race:
+                patience = max(0.0, exchange.began + core.policy.queue_delay - core.clock())
+            taken = pool.take(min(left, patience))
+            if taken is None and patience < left and not self.aborted:
+                with core:
+                    other = exchange.failover.next(core.clock(), last_resort=False)
+                if other is not None:
+                    exchange.member = other
+                    continue
+                taken = pool.take(left - patience)
+            if taken is None:
+                raise httpcore2.PoolTimeout("no connection was free in time")
             if taken.http is None:
                 self._open(exchange, taken)
             else:
@@ -170,8 +178,6 @@ class Connector(Owner):
             pool = self.pool_of(member)
             place = pool.take_now() if pool.proxy is None else None
             if place is None:
-                with self._state:
-                    exchange.failover.give_back({member.url})
                 return None
             places[member.url] = place
             if place.http is not None:
@@ -191,7 +197,7 @@ class Connector(Owner):
             raise httpcore2.ConnectError(str(error)) from error
         if winner is None and race.called_off():
             raise httpcore2.ConnectError("the dial was called off")
-        exchange.end_race(race, places, winner)
+        exchange.end_race(race, winner)
         if winner is None:
             # For a lack of resources, the system's message.
             reason = stream if exchange.fault is Fault.OURS else exchange.fault

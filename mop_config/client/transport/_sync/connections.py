@@ -113,15 +113,14 @@ class EndpointPool:
         with self._lock:
             return None if self._queue else self._take_open() or self._new_place()
 
-    def take(self, exchange: Exchange, seconds: float) -> EndpointConnection:
+    def take(self, seconds: float) -> EndpointConnection | None:
         """Take a connection, or a place in which the caller opens a connection.
 
         Args:
-            exchange: The exchange that needs the connection.
             seconds: Longest wait in the queue.
 
-        Raises:
-            httpcore2.PoolTimeout: If neither a connection nor a place was free in time.
+        Returns:
+            None if neither was free in time, or if the client was closed.
         """
         turn = Turn()
         with self._lock:
@@ -129,10 +128,9 @@ class EndpointPool:
             self._admit()
         if self._stale:
             self._close_stale()
-        exchange.turn = turn
         waited = False
         try:
-            if turn.connection is None and not exchange.called_off:
+            if turn.connection is None:
                 turn.wait_for(seconds)
             waited = True
         finally:
@@ -142,8 +140,6 @@ class EndpointPool:
             if turn.connection is not None and not waited:
                 self.release(turn.connection)
         taken: EndpointConnection | None = turn.connection
-        if taken is None:
-            raise httpcore2.PoolTimeout("no connection was free in time")
         return taken
 
     def opened(self, connection: EndpointConnection, stream: Any) -> None:

@@ -168,7 +168,7 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def _failed(self, exchange: Exchange, error: Exception) -> None:
         """Record an exception; an exchange that got no connection gets a span of its own."""
-        if exchange.connection is None and not exchange.queued and _is_traced():
+        if exchange.connection is None and _is_traced():
             _trace_failure(exchange, error)
         exchange.failed(error, connected=exchange.connection is not None)
 
