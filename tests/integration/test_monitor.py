@@ -458,7 +458,7 @@ class TestInProcess:
         service.load()
         schedule = ProbeSchedule(rules(30), lambda: 0.5)
         named = {name: Endpoint.parse(f"https://{name}.example") for name in ("a", "gone")}
-        schedule.follow({Kind.API: [*named.values()], Kind.SOCKETIO: [named["a"]]}, 0.0)
+        schedule.follow({Kind.API: [*named.values()], Kind.SOCKETIO: [named["a"]]}, 0.0, 0.0)
         service._monitor.results.write(schedule.results())
         health_now: Any = service.status()["health"]
         shown = health_now["endpoints"]

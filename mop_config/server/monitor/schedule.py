@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from heapq import nsmallest
 from operator import attrgetter
 from typing import NamedTuple, TypedDict
@@ -157,25 +158,26 @@ class ProbeSchedule:
         self._known_slots = slots or {}
         self._watched: dict[tuple[str, str], WatchedEndpoint] = {}
 
-    def follow(self, listed: Mapping[Kind, list[Endpoint]], now: float) -> None:
+    def follow(self, listed: Mapping[Kind, list[Endpoint]], now: float, posix: float) -> None:
         """Watch these endpoints, and forget all others.
 
         Args:
             listed: The endpoints of each kind, best first.
             now: Monotonic seconds.
+            posix: The same moment as POSIX time.
         """
         before = self._watched
         self._watched = {}
         for kind, endpoints in listed.items():
             for endpoint in endpoints:
                 key = kind.value, endpoint.url
-                watched = before.get(key) or self._new(kind, endpoint, now)
+                watched = before.get(key) or self._new(kind, endpoint, now, posix)
                 watched.endpoint = endpoint
                 self._watched[key] = watched
         self._known = {}
         self._known_slots = {}
 
-    def _new(self, kind: Kind, endpoint: Endpoint, now: float) -> WatchedEndpoint:
+    def _new(self, kind: Kind, endpoint: Endpoint, now: float, posix: float) -> WatchedEndpoint:
         key = kind.value, endpoint.url
         results = self._known.get(key) or EndpointHealth(
             kind=kind.value,
@@ -190,6 +192,11 @@ class ProbeSchedule:
             recent=[],
         )
         health = Health(self._rules, now, HealthState(results["state"]), results["failures"])
+        if results["checked_at"] and health.state is HealthState.HEALTHY:
+            # Workers that take over from each other often must not check more often.
+            age = max(0.0, posix - datetime.fromisoformat(results["checked_at"]).timestamp())
+            delay = self._rules.regular_delay(self._chance()) - age
+            health.next_probe = now + max(0.0, delay)
         slots = deque(self._known_slots.get(key, ()), maxlen=SLOTS)
         return WatchedEndpoint(kind, endpoint, health, results.copy(), slots)
 

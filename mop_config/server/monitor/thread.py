@@ -242,7 +242,7 @@ class EndpointMonitor:
             snapshot: The served list.
         """
         if snapshot is not self._followed:
-            self._schedule.follow(best(snapshot.plain.body), time.monotonic())
+            self._schedule.follow(best(snapshot.plain.body), time.monotonic(), time.time())
             if self._followed is None:
                 count = len(self._schedule.results())
                 logger.info("this worker checks %d endpoints every %g s", count, self._interval)

@@ -224,7 +224,7 @@ class Desk:
         self.notifier = OutageNotifier(StateDirectory(folder), "alerts", settings, self.client)
         self.schedule = ProbeSchedule(rules(1.0), lambda: 0.5)
         listed = {Kind.API: [Endpoint("https://a.example")], Kind.SOCKETIO: []}
-        self.schedule.follow(listed, 0.0)
+        self.schedule.follow(listed, 0.0, 0.0)
 
     def turn(self) -> None:
         self.notifier.turn(self.schedule)
@@ -396,7 +396,7 @@ class TestWebhook:
             own.set(up=False)
             own.until(lambda: server.asked and not own.busy)
             listed = {Kind.API: [Endpoint("https://b.example")], Kind.SOCKETIO: []}
-            own.schedule.follow(listed, 0.0)
+            own.schedule.follow(listed, 0.0, 0.0)
             count = len(server.asked)
             for _ in range(5):
                 time.sleep(alerts.LONGEST_PAUSE)

@@ -54,7 +54,7 @@ def test_the_history_is_kept_over_a_restart(tmp_path: Path) -> None:
     known = ProbeResults(StateDirectory(tmp_path), "f", 300).history()
     assert known == slots
     heir = ProbeSchedule(rules(300), lambda: 0.5, (), known)
-    heir.follow({Kind.API: named("a")}, 0.0)
+    heir.follow({Kind.API: named("a")}, 0.0, 0.0)
     assert heir.slots() == {KEY: slots[KEY]}
 
 

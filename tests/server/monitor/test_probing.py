@@ -60,7 +60,7 @@ class Bench:
         self.changes: list[tuple[str, bool, str]] = []
 
     def follow(self, api: list[Endpoint], socketio: list[Endpoint] | None = None) -> None:
-        self.probing.follow(best(body(api, socketio)), self.now)
+        self.probing.follow(best(body(api, socketio)), self.now, self.now)
 
     def check(self, watched: WatchedEndpoint, result: ProbeResult | None = None) -> None:
         url = watched.endpoint.url
@@ -302,7 +302,7 @@ class TestFindings:
         assert bench.outages() == {"api": False, "socketio": False}
 
     def test_who_takes_over_goes_on_where_the_other_ended(self) -> None:
-        """A new leader keeps the known states, and repeats no change."""
+        """A new leader keeps the known states and times, and repeats no change."""
         first = Bench(interval=300)
         first.follow(named("a", "b"))
         first.up = {"https://a.example"}
@@ -314,6 +314,8 @@ class TestFindings:
         assert second.probing.results() == known
         second.run(60)
         assert second.changes == []
+        assert "https://a.example" not in [url for _, url in second.checks]
+        second.run(300)
         assert "https://a.example" in [url for _, url in second.checks]
 
     @pytest.mark.parametrize("checks", [3, 4, 9])
