@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Any, Unpack
 
 import socketio
@@ -61,7 +62,7 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
     def awaits_answers(self) -> bool:
         """Whether an ``emit`` with a callback, or a ``call``, may still be answered."""
         # python-socketio keeps the counter of the callbacks beside them.
-        unanswered = any(len(callbacks) > 1 for callbacks in self.callbacks.values())
+        unanswered = any(len(callbacks) > 1 for callbacks in list(self.callbacks.values()))
         return unanswered and self.eio.state == "connected"
 
     async def open(self, **arguments: Any) -> None:
@@ -136,6 +137,17 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
         await self.session.close()
         if goodbye is not None:  # the ``disconnect`` handler may take longer
             await wait_for_task(goodbye, self._client._endpoints.state.policy.connect_timeout)
+
+
+@contextlib.contextmanager
+def _surviving() -> Iterator[None]:
+    """Go on after a failed search, and after any error, which is logged."""
+    try:
+        yield
+    except (NoEndpointAvailable, SocketConnectionError):
+        pass
+    except Exception as error:
+        logger.error("the socket goes on after %s: %s", type(error).__name__, error)
 
 
 class AsyncRun:
@@ -231,10 +243,10 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         """Find an endpoint, and stay connected until ``disconnect``."""
         try:
             self._endpoints.attach()
-            link = await self._find(run, None, self._endpoints.state.clock())
+            await self._find(run, None, self._endpoints.state.clock())
             run.error = None
             run.ready.set()
-            await self._stay_connected(link, run)
+            await self._stay_connected(run)
         except Exception as error:
             run.error = error
         finally:
@@ -243,7 +255,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             await self._close_link(run)
             self._endpoints.detach()
 
-    async def _find(self, run: AsyncRun, before: str | None, since: float) -> AsyncLink:
+    async def _find(self, run: AsyncRun, before: str | None, since: float) -> None:
         """Find an endpoint that accepts a connection, and use that connection.
 
         Args:
@@ -265,7 +277,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
                 seconds = max(0.0, endpoints.state.clock() - since)
                 endpoints.record_connected(reached, origin, "failed", seconds)
                 await self._switch_to(link, run)
-                return link
+                return
             member = endpoints.next(found, endpoints.state.clock())
         if run.ended.is_set():
             raise SocketConnectionError("disconnected meanwhile")
@@ -334,11 +346,25 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         if self._link is not link:
             await link.close()
             raise SocketConnectionError("disconnected meanwhile")
-        for namespace in rooms:  # none after a break
-            await self._call_handler("disconnect", namespace, search.MOVED)
-        for namespace in link.use():
-            await self._call_handler("connect", namespace)
-        link.released.set()
+        try:
+            for namespace in rooms:  # none after a break
+                await self._call_handler("disconnect", namespace, search.MOVED)
+            for namespace in link.use():
+                await self._call_handler("connect", namespace)
+            link.released.set()
+            if before is not None:
+                await self._await_answers(before, link, run)
+        finally:
+            if before is not None:
+                await before.close()
+
+    async def _await_answers(self, before: AsyncLink, link: AsyncLink, run: AsyncRun) -> None:
+        """Wait for the answers to what was sent over the connection before a move."""
+        until = self._endpoints.state.clock() + self._endpoints.state.policy.total_timeout
+        while before.awaits_answers and link.eio.state == "connected":
+            left = until - self._endpoints.state.clock()
+            if left <= 0 or await run.ended.wait(min(left, _ANSWER_CHECK_INTERVAL)):
+                return
 
     def forget(self, link: AsyncLink) -> None:
         """Record that a connection has ended, if it is the connection in use."""
@@ -351,61 +377,44 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         task = self.start_background_task(self._trigger_event, event, namespace, *arguments)
         await wait_for_task(task, self._endpoints.state.policy.connect_timeout)
 
-    async def _stay_connected(self, link: AsyncLink, run: AsyncRun) -> None:
+    async def _stay_connected(self, run: AsyncRun) -> None:
         """Search again after each break, until ``disconnect``."""
-        rounds = 0
-        while not run.ended.is_set():
-            began = self._endpoints.state.clock()
-            try:
-                link = await self._wait_or_move(link, run)
-                broke = self._endpoints.state.clock()
-                if run.ended.is_set():
-                    break
-                if not link.was_thrown_out:
-                    self._endpoints.record_broken(link.member)
-                await link.close()
-                rounds = 0 if broke - began >= search.STABLE_AFTER else rounds
-                while not await run.ended.wait(self._endpoints.retry_delay(rounds)):
-                    rounds += 1
-                    with contextlib.suppress(NoEndpointAvailable, SocketConnectionError):
-                        link = await self._find(run, link.member.url, broke)
-                        break
-            except Exception as error:
-                logger.error("the socket goes on after %s: %s", type(error).__name__, error)
+        endpoints, rounds = self._endpoints, 0
+        while True:
+            began = endpoints.state.clock()
+            link = await self._wait_or_move(run)
+            if link is None or run.ended.is_set():
+                return
+            broke = endpoints.state.clock()
+            if not link.was_thrown_out:
+                endpoints.record_broken(link.member)
+            await link.close()
+            rounds = 0 if broke - began >= search.STABLE_AFTER else rounds
+            while not await run.ended.wait(endpoints.retry_delay(rounds)):
                 rounds += 1
-                await run.ended.wait(self._endpoints.retry_delay(rounds))
+                with _surviving():
+                    await self._find(run, link.member.url, broke)
+                    break
 
-    async def _wait_or_move(self, link: AsyncLink, run: AsyncRun) -> AsyncLink:
-        """Wait for the end of a connection, or move it to a better endpoint meanwhile."""
-        while not run.ended.is_set():
+    async def _wait_or_move(self, run: AsyncRun) -> AsyncLink | None:
+        """Wait for the end of the connection in use, which may move meanwhile; return it."""
+        while (link := self._link) is not None and not run.ended.is_set():
             task = link.eio.read_loop_task
             if task is None or await wait_for_task(task, search.MOVE_CHECK_INTERVAL):
                 break
             better = self._endpoints.due_move(link.member)
-            if better is None:
-                continue
-            member, reason = better
-            run.search = self._endpoints.search()
-            moved = await self._open(run, member)
-            if moved is None:
-                self._endpoints.record_failed_move()
-                continue
-            before, link = link, moved
-            try:
-                await self._switch_to(link, run)
-                self._endpoints.record_connected(member, before.member.url, reason, 0.0)
-                await self._await_answers(before, link, run)
-            finally:
-                await before.close()
+            if better is not None:
+                with _surviving():
+                    await self._move(link.member.url, *better, run)
         return link
 
-    async def _await_answers(self, before: AsyncLink, link: AsyncLink, run: AsyncRun) -> None:
-        """Wait for the answers to what was sent over the connection before a move."""
-        until = self._endpoints.state.clock() + self._endpoints.state.policy.total_timeout
-        while before.awaits_answers and link.eio.state == "connected":
-            left = until - self._endpoints.state.clock()
-            if left <= 0 or await run.ended.wait(min(left, _ANSWER_CHECK_INTERVAL)):
-                return
+    async def _move(self, origin: str, member: PoolMember, reason: str, run: AsyncRun) -> None:
+        """Move to a better endpoint; if that fails, the open connection stays."""
+        run.search = self._endpoints.search()
+        link = await self._open(run, member)
+        if link is not None:
+            self._endpoints.record_connected(member, origin, reason, 0.0)
+            await self._switch_to(link, run)
 
     async def _close_link(self, run: AsyncRun) -> None:
         """Close the connection, unless a later ``connect`` has opened it."""

@@ -37,7 +37,7 @@ class SocketEndpoints:
         self.options = manager._network_options
         self._manager = manager  # a client keeps its manager alive
         self._move_at: float | None = None
-        self._failed_moves = 0
+        self._moves = 0  # tried since the connection was opened
 
     def attach(self) -> None:
         """Register a client, which reports moves by ``moved``, and start the manager."""
@@ -111,7 +111,8 @@ class SocketEndpoints:
             reason: Why the endpoint changed.
             seconds: Seconds without a connection.
         """
-        self._move_at, self._failed_moves = None, 0
+        self._move_at = None
+        self._moves = 0
         with self.state as state:
             if origin is not None and origin != member.url:
                 state.socketio.moved(origin, member.url, reason, seconds)
@@ -138,12 +139,11 @@ class SocketEndpoints:
             return None
         if self._move_at is None:
             self._move_at = now + (0.0 if better[1] == "pinned" else MOVE_JITTER * state.random())
-        return better if now >= self._move_at else None
-
-    def record_failed_move(self) -> None:
-        """Record a failed move; the open connection stays."""
-        self._failed_moves += 1
-        self._move_at = self.state.clock() + self.retry_delay(self._failed_moves)
+        if now < self._move_at:
+            return None
+        self._moves += 1
+        self._move_at = now + self.retry_delay(self._moves)  # unless this move succeeds
+        return better
 
 
 def check_transports(transports: list[str] | str | None) -> None:

@@ -4,6 +4,7 @@
 import contextlib
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Any, Unpack
 
 import socketio
@@ -62,7 +63,7 @@ class Link(socketio.Client):  # type: ignore[misc]
     def awaits_answers(self) -> bool:
         """Whether an ``emit`` with a callback, or a ``call``, may still be answered."""
         # python-socketio keeps the counter of the callbacks beside them.
-        unanswered = any(len(callbacks) > 1 for callbacks in self.callbacks.values())
+        unanswered = any(len(callbacks) > 1 for callbacks in list(self.callbacks.values()))
         return unanswered and self.eio.state == "connected"
 
     def open(self, **arguments: Any) -> None:
@@ -137,6 +138,17 @@ class Link(socketio.Client):  # type: ignore[misc]
         self.session.close()
         if goodbye is not None:  # the ``disconnect`` handler may take longer
             wait_for_task(goodbye, self._client._endpoints.state.policy.connect_timeout)
+
+
+@contextlib.contextmanager
+def _surviving() -> Iterator[None]:
+    """Go on after a failed search, and after any error, which is logged."""
+    try:
+        yield
+    except (NoEndpointAvailable, SocketConnectionError):
+        pass
+    except Exception as error:
+        logger.error("the socket goes on after %s: %s", type(error).__name__, error)
 
 
 class Run:
@@ -232,10 +244,10 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         """Find an endpoint, and stay connected until ``disconnect``."""
         try:
             self._endpoints.attach()
-            link = self._find(run, None, self._endpoints.state.clock())
+            self._find(run, None, self._endpoints.state.clock())
             run.error = None
             run.ready.set()
-            self._stay_connected(link, run)
+            self._stay_connected(run)
         except Exception as error:
             run.error = error
         finally:
@@ -244,7 +256,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             self._close_link(run)
             self._endpoints.detach()
 
-    def _find(self, run: Run, before: str | None, since: float) -> Link:
+    def _find(self, run: Run, before: str | None, since: float) -> None:
         """Find an endpoint that accepts a connection, and use that connection.
 
         Args:
@@ -266,7 +278,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
                 seconds = max(0.0, endpoints.state.clock() - since)
                 endpoints.record_connected(reached, origin, "failed", seconds)
                 self._switch_to(link, run)
-                return link
+                return
             member = endpoints.next(found, endpoints.state.clock())
         if run.ended.is_set():
             raise SocketConnectionError("disconnected meanwhile")
@@ -335,11 +347,25 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         if self._link is not link:
             link.close()
             raise SocketConnectionError("disconnected meanwhile")
-        for namespace in rooms:  # none after a break
-            self._call_handler("disconnect", namespace, search.MOVED)
-        for namespace in link.use():
-            self._call_handler("connect", namespace)
-        link.released.set()
+        try:
+            for namespace in rooms:  # none after a break
+                self._call_handler("disconnect", namespace, search.MOVED)
+            for namespace in link.use():
+                self._call_handler("connect", namespace)
+            link.released.set()
+            if before is not None:
+                self._await_answers(before, link, run)
+        finally:
+            if before is not None:
+                before.close()
+
+    def _await_answers(self, before: Link, link: Link, run: Run) -> None:
+        """Wait for the answers to what was sent over the connection before a move."""
+        until = self._endpoints.state.clock() + self._endpoints.state.policy.total_timeout
+        while before.awaits_answers and link.eio.state == "connected":
+            left = until - self._endpoints.state.clock()
+            if left <= 0 or run.ended.wait(min(left, _ANSWER_CHECK_INTERVAL)):
+                return
 
     def forget(self, link: Link) -> None:
         """Record that a connection has ended, if it is the connection in use."""
@@ -352,61 +378,44 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         task = self.start_background_task(self._trigger_event, event, namespace, *arguments)
         wait_for_task(task, self._endpoints.state.policy.connect_timeout)
 
-    def _stay_connected(self, link: Link, run: Run) -> None:
+    def _stay_connected(self, run: Run) -> None:
         """Search again after each break, until ``disconnect``."""
-        rounds = 0
-        while not run.ended.is_set():
-            began = self._endpoints.state.clock()
-            try:
-                link = self._wait_or_move(link, run)
-                broke = self._endpoints.state.clock()
-                if run.ended.is_set():
-                    break
-                if not link.was_thrown_out:
-                    self._endpoints.record_broken(link.member)
-                link.close()
-                rounds = 0 if broke - began >= search.STABLE_AFTER else rounds
-                while not run.ended.wait(self._endpoints.retry_delay(rounds)):
-                    rounds += 1
-                    with contextlib.suppress(NoEndpointAvailable, SocketConnectionError):
-                        link = self._find(run, link.member.url, broke)
-                        break
-            except Exception as error:
-                logger.error("the socket goes on after %s: %s", type(error).__name__, error)
+        endpoints, rounds = self._endpoints, 0
+        while True:
+            began = endpoints.state.clock()
+            link = self._wait_or_move(run)
+            if link is None or run.ended.is_set():
+                return
+            broke = endpoints.state.clock()
+            if not link.was_thrown_out:
+                endpoints.record_broken(link.member)
+            link.close()
+            rounds = 0 if broke - began >= search.STABLE_AFTER else rounds
+            while not run.ended.wait(endpoints.retry_delay(rounds)):
                 rounds += 1
-                run.ended.wait(self._endpoints.retry_delay(rounds))
+                with _surviving():
+                    self._find(run, link.member.url, broke)
+                    break
 
-    def _wait_or_move(self, link: Link, run: Run) -> Link:
-        """Wait for the end of a connection, or move it to a better endpoint meanwhile."""
-        while not run.ended.is_set():
+    def _wait_or_move(self, run: Run) -> Link | None:
+        """Wait for the end of the connection in use, which may move meanwhile; return it."""
+        while (link := self._link) is not None and not run.ended.is_set():
             task = link.eio.read_loop_task
             if task is None or wait_for_task(task, search.MOVE_CHECK_INTERVAL):
                 break
             better = self._endpoints.due_move(link.member)
-            if better is None:
-                continue
-            member, reason = better
-            run.search = self._endpoints.search()
-            moved = self._open(run, member)
-            if moved is None:
-                self._endpoints.record_failed_move()
-                continue
-            before, link = link, moved
-            try:
-                self._switch_to(link, run)
-                self._endpoints.record_connected(member, before.member.url, reason, 0.0)
-                self._await_answers(before, link, run)
-            finally:
-                before.close()
+            if better is not None:
+                with _surviving():
+                    self._move(link.member.url, *better, run)
         return link
 
-    def _await_answers(self, before: Link, link: Link, run: Run) -> None:
-        """Wait for the answers to what was sent over the connection before a move."""
-        until = self._endpoints.state.clock() + self._endpoints.state.policy.total_timeout
-        while before.awaits_answers and link.eio.state == "connected":
-            left = until - self._endpoints.state.clock()
-            if left <= 0 or run.ended.wait(min(left, _ANSWER_CHECK_INTERVAL)):
-                return
+    def _move(self, origin: str, member: PoolMember, reason: str, run: Run) -> None:
+        """Move to a better endpoint; if that fails, the open connection stays."""
+        run.search = self._endpoints.search()
+        link = self._open(run, member)
+        if link is not None:
+            self._endpoints.record_connected(member, origin, reason, 0.0)
+            self._switch_to(link, run)
 
     def _close_link(self, run: Run) -> None:
         """Close the connection, unless a later ``connect`` has opened it."""
