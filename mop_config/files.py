@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,6 @@ try:
     import fcntl
 except ImportError:  # Windows has no flock
     fcntl = None  # type: ignore[assignment]
-
-_SCRATCH = re.compile(r"[0-9]+\.[0-9a-f]+")
-#: Age in seconds at which a temporary file counts as left over from a killed process.
-_LEFT = 600.0
 
 
 def open_flags(*names: str) -> int:
@@ -57,9 +52,7 @@ def scratch_file(name: str, *, folder: int | None = None, mode: int) -> Iterator
         mode: Permissions of the new file, less the umask.
     """
     parent, base = os.path.split(name)
-    prefix = f".{base}."
-    _sweep(parent, prefix, folder)
-    path = os.path.join(parent, f"{prefix}{os.getpid()}.{os.urandom(6).hex()}")
+    path = os.path.join(parent, f".{base}.{os.getpid()}.{os.urandom(6).hex()}")
 
     def opener(path: str, flags: int) -> int:
         return os.open(path, flags, mode, dir_fd=folder)
@@ -86,17 +79,6 @@ def replace_by(scratch: BinaryIO, name: str, *, folder: int | None = None, sync:
         os.fsync(scratch.fileno())
     scratch.close()  # Windows cannot rename an open file
     os.replace(scratch.name, name, src_dir_fd=folder, dst_dir_fd=folder)
-
-
-def _sweep(parent: str, prefix: str, folder: int | None) -> None:
-    """Remove the temporary files that killed processes have left."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir((parent or os.curdir) if folder is None else folder):
-            if name.startswith(prefix) and _SCRATCH.fullmatch(name.removeprefix(prefix)):
-                path = os.path.join(parent, name)
-                status = os.stat(path, dir_fd=folder, follow_symlinks=False)
-                if time.time() - status.st_mtime > _LEFT:
-                    os.unlink(path, dir_fd=folder)
 
 
 @contextlib.contextmanager

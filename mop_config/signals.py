@@ -49,8 +49,6 @@ endpoints_refused = _signals.signal("endpoints-refused")
 
 def send(signal: NamedSignal, sender: Any, **kwargs: Any) -> None:
     """Send a signal to each receiver; log the exceptions of receivers instead of raising them."""
-    if not signal.receivers:
-        return
     for receiver in signal.receivers_for(sender):
         try:
             receiver(sender, **kwargs)

@@ -222,7 +222,6 @@ class StaticExporter:
         now = time.time()
         state = settings.state_dir or state_folder
         directory = StateDirectory.of_user(state, owner_of(state))
-        directory.prepare()
         releases = ReleaseStore(directory, key(str(source)))
         self._store = SnapshotStore(Snapshot.of(EMPTY, settings, now, int(now)))
         self._reloader = Reloader(source, settings, self._store, releases)

@@ -91,7 +91,10 @@ def _hand_records_over(server: Any) -> None:
     # With --preload the master has loaded the application already.
     service = find(getattr(server.app, "callable", None))
     folder = service.state_folder if service else _settings.state_dir
-    StateDirectory.of_user(folder or instance_folder(), cfg.uid).prepare(cfg.gid)
+    try:
+        StateDirectory.of_user(folder or instance_folder(), cfg.uid).make()
+    except OSError as error:
+        server.log.warning("the state folder cannot be made: %s", error)
 
 
 def when_ready(server: Any) -> None:

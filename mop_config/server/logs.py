@@ -20,7 +20,6 @@ import re
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -30,12 +29,8 @@ from ..model.printable import printable
 
 #: Limit of waiting records; beyond it the oldest records are dropped.
 LIMIT = 10_000
-#: Seconds without a record after which the thread ends; the next record starts a new thread.
-IDLE = 1.0
-#: Limits of the wait for the log at the exit of the process, in seconds: without progress, and in
-#: all.
-EXIT_STILL = 0.5
-EXIT_LONGEST = 5.0
+#: Limit of the wait for the log at the exit of the process, in seconds.
+EXIT_PATIENCE = 1.0
 
 #: What stands in place of a token or a password.
 MASK = "***"
@@ -123,14 +118,7 @@ class LogQueue:
         # SIGHUP would end the process.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
-            try:
-                write = self._writes.get(timeout=IDLE)
-            except Empty:
-                with self._lock:
-                    if self._writes.empty():
-                        self._running = False
-                        return
-                continue
+            write = self._writes.get()
             try:
                 write()
                 self._report_lost()
@@ -148,30 +136,22 @@ class LogQueue:
             with self._lock:
                 self._lost -= lost
 
-    def drain(self, still: float, longest: float) -> None:
-        """Wait until all records that are in the queue now are written.
+    def drain(self, patience: float) -> None:
+        """Wait until all records that are in the queue now are written, or the time is over.
 
         Args:
-            still: Limit of the wait without progress, in seconds.
-            longest: Limit of the whole wait, in seconds.
+            patience: Limit of the wait in seconds.
         """
-        with self._lock:
-            if not self._running and self._writes.empty():
-                return
-        done = threading.Event()
-        self.put(done.set)
-        end = time.monotonic() + longest
-        left = self._writes.qsize()
-        while not done.wait(min(still, max(0.0, end - time.monotonic()))):
-            before, left = left, self._writes.qsize()
-            if left >= before or time.monotonic() >= end:
-                return
+        if self._running:
+            done = threading.Event()
+            self.put(done.set)
+            done.wait(patience)
 
 
 LOG_QUEUE = LogQueue()
 # Exit handlers run in reverse order: after those of other modules, which may log, and before the
 # handler of ``logging``.
-atexit.register(LOG_QUEUE.drain, EXIT_STILL, EXIT_LONGEST)
+atexit.register(LOG_QUEUE.drain, EXIT_PATIENCE)
 
 
 class QueuedHandler(logging.Handler):

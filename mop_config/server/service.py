@@ -3,13 +3,11 @@
 import atexit
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from types import FrameType
 from typing import Any, NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily
@@ -95,7 +93,6 @@ class ConfigService:
         self._opened_by = os.getpid(), os.geteuid()
         source = key(str(self.source))
         directory = self._directory = StateDirectory.of_user(self.state_folder)
-        directory.prepare()
         settings = self.settings
         served = f"{source}.{key(repr(settings))}"
         self._workers = WorkerRegistry(directory, served, f".{place()}")
@@ -139,18 +136,15 @@ class ConfigService:
             self._reloader.catch_up()
             self.store.closing = False
             self._pid = os.getpid()
-            self._start_reload_thread()
+            self._reload_thread = ReloadThread(
+                self._reloader, self._after_turn, self._workers, self._write_record
+            )
+            self._reload_thread.start()
             self._monitor.start()
         atexit.register(self.stop)
         self._lost = lost_hooks.notice()
         if self._lost:
             logger.warning("%s", self._lost)
-
-    def _start_reload_thread(self) -> None:
-        self._reload_thread = ReloadThread(
-            self._reloader, self._after_turn, self._workers, self._write_record
-        )
-        self._reload_thread.start()
 
     def _running(self) -> ReloadThread | None:
         """Return the reload thread of this process; None before ``start`` and after ``stop``."""
@@ -186,7 +180,6 @@ class ConfigService:
         Returns:
             The document of ``reload_report``, and whether the request reached other workers.
         """
-        self.revive()
         number, shared = self._workers.request_reload()
         if self._running() is None:
             self._reloader.reload(Trigger.API)
@@ -206,14 +199,6 @@ class ConfigService:
         thread = self._running()
         return thread is not None and thread.alive
 
-    def revive(self) -> None:
-        """Replace a reload thread that has died."""
-        with self._lock:
-            thread = self._running()
-            if thread is not None and not thread.alive:
-                logger.error("the reload thread had died: starting another")
-                self._start_reload_thread()
-
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Return whether this process is ready, and the document of ``/ready``.
 
@@ -221,8 +206,7 @@ class ConfigService:
         """
         view, _ = self._view()
         if self._running() is not None and not self.alive:
-            self.revive()
-            return False, readiness(view, "the reload thread had died")
+            return False, readiness(view, "the reload thread has died")
         return view.loaded, readiness(view, view.reason)
 
     def _view(self) -> tuple[ServerState, str | None]:
@@ -325,25 +309,3 @@ class ConfigService:
 @lru_cache(maxsize=1)
 def _listed(body: bytes) -> Listed:
     return frozenset((k.value, e.url) for k in Kind for e in iter_endpoints(body, k))
-
-
-def reload_on_sighup(service: ConfigService) -> None:
-    """Reload on SIGHUP in a gunicorn worker, whatever its class is.
-
-    The handler calls the handler that was there before. It only puts an event into a queue: a lock
-    or a log record in a handler could wait for the very thread that the handler interrupts. Nothing
-    is done in another thread than the main thread, where Python cannot set signal handlers, and
-    outside gunicorn, where SIGHUP must end a program whose terminal closes.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    if not main or not lost_hooks.under_gunicorn():
-        return
-    previous = signal.getsignal(signal.SIGHUP)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        service.wake_reload_thread()
-        if callable(previous):
-            previous(number, frame)
-
-    signal.signal(signal.SIGHUP, handle)
-    signal.siginterrupt(signal.SIGHUP, False)

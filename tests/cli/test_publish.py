@@ -184,19 +184,6 @@ class TestOnce:
         finally:
             subprocess.run(["umount", str(out)], check=True)
 
-    def test_what_a_killed_run_left_is_taken_away(self, tmp_path: Path) -> None:
-        """Temporary files of a killed run are removed, but not those of a running process."""
-        publish(tmp_path, SAMPLE)
-        listed = tmp_path / "out" / LIST
-        left, other = (listed.with_name(f".endpoints.{pid}.7") for pid in (1, 2))
-        for path in (left, other):
-            path.write_bytes(b"half a list")
-        os.utime(left, (time.time() - 3600,) * 2)
-        listed.unlink()
-        publish(tmp_path, SAMPLE)
-        assert listed.exists()
-        assert (left.exists(), other.exists()) == (False, True)
-
     def test_json_names_each_file_with_its_type(self, tmp_path: Path) -> None:
         """--json names each file with its media type, for uploads into object storage."""
         result = run(*command(tmp_path, SAMPLE, "--json"), **state(tmp_path))

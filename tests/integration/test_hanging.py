@@ -183,7 +183,7 @@ def test_a_reload_thread_that_hangs_is_said_by_every_worker(tmp_path: Path) -> N
         assert {code for code, _ in told} == {200}
         reasons = [document["reason"] for _, document in told if document["state"] == "stale"]
         assert all("reload thread" in reason for reason in reasons)
-        wait_for(lambda: "the reload thread stands still in " in server.log, what="the log")
+        wait_for(lambda: "the reload thread stands still, for " in server.log, what="the log")
         gone.touch()
         wait_for(lambda: server.all_are("fresh"), what="it goes on")
         wait_for(lambda: server.all_serve("c.example", "d.example"), what="all serve the edit")

@@ -105,9 +105,7 @@ class ServiceWorker:
     def handle_hup(self, _number: int, _frame: FrameType | None) -> None:
         """Reload in place; a SIGHUP before the application is loaded is kept until then."""
         self._hangup = True
-        # The handler that create_app may have set wakes the thread, and then calls this one.
-        chained = signal.getsignal(signal.SIGHUP) != self.handle_hup
-        if self.service is not None and not chained:
+        if self.service is not None:
             self.service.wake_reload_thread()
 
     def load_wsgi(self) -> None:

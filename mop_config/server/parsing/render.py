@@ -18,8 +18,6 @@ from .problems import Code, Problem, Severity
 GZIP_LEVEL = 6
 #: Problems that one log line names.
 MAX_LOGGED = 5
-#: The byte order marks of UTF-16, with which the little-endian one of UTF-32 begins, and of UTF-32.
-_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 #: The empty list, which is served as long as no valid list has been loaded.
 EMPTY_BODY = codec.dumps(EndpointConfig())
 
@@ -179,11 +177,6 @@ class Rendering(NamedTuple):
         """Number of endpoints of both kinds."""
         return self.api_count + self.socketio_count
 
-    @property
-    def next_boundary(self) -> float:
-        """POSIX seconds of the next boundary of a window; infinity if there is none."""
-        return self.planned[0].at if self.planned else FOREVER
-
     def count(self, kind: Kind) -> int:
         """Return the number of endpoints of a kind."""
         return self.api_count if kind is Kind.API else self.socketio_count
@@ -202,26 +195,23 @@ def decode(data: bytes) -> str:
     Raises:
         SourceError: With code ``not-utf8`` or ``nul``, and the place.
     """
-    if _is_wide(data):
-        message = "the file is UTF-16 or UTF-32 text: save it as UTF-8"
-        raise SourceError(Code.NUL if b"\0" in data else Code.NOT_UTF8, message)
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = data.removeprefix(codecs.BOM_UTF8)
     if (at := data.find(b"\0")) >= 0:
         line, column = _place(data[:at])
-        message = f"the file has a NUL byte (line {line}): it is not text"
+        message = (
+            f"the file has a NUL byte (line {line}): it is no text, or UTF-16 or UTF-32 text,"
+            " which must be saved as UTF-8"
+        )
         raise SourceError(Code.NUL, message, line, column)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line, column = _place(data[: error.start])
-        message = f"the file is not UTF-8 text (line {line}, byte {error.start + 1})"
+        place = f"line {line}, byte {error.start + 1}"
+        message = (
+            f"the file is not UTF-8 text ({place}), but perhaps UTF-16 or GBK: save it as UTF-8"
+        )
         raise SourceError(Code.NOT_UTF8, message, line, column) from None
-
-
-def _is_wide(data: bytes) -> bool:
-    """Detect UTF-16 and UTF-32 by the byte order mark, or if just every other byte is NUL."""
-    even, odd = data[:64:2].strip(b"\0"), data[1:64:2].strip(b"\0")
-    return data.startswith(_WIDE) or (len(data) >= 4 and bool(even) != bool(odd))
 
 
 def _place(before: bytes) -> tuple[int, int]:

@@ -5,7 +5,6 @@ import gc
 import logging
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ from typing import Any
 
 from ...errors import SourceError
 from ...model.codec import rfc3339
-from ...model.printable import plural
 from ..parsing.problems import MAX_KEPT, Code, Problem
 from ..parsing.render import EMPTY, Rendering, first_problems, render
 from ..serving.store import Reload, Result, Snapshot, SnapshotStore, SourceState, Trigger
@@ -27,8 +25,6 @@ logger = logging.getLogger(__name__)
 #: Seconds after which the rendering thread gives up the interpreter lock to a waiting thread.
 #: A request acquires the lock several times, and Python's default is 5 ms for each of them.
 SWITCH_INTERVAL = 0.0005
-# Two services in one process must not restore each other's values.
-_one_at_a_time = threading.Lock()
 
 #: Outdated reads in a row, and seconds since the first of them, after which a source that changes
 #: all the time is read and rendered under the lock.
@@ -47,16 +43,16 @@ def short_turns() -> Iterator[None]:
     A full collection holds the interpreter lock while it visits every object of the list: 65 ms
     for 50,000 entries. Rendering makes no reference cycles, so there is nothing to collect.
     """
-    with _one_at_a_time:
-        interval, collecting = sys.getswitchinterval(), gc.isenabled()
-        sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
-        gc.disable()
-        try:
-            yield
-        finally:
-            sys.setswitchinterval(interval)
-            if collecting:
-                gc.enable()
+    interval = sys.getswitchinterval()
+    collecting = gc.isenabled()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.disable()
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        if collecting:
+            gc.enable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +91,12 @@ class ReloadAttempt:
     """
 
     def __init__(self, trigger: Trigger, before: Loaded, *, quietly: bool = False) -> None:
-        self.trigger, self.before, self.quietly = trigger, before, quietly
+        self.trigger = trigger
+        self.before = before
+        self.quietly = quietly
         self.rendering: Rendering = EMPTY
-        self.at, self.started = time.time(), time.monotonic()
+        self.at = time.time()
+        self.started = time.monotonic()
 
     def repeats(self, loaded: Loaded) -> bool:
         """Whether a quiet read found the same text or failure as before, so nothing is noted."""
@@ -176,9 +175,12 @@ class Reloader:
             False if the source has changed meanwhile, or could not be read for lack of
             descriptors; then the caller reloads again in a moment.
         """
-        source, releases, before = self.source, self.releases, self.loaded
+        source = self.source
+        releases = self.releases
+        before = self.loaded
         attempt = ReloadAttempt(trigger, before, quietly=quietly)
-        signature, vain = settled or source.signature(), before.vain
+        signature = settled or source.signature()
+        vain = before.vain
         late = len(vain) >= VAIN_TRIES or (vain and attempt.started - vain[0] > VAIN_SECONDS)
         try:
             with releases.section(rendering=True) if late else contextlib.nullcontext():
@@ -233,7 +235,9 @@ class Reloader:
             SourceError: With code ``changing`` if the text is outdated, or if the host has passed
                 a later boundary meanwhile; else as for ``check_replaces``, for a new text only.
         """
-        releases, at, refusal = self.releases, max(time.time(), self.releases.boundary), None
+        releases = self.releases
+        refusal = None
+        at = max(time.time(), releases.boundary)
         made = attempt.rendering = self._render(text.data, at)
         with releases.section():
             if outdated() or releases.boundary > at:
@@ -243,7 +247,8 @@ class Reloader:
             except SourceError as error:
                 if not text.release.etag:
                     raise
-                refusal, made = error, self._render(text.data, text.boundary)
+                refusal = error
+                made = self._render(text.data, text.boundary)
             # A boundary counts as a change at its own instant.
             modified_at = max(text.release.modified_at, made.boundary)
             good = text._replace(
@@ -265,14 +270,17 @@ class Reloader:
         window: bool = False,
     ) -> None:
         self.loaded = replace(self.loaded, good_at=time.time())
-        view, change = self.store.view, None
+        view = self.store.view
+        change = None
         if view.loaded and view.snapshot.etag == rendering.etag:
-            result, snapshot = Result.UNCHANGED, self._restamp(good)
+            result = Result.UNCHANGED
+            snapshot = self._restamp(good)
             if attempt.repeats(self.loaded) and view.state is SourceState.FRESH:
                 self.store.update(planned=rendering.planned)
                 return  # the text was only touched
         else:
-            result, snapshot = Result.APPLIED, self._snapshot(rendering, good)
+            result = Result.APPLIED
+            snapshot = self._snapshot(rendering, good)
             change = rendering.difference
         reload = attempt.done(result, snapshot.etag, error=None, change=change, window=window)
         self.store.update(
@@ -286,7 +294,7 @@ class Reloader:
         )
         what = f"{change or result} ({attempt.trigger}), etag {snapshot.etag}"
         served = f"{rendering.api_count} API, {rendering.socketio_count} Socket.io"
-        counts = f"{plural(rendering.errors, 'error')}, {plural(rendering.warnings, 'warning')}"
+        counts = f"errors: {rendering.errors}, warnings: {rendering.warnings}"
         told = first_problems(rendering.problems)
         logger.info("%s, %.0f ms; %s; %s%s", what, reload.duration * 1000, served, counts, told)
 
@@ -315,7 +323,8 @@ class Reloader:
         Args:
             refused: Whether the source's text was just refused, so that it will not be served.
         """
-        view, good = self.store.view, self.releases.follow()
+        view = self.store.view
+        good = self.releases.follow()
         if good is None:
             return
         if view.loaded and good.release.etag == view.snapshot.etag:
@@ -362,7 +371,8 @@ class Reloader:
         The source is not read: an entry's window ends even if the source is bad or cannot be
         reached.
         """
-        good, attempt = self.releases.served, ReloadAttempt(Trigger.POLL, self.loaded, quietly=True)
+        good = self.releases.served
+        attempt = ReloadAttempt(Trigger.POLL, self.loaded, quietly=True)
         judged = None if good is None else self._judge_anew(good, attempt)
         if judged is None:
             return
@@ -382,30 +392,33 @@ class Reloader:
 
     def _refuse(self, error: Exception, attempt: ReloadAttempt, signature: Fingerprint) -> bool:
         """Note why a text is not served; return False if the source is read again in a moment."""
-        before, lacks, again = attempt.before, False, isinstance(error, OSError)
-        if not isinstance(error, SourceError):  # the text did not cause it: a lack of memory, say
-            error, lacks = SourceError("", f"{type(error).__name__}: {error}"), True
-        if error.code == Code.CHANGING:
-            vain = (*before.vain, attempt.started)[:VAIN_TRIES]
-            self.loaded = replace(before, vain=vain)
+        before = attempt.before
+        reason = error
+        if not isinstance(reason, SourceError):  # the text did not cause it: a lack of memory, say
+            reason = SourceError("", f"{type(error).__name__}: {error}")
+            signature = before.signature
+        if reason.code == Code.CHANGING:
+            self.loaded = replace(before, vain=(*before.vain, attempt.started)[:VAIN_TRIES])
             return False
-        if lacks or self.loaded is before:  # else the identity of the text that was read is kept
-            identity = UNREACHABLE if error.code == Code.UNREACHABLE else str(error).encode()
-            read = before.signature if lacks else signature
-            self.loaded = replace(before, signature=read, identity=identity, vain=())
+        if self.loaded is before or not reason.code:  # else the identity of the text is kept
+            identity = UNREACHABLE if reason.code == Code.UNREACHABLE else str(reason).encode()
+            self.loaded = replace(before, signature=signature, identity=identity, vain=())
         if not attempt.repeats(self.loaded):
-            self._note(error, attempt)
-        return not again
+            self._note(reason, attempt)
+        return not isinstance(error, OSError)
 
     def _note(self, error: SourceError, attempt: ReloadAttempt) -> None:
         """Note why the source's text is not served: it is refused, or something has failed."""
         self.follow_others(refused=True)
         code = Code(error.code) if error.code else None
-        view, found, changes = self.store.view, attempt.rendering, dict[str, Any]()
+        view = self.store.view
+        found = attempt.rendering
+        changes: dict[str, Any] = {}
         if code is not None:
             problem = Problem.of(code, str(error), error.line, error.column)
             changes["problems"] = (problem, *found.problems)[:MAX_KEPT]
-            changes["errors"], changes["warnings"] = 1 + found.errors, found.warnings
+            changes["errors"] = 1 + found.errors
+            changes["warnings"] = found.warnings
         if code is None or code in _UNREAD:
             result, state, what = Result.ERROR, SourceState.STALE, "failed"
         else:

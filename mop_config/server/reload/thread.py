@@ -14,13 +14,10 @@ import contextlib
 import logging
 import math
 import signal
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from queue import Empty
 
 from ..serving.store import Trigger
@@ -52,7 +49,6 @@ STAT_INTERVAL = 0.25
 #: Seconds between two ``stat`` calls while the folder cannot be watched.
 BUSY_STAT_INTERVAL = 0.05
 
-_PACKAGE = str(Path(__file__).parents[1])
 #: Seconds that a stopping process waits for each of the two threads.
 THREAD_PATIENCE = 2.0
 #: Seconds after which an unfinished turn is late.
@@ -203,13 +199,8 @@ class ReloadThread:
 
     @property
     def late(self) -> str | None:
-        """The message that the thread has not made progress for too long; else None.
-
-        A reload that has ended is progress, although its turn has not ended yet.
-        """
-        reload = self._reloader.store.view.last_reload
-        progress = max(self._turned_at, reload.moment if reload else 0.0)
-        seconds = time.monotonic() - progress
+        """The message that the present turn of the thread takes too long; else None."""
+        seconds = time.monotonic() - self._turned_at
         if seconds <= LATE:
             return None
         return f"the reload thread stands still, for {seconds:.0f} s now: edits are not seen"
@@ -242,19 +233,14 @@ class ReloadThread:
         self._guard.join(THREAD_PATIENCE)
 
     def _watch(self) -> None:
-        """Log when a turn is late; the reload thread itself logs when it continues."""
+        """Log each turn that is late, and write the record, which says so."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         reported_at = 0.0
         while not self._ended.wait(LATE_LOOK):
-            if self.late is not None and reported_at != self._turned_at:
+            if (late := self.late) is not None and reported_at != self._turned_at:
                 reported_at = self._turned_at
-                logger.error("the reload thread stands still %s", self._place())
+                logger.error("%s", late)
                 self._on_late()
-
-    def _place(self) -> str:
-        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 - documented
-        ours = [f for f in traceback.extract_stack(frame) if _PACKAGE in f.filename]
-        return "".join(f"in {f.name} ({f.filename}:{f.lineno})" for f in ours[-1:])
 
     def _run(self) -> None:
         # Threads and processes that start here inherit the mask and leave SIGHUP to the main
@@ -276,12 +262,15 @@ class ReloadThread:
 
     def _turn(self, events: list[Event]) -> list[Event]:
         """Reload if a read is due; wait for the next events, and return them."""
-        reloader, workers, debouncer = self._reloader, self._workers, self._debouncer
+        reloader = self._reloader
+        workers = self._workers
+        debouncer = self._debouncer
         if reloader.seconds_to_boundary <= 0:
             reloader.pass_boundary()
         request = Trigger.SIGHUP if Event.SIGHUP in events else None
         if workers is not None and (newest := workers.newest_request()) > self._taken:
-            self._taken, request = newest, Trigger.API
+            self._taken = newest
+            request = Trigger.API
         now = time.monotonic()
         self._look(events, request, now)
         is_due = debouncer.wait(now) == 0
@@ -293,14 +282,13 @@ class ReloadThread:
             self._load()
         elif debouncer.restless(now) and not self._complained:
             reloader.give_up_waiting(self._cause)
-            self._complained, self._requested, self._cause = True, False, Trigger.POLL
+            self._complained = True
+            self._forget_cause()
         if not self._requested:
             self.answered = self._taken
         reloader.follow_others()
         self._on_turn()
-        before, self._turned_at = self._turned_at, time.monotonic()
-        if self._turned_at - before > LATE:
-            logger.warning("the reload thread goes on after %.1f s", self._turned_at - before)
+        self._turned_at = time.monotonic()
         interval = BUSY_STAT_INTERVAL if self.watcher.mode == "poll" else STAT_INTERVAL
         wait = debouncer.wait(self._turned_at)
         return _wait(self._events, min(wait, interval, reloader.seconds_to_boundary or interval))
@@ -320,24 +308,32 @@ class ReloadThread:
             debouncer.closed(now)  # truncate(2) and unwatched files cause no close event
         if request is not None:
             debouncer.asked(now)
-            self._requested, self._cause = True, request
+            self._requested = True
+            self._cause = request
         elif not debouncer.pending:
-            self._requested, self._cause = False, Trigger.POLL
+            self._forget_cause()
         elif by_event and not self._requested:
             self._cause = self._noticed
 
     def _load(self) -> None:
-        quietly, settled = not self._requested, self._debouncer.seen
-        done = self._reloader.reload(self._cause, quietly=quietly, settled=settled)
-        now, loaded = time.monotonic(), self._reloader.loaded
+        done = self._reloader.reload(
+            self._cause, quietly=not self._requested, settled=self._debouncer.seen
+        )
+        now = time.monotonic()
         if not done:
             self._debouncer.again(now)
             return
+        loaded = self._reloader.loaded
         self._debouncer.read(loaded.signature)
-        self._requested, self._cause, self._complained = False, Trigger.POLL, False
+        self._forget_cause()
+        self._complained = False
         self._failures = 0 if loaded.reachable else self._failures + 1
         wait = pause(self._failures) if self._failures else self._poll_interval
         self._next_poll = now + wait
+
+    def _forget_cause(self) -> None:
+        self._requested = False
+        self._cause = Trigger.POLL
 
 
 def _wait(queue: Events, timeout: float) -> list[Event]:

@@ -347,13 +347,19 @@ class SnapshotStore:
             view = self.view = replace(before, **changes)
         if view.snapshot is not before.snapshot:
             self.wake()
-        trigger = reload.trigger if reload is not None else Trigger.POLL
+        trigger = Trigger.POLL
         if reload is not None:
+            trigger = reload.trigger
             self._on_reload(reload)
+        previous = before.snapshot if before.loaded else None
+        about: dict[str, Any]
         if reload is not None and reload.error is not None:
-            about = {"reason": reload.error, "problems": view.problems, "trigger": trigger}
-            signals.send(signals.config_rejected, self, **about)
-        elif view.loaded and not (before.loaded and view.snapshot.etag == before.snapshot.etag):
-            previous = before.snapshot if before.loaded else None
-            served = {"snapshot": view.snapshot, "previous": previous, "trigger": trigger}
-            signals.send(signals.config_reloaded, self, **served)
+            signal = signals.config_rejected
+            about = {"reason": reload.error, "problems": view.problems}
+        elif view.loaded and (previous is None or view.snapshot.etag != previous.etag):
+            signal = signals.config_reloaded
+            about = {"snapshot": view.snapshot, "previous": previous}
+        else:
+            return
+        if signal.receivers:
+            signals.send(signal, self, trigger=trigger, **about)

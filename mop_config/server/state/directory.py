@@ -80,7 +80,7 @@ def _open(path: str | Path, flags: int, folder: int | None = None) -> Iterator[i
 class StateDirectory:
     """The records of one user in a state folder.
 
-    Making the object touches nothing; ``make`` creates the folder.
+    Making the object touches nothing; the first write creates the folder.
 
     Args:
         path: The folder of the records.
@@ -92,13 +92,13 @@ class StateDirectory:
         self._owner = os.geteuid() if owner is None else owner
         self.path = path
         self.shared = owner is not None
-        # The reason why something cannot be saved or listed, and when that failed last.
+        # The reason why something cannot be saved, and when that failed last.
         self._failures: dict[str, tuple[str, float]] = {}
         self._passed_over: set[str] = set()
 
     @property
     def trouble(self) -> str:
-        """The message that a record cannot be written or read; empty without a failure."""
+        """The message that a record cannot be written; empty without a failure."""
         # Another worker may save that by now: this one no longer tries.
         since = time.monotonic() - TROUBLE_SECONDS
         reason = next((why for why, at in list(self._failures.values()) if at > since), "")
@@ -112,42 +112,19 @@ class StateDirectory:
         user = os.geteuid() if owner is None else owner
         return cls(Path(state) / f"records-{user}", owner)
 
-    def prepare(self, group: int | None = None) -> bool:
-        """Create the folder as ``make`` does; if that fails, log one warning and return False."""
-        try:
-            self.make(group)
-        except OSError as error:
-            logger.warning(
-                "the state folder %s cannot be written to (%s): a restart will not know the list"
-                " that is good now",
-                self.path,
-                error.strerror or error,
-            )
-            return False
-        return True
-
-    def make(self, group: int | None = None) -> None:
-        """Create the folder for its owner, and check that it can be written to.
-
-        Args:
-            group: Group of the folder if root creates it for another user; None keeps the group.
+    def make(self) -> None:
+        """Create the folder for its owner if it is missing.
 
         Raises:
-            OSError: If the folder cannot be created or written to.
+            OSError: If the folder cannot be created.
         """
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
-            if self._owner != os.geteuid():
-                self._hand_over(group)
-        with self._opened() as folder, scratch_file(".probe", folder=folder, mode=0o600):
-            pass  # the scratch file is removed again
-
-    def _hand_over(self, group: int | None) -> None:
-        with _open(self.path, _FOLDER) as descriptor:
-            # Somebody may have moved another folder of root's here; such a folder is not empty.
-            if os.fstat(descriptor).st_uid == os.geteuid() and not os.listdir(descriptor):
-                os.fchown(descriptor, self._owner, -1 if group is None else group)
+            with _open(self.path, _FOLDER) as descriptor:
+                # Somebody may have moved another folder of root's here; such a folder is not empty.
+                if os.fstat(descriptor).st_uid == os.geteuid() and not os.listdir(descriptor):
+                    self._own(descriptor)
 
     @contextlib.contextmanager
     def _opened(self, *, make: bool = False) -> Iterator[int]:
@@ -222,15 +199,10 @@ class StateDirectory:
         return value
 
     def names(self) -> list[str]:
-        """Return the names of all records; if the folder cannot be listed, set ``trouble``."""
-        try:
-            with self._opened() as folder:
-                names = os.listdir(folder)
-        except OSError as error:
-            self._failures["list"] = error.strerror or str(error), time.monotonic()
-            return []
-        self._failures.pop("list", None)
-        return names
+        """Return the names of all records; none if the folder cannot be listed."""
+        with contextlib.suppress(OSError), self._opened() as folder:
+            return os.listdir(folder)
+        return []
 
     def fingerprint(self, name: str) -> Fingerprint:
         """Return the ``stat`` fingerprint of a record; never raises."""
@@ -357,7 +329,8 @@ class Leadership:
         Raises:
             OSError: If the lock file cannot be opened or locked.
         """
-        held, there = self._descriptor, self._directory.fingerprint(self._name)
+        held = self._descriptor
+        there = self._directory.fingerprint(self._name)
         # The folder may have been cleared, so that another process can lock a new file.
         if held is None or there[:3] != Fingerprint.of(os.fstat(held))[:3]:
             self.release()

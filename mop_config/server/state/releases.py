@@ -201,13 +201,11 @@ def check_removals(
         return
     before = render_body(last, settings.rules, at) or rendering.body
     if lines := missing_confirmations(rendering, settings, text, before, last):
-        need, verb = ("this line", "confirms") if len(lines) == 1 else ("these lines", "confirm")
-        if _confirmations("\n".join(lines).encode()) & _confirmations(text):
-            need += ", written once more,"  # the line in the text has confirmed an earlier edit
         raise SourceError(
             Code.TOO_MANY_REMOVED,
             f"the file removes more than {settings.max_removed:.0%} of the endpoints of a kind"
-            f" (ENDPOINT_MAX_REMOVED); {need} {verb} that it is meant: {' and '.join(lines)}",
+            " (ENDPOINT_MAX_REMOVED); write, also if it is there from an earlier edit, to confirm"
+            f" that it is meant: {' and '.join(lines)}",
         )
 
 
@@ -353,8 +351,7 @@ class ReleaseStore:
         self.trusted = not directory.shared
         self.served: LastGood | None = None
         self.last: LastGood | None = None
-        self._inside = False  # whether this process is in the critical section
-        self._locked = False  # whether it holds the lock of the section
+        self._locked: bool | None = None  # whether the section has its lock; None outside of it
         self._host: LastGood | None = None  # the record as it was read or written last
         self._agreed: Fingerprint | None = None  # of the record, once it agrees with ``served``
 
@@ -389,25 +386,25 @@ class ReleaseStore:
             rendering: Whether this process reads and renders in the section.
             patience: Seconds to wait while another process is in the section; 0 enters at once.
         """
-        if self._inside:
+        if self._locked is not None:
             yield
             return
         with contextlib.ExitStack() as stack:
-            self._locked = False
+            locked = False
             try:
                 lock = self._directory.locked(self._lock, mark=rendering, patience=patience)
                 stack.enter_context(lock)
-                self._locked = True
+                locked = True
             except OSError as error:
                 if not isinstance(error, BlockingIOError):
                     self._directory.complain(WHAT, error)
             host = self._host if self._agreed == self._fingerprint() else self.load()
             self.last = host or self.served or next(self.history(), None)
-            self._inside = True
+            self._locked = locked
             try:
                 yield
             finally:
-                self._inside = False
+                self._locked = None
 
     def is_behind(self, order: Order | None, confirmed: Order | None) -> bool:
         """Whether etcd may have a newer text than the one that was read, so it is read again.
@@ -443,7 +440,8 @@ class ReleaseStore:
         host = self._host
         if host and host._replace(saved_at=good.saved_at, trigger=good.trigger) == good:
             good = host
-        self.served, self._agreed = good, None
+        self.served = good
+        self._agreed = None
         if self._locked and good is not host:
             self.write(good)
         return good
@@ -484,7 +482,8 @@ class ReleaseStore:
 
     def write(self, good: LastGood) -> None:
         """Replace the last good text in one step, and add a new text to the history."""
-        before, data = self._host, good.dump()
+        before = self._host
+        data = good.dump()
         for oldest in (*reversed(self._history()), None):
             try:
                 self._directory.write(self._name, data, sync=True)
@@ -495,7 +494,8 @@ class ReleaseStore:
                     return
                 self._directory.remove(oldest)  # the newest text is worth more
         self._directory.recover(WHAT)
-        self._host, self._agreed = good, self._fingerprint()
+        self._host = good
+        self._agreed = self._fingerprint()
         if before is None or before.data != good.data:
             name = f"{self._prefix}{good.release.version:016d}"
             with contextlib.suppress(OSError):  # a full disk costs the history only

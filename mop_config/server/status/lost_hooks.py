@@ -16,8 +16,8 @@ REMEDY = (
 _LOST = {
     "on_starting": "SIGHUP to the master replaces the workers instead of reloading in place, and"
     " each worker counts its metrics for itself",
-    "worker_class": "SIGHUP can end a worker that is just starting, and edits are followed from"
-    " its first request on",
+    "worker_class": "SIGHUP ends a worker instead of reloading in place, and edits are followed"
+    " from its first request on",
 }
 
 

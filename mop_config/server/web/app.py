@@ -14,7 +14,7 @@ from werkzeug.routing import BaseConverter
 
 from ...errors import MopConfigError, SettingsError
 from ..logs import log_to_stderr
-from ..service import EXTENSION, ConfigService, Places, reload_on_sighup
+from ..service import EXTENSION, ConfigService, Places
 from ..settings import PREFIX, Settings
 from . import PACKAGE, dashboard, guards, views
 
@@ -38,9 +38,9 @@ def create_app(settings: Settings | None = None, *, start: bool = True) -> Flask
 
     Args:
         settings: The settings of the application; None reads the environment.
-        start: Whether this process keeps the list up to date: SIGHUP reloads, and a reload
-            thread starts with the first request in each process (under gunicorn, with the
-            worker). False loads once and starts nothing, for a test.
+        start: Whether this process keeps the list up to date: a reload thread starts with the
+            first request in each process (under gunicorn, with the worker). False loads once
+            and starts nothing, for a test.
 
     Raises:
         SettingsError: If the environment holds a value that cannot be used.
@@ -142,8 +142,6 @@ def _install(
         for name, view in _OPERATIONS.items():
             app.add_url_rule(f"/{name}", name, view)
     service.load(may_wait=start)
-    if start:
-        reload_on_sighup(service)
     return service
 
 

@@ -44,7 +44,6 @@ class Site:
     def boot(self, *, may_wait: bool = False, **settings: Any) -> Reloader:
         settings.setdefault("max_bytes", 1 << 20)
         directory = StateDirectory(self.last_good.parent)
-        directory.prepare()
         loader = Reloader(
             FileSource(str(self.file), settings["max_bytes"]),
             Settings(**settings),

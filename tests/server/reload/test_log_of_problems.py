@@ -35,11 +35,11 @@ def test_the_log_names_the_first_problems(
 def test_a_warning_is_named_as_one(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     """Without an error, the log has the warnings."""
     log = log_of(caplog, tmp_path, "DomainList:\na.com\n10.0.0.1\n", strict=False)
-    assert "0 errors, 1 warning; first problems: warning: line 3, column 1: " in log
+    assert "errors: 0, warnings: 1; first problems: warning: line 3, column 1: " in log
 
 
 def test_a_good_file_has_none(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     """For a good file, the log line has no problem."""
     log = log_of(caplog, tmp_path, "DomainList:\na.com\nb.com\n", strict=False)
-    assert "0 errors, 0 warnings" in log
+    assert "errors: 0, warnings: 0" in log
     assert "first problems" not in log

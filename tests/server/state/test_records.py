@@ -140,7 +140,7 @@ class TestTheFolderAround:
     @staticmethod
     def prepares(state: Path) -> Callable[[], None]:
         def prepare() -> None:
-            assert StateDirectory.of_user(state).prepare()
+            StateDirectory.of_user(state).write("record", b"", sync=False)
 
         return prepare
 
@@ -165,16 +165,15 @@ class TestTheFolderAround:
             as_user(user, self.prepares(site.state))
         assert {path.stat().st_uid for path in site.state.iterdir()} == {ALICE, MALLORY}
 
-    def test_looking_whether_it_can_be_written_to_creates_nothing_elsewhere(
-        self, site: Site, place: Path
-    ) -> None:
-        """The write probe does not follow links in place of the probe or the folder."""
+    def test_making_it_creates_nothing_elsewhere(self, site: Site, place: Path) -> None:
+        """Neither making the folder nor a write follows a link in place of the folder."""
         site.state.mkdir()
         os.chown(site.state, MALLORY, MALLORY)
         target = place / "created"
-        for name in (f".probe.{os.getpid()}", ".probe", site.records().name):
-            (site.state / name).symlink_to(target)
-        StateDirectory.of_user(site.state).prepare()
+        site.records().symlink_to(target)
+        directory = StateDirectory.of_user(site.state)
+        directory.make()
+        assert not directory.save("record", b"", "a record")
         assert not target.exists()
 
     def test_a_folder_that_is_swapped_all_the_time(self, site: Site, place: Path) -> None:

@@ -335,17 +335,6 @@ class TestFolder:
         assert files == [f"{kind}_place{n}.db" for kind in ("counter", "histogram") for n in (0, 1)]
         assert {path.stat().st_size for path in folder.glob("*.db")} == {metrics.FILE_SIZE}
 
-    def test_what_another_user_links_to_is_not_written_to(
-        self, folder: Path, tmp_path: Path
-    ) -> None:
-        """Links in the folder are not followed."""
-        target = tmp_path / "target"
-        target.write_bytes(b"somebody's")
-        (folder / "counter_place0.db").symlink_to(target)
-        with pytest.raises(OSError, match="does not belong to this user"):
-            metrics.take_place(folder)
-        assert target.read_bytes() == b"somebody's"
-
     def test_the_folder_is_for_its_user_alone(self, folder: Path) -> None:
         """Other users can neither read nor write in the folder."""
         assert folder.stat().st_mode & 0o777 == 0o700

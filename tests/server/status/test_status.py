@@ -208,10 +208,11 @@ class TestHostState:
     ) -> None:
         """The server warns once and works without the folder."""
         (tmp_path / "file").write_text("")
-        assert not StateDirectory.of_user(tmp_path / "file" / "below").prepare()
-        assert "cannot be written to" in caplog.text
+        below = StateDirectory.of_user(tmp_path / "file" / "below")
+        assert not below.save("record", b"", "a record")
+        assert "a record cannot be saved" in caplog.text
         directory = StateDirectory.of_user(tmp_path / "a" / "b")
-        assert directory.prepare()
+        directory.make()
         assert directory.path.stat().st_mode & 0o777 == 0o700
         host = WorkerRegistry(directory, "k")
         directory.path.rmdir()
@@ -221,15 +222,12 @@ class TestHostState:
         host.write(worker(os.getpid()))
         assert len(caplog.records) == 1
 
-    def test_a_folder_that_cannot_be_read_is_told_of(self, tmp_path: Path) -> None:
-        """The status says that other workers may be missing."""
-        directory = StateDirectory(tmp_path / "gone")
-        host = WorkerRegistry(directory, "k")
+    def test_a_folder_that_cannot_be_read_has_no_other_workers(self, tmp_path: Path) -> None:
+        """The folder is made by the first record."""
+        host = WorkerRegistry(StateDirectory(tmp_path / "gone"), "k")
         assert host.others(1) == []
-        assert "No such file" in directory.trouble
         host.write(worker(os.getpid()))
         assert host.others(1) == [host.others(2)[0]]
-        assert directory.trouble == ""
 
     def test_a_file_is_written_again_where_it_is_missing(self, tmp_path: Path) -> None:
         """A failed write says so, and a record that was removed counts as missing."""
