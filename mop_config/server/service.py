@@ -72,7 +72,8 @@ class ConfigService:
         self.settings = settings
         self.places = Places()
         self.source = open_source(settings)
-        self.metrics, now = Metrics(), time.time()
+        self.metrics = Metrics()
+        now = time.time()
         empty = Snapshot.of(EMPTY, settings, now, int(now))
         self.store = SnapshotStore(empty, self.metrics.reload)
         self.signer = Signer(settings)
@@ -83,8 +84,8 @@ class ConfigService:
         self.authenticator = TokenAuthenticator(settings) if settings.guarded else None
         self._lock = threading.Lock()
         self._reload_thread: ReloadThread | None = None
-        self._pid = 0  # of the process in which the reload thread was started; 0 while none runs
         self._lost = ""  # what is lost without our hooks of gunicorn
+        self._pid = 0  # of the process in which the reload thread was started; 0 while none runs
         for warning in (*settings.warnings, *self.signer.warnings):
             logger.warning("%s", warning)
 
@@ -156,7 +157,8 @@ class ConfigService:
             thread = self._running()
             if thread is None:
                 return
-            self._pid, self._reload_thread = 0, None
+            self._pid = 0
+            self._reload_thread = None
             self.store.close()
         atexit.unregister(self.stop)
         self._monitor.stop()
@@ -214,7 +216,8 @@ class ConfigService:
 
         The view is stale while the thread hangs.
         """
-        thread, view = self._running(), self.store.view
+        thread = self._running()
+        view = self.store.view
         late = None if thread is None else thread.late
         if late is None:
             return view, None
@@ -233,11 +236,12 @@ class ConfigService:
         self,
     ) -> tuple[list[WorkerRecord], HealthDocument | None, list[ReportedEndpoint] | None]:
         """Return the workers' records, the checks' results, and what clients reported."""
-        checks, reports, listed = self.settings.probe_interval > 0, self.reports, self.listed()
+        listed = self.listed()
+        checks = self.settings.probe_interval > 0
         return (
             self._all_records(),
             self._monitor.results.health(listed) if checks else None,
-            None if reports is None else reports.totals(listed),
+            None if self.reports is None else self.reports.totals(listed),
         )
 
     def check_history(self) -> Slots:
@@ -252,8 +256,10 @@ class ConfigService:
         return [self._own_record(), *self._workers.others(os.getpid())]
 
     def _own_record(self) -> WorkerRecord:
-        thread, (view, late) = self._running(), self._view()
-        snapshot, notices = view.snapshot, list(self._notices(late))
+        thread = self._running()
+        view, late = self._view()
+        snapshot = view.snapshot
+        notices = list(self._notices(late))
         errors = sum(notice.severity is Severity.ERROR for notice in notices)
         return {
             "pid": os.getpid(),

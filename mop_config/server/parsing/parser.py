@@ -273,7 +273,9 @@ class EndpointFile:
             self._entry(number, tokens, shown)
 
     def _entry(self, line: int, tokens: list[re.Match[str]], shown: str) -> None:
-        column, address, word = tokens[0].start() + 1, tokens[0][0], 0
+        column = tokens[0].start() + 1
+        address = tokens[0][0]
+        word = 0
         values: dict[str, Any] = {}
         try:
             if self.section is None:

@@ -89,7 +89,8 @@ class Debouncer:
         return max(0.0, self._due - now)
 
     def _read_at(self, due: float, now: float) -> None:
-        self._since, self._due = min(self._since, now), due
+        self._since = min(self._since, now)
+        self._due = due
 
     def written(self, now: float) -> None:
         """Take a write event: the file is open for writing."""
@@ -167,7 +168,8 @@ class ReloadThread:
         workers: WorkerRegistry | None = None,
         on_late: Callable[[], None] = lambda: None,
     ) -> None:
-        source, events = reloader.source, Events()
+        source = reloader.source
+        events = Events()
         self._reloader = reloader
         self._source: Source = source
         self._workers = workers
@@ -176,9 +178,11 @@ class ReloadThread:
         self._events: Events = events
         self.watcher: Watcher | EtcdWatcher
         if isinstance(source, EtcdSource):
-            self.watcher, self._noticed = EtcdWatcher(source, events), Trigger.ETCD
+            self.watcher = EtcdWatcher(source, events)
+            self._noticed = Trigger.ETCD
         else:
-            self.watcher, self._noticed = Watcher(source.path, events), Trigger.WATCH
+            self.watcher = Watcher(source.path, events)
+            self._noticed = Trigger.WATCH
         self._debouncer = Debouncer(reloader.loaded.signature)
         self._requested = False  # a reload, which is not answered yet
         self._cause = Trigger.POLL  # of the next read

@@ -197,8 +197,6 @@ def _error(status: int, body: bytes) -> Exception:
         return _down(said)
     if "user name is empty" in said:
         said += " (it requires ENDPOINT_ETCD_USER and ENDPOINT_ETCD_PASSWORD)"
-    elif "larger than max" in said or "request is too large" in said:
-        said += " (a limit of etcd's: --max-request-bytes)"
     return SourceError(Code.UNREADABLE, f"etcd says: {said}")
 
 
@@ -364,7 +362,9 @@ class EtcdSource:
     def _with_member(
         self, once: Callable[[Gateway], T], stopping: Callable[[], bool] = lambda: False
     ) -> T:
-        members, first, failures = self.address.members, self.preferred, list[str]()
+        members = self.address.members
+        first = self.preferred
+        failures: list[str] = []
         for index in (*range(first, len(members)), *range(first)):
             if failures and stopping():
                 break

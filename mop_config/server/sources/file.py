@@ -9,7 +9,6 @@ wakes the reload thread, since an exception in a handler would silently end watc
 thread.
 """
 
-import codecs
 import contextlib
 import errno
 import hashlib
@@ -45,9 +44,6 @@ logger = logging.getLogger(__name__)
 logging.getLogger("watchdog.observers.inotify").addFilter(
     lambda record: "called when the thread is inactive" not in record.getMessage()
 )
-
-# Load the codec now: importing it after dropping privileges may fail.
-codecs.lookup("utf-8")
 
 _OUR_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _FLAGS = os.O_RDONLY | open_flags("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
@@ -116,8 +112,8 @@ class Fingerprint(NamedTuple):
     @classmethod
     def of(cls, s: os.stat_result) -> "Fingerprint":
         """Make the fingerprint of a ``stat`` result."""
-        identity, times = (s.st_dev, s.st_ino, s.st_mode), (s.st_mtime_ns, s.st_ctime_ns)
-        return cls(0, *identity, s.st_size, *times, s.st_nlink)
+        times = (s.st_mtime_ns, s.st_ctime_ns)
+        return cls(0, s.st_dev, s.st_ino, s.st_mode, s.st_size, *times, s.st_nlink)
 
     @classmethod
     def at(cls, path: Path) -> "Fingerprint":
@@ -444,7 +440,8 @@ class Watcher(fs.FileSystemEventHandler):
             if self._ended or (same and (self.alive or now < self._retry_at)):
                 return
             self._unwatch()
-            self._names, self._folders = names, folders
+            self._names = names
+            self._folders = folders
             self._retry_at = now + RETRY
             complaint = self._start() if folders else ""
             if complaint and complaint != self._complaint:

@@ -153,10 +153,10 @@ def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
     common = common_etag([_document(worker) for worker in workers])
 
     def rank(worker: WorkerRecord) -> tuple[int, int, bool, int]:
-        served, pid = worker["served"], worker["pid"]
-        state, counts = SourceState(served["state"]), served["problem_counts"]
-        problems = counts["error"] + counts["warning"]
-        return _STATES.index(state), -problems, served["etag"] != common, pid
+        served = worker["served"]
+        problems = sum(served["problem_counts"].values())
+        state = _STATES.index(SourceState(served["state"]))
+        return state, -problems, served["etag"] != common, worker["pid"]
 
     return min(workers, key=rank)
 

@@ -262,7 +262,8 @@ def host_gauges(
     add("waiters", sum(worker["waiters"] for worker in workers))
     # Without a worker that checks, the state of the endpoints is unknown.
     for check in health["endpoints"] if health and health["alive"] else []:
-        where, expires = (check["kind"], check["url"]), check["certificate_expires"]
+        where = (check["kind"], check["url"])
+        expires = check["certificate_expires"]
         moment = datetime.fromisoformat(expires).timestamp() if expires else None
         add("endpoint_up", check["up"], *where)
         add("endpoint_response_seconds", check["response_seconds"], *where)
