@@ -218,7 +218,7 @@ def judged(name: str, read_text: Callable[[], tuple[bytes, float]], settings: Se
         rendering = rendering._replace(
             problems=(problem, *rendering.problems), errors=rendering.errors + 1
         )
-    config = codec.loads(rendering.body)
+    config = codec.read_own(rendering.body)
     return Reading(name, settings, data, mtime, lines, rendering, refusal, config)
 
 

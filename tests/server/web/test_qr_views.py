@@ -118,6 +118,7 @@ def test_what_does_not_change_is_not_done_again(tmp_path: Path) -> None:
     assert views._decoded.cache_info().misses == 1
     assert views._draw.cache_info().misses == 4
     assert make(tmp_path, hosts(31)).get(f"{BASE}.json").status_code == 200
+    assert views._decoded.cache_info().misses == 2
 
 
 @pytest.mark.parametrize(
