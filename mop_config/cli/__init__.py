@@ -87,6 +87,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = None
         if isinstance(error, BrokenPipeError):
             return 1  # the reader has closed the pipe
+        if _interrupted(error):
+            return 130
         if isinstance(error, OSError) and error.strerror:
             place = f": {error.filename}" if error.filename else ""
             complain(f"{error.strerror}{place}")
@@ -104,3 +106,10 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the exit
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Return whether Ctrl-C caused the error, directly or by a failed release of a lock."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return isinstance(error, KeyboardInterrupt)

@@ -28,7 +28,7 @@ def keygen(out: str | None, as_json: bool) -> None:
         sys.stdout.flush()
     except OSError:
         if out is not None:
-            os.unlink(out)  # nobody has got the public half
+            os.unlink(out)  # a private key is of no use if its public half was not printed
         raise
 
 

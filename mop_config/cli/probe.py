@@ -3,7 +3,6 @@
 import ssl
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..errors import MopConfigError
-from ..health.probe import HealthRequest, Prober, ProbeResult
+from ..health.probe import CheckQueue, HealthRequest, Job, Prober, ProbeResult
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..model.printable import printable
 from ..server.settings import Settings
@@ -71,25 +70,28 @@ def check_endpoints(
     Args:
         config: The list.
         timeout: Limit of one check, in seconds.
-        done: Called after each check.
+        done: Called after each check, in any thread.
 
     Returns:
         The checks, in the order of the list.
     """
-    jobs = [(kind, endpoint) for kind, listed in config.kinds().items() for endpoint in listed]
+    jobs: list[Job] = [(kind, e, None) for kind, listed in config.kinds().items() for e in listed]
     settings = Settings.from_environ()
     request = HealthRequest.containing(settings.health_path, settings.health_contains)
     prober = Prober(ssl.create_default_context(), timeout, request=request)
-    with ThreadPoolExecutor(_PARALLEL) as pool:
-        try:
-            checks = [pool.submit(prober.check, kind, endpoint) for kind, endpoint in jobs]
-            for _ in as_completed(checks):
-                done()
-        except BaseException:  # interrupted: don't wait for the other checks
-            pool.shutdown(wait=False, cancel_futures=True)
-            prober.abort()
-            raise
-    return [EndpointCheck(*job, check.result()) for job, check in zip(jobs, checks, strict=True)]
+    results: dict[Job, ProbeResult] = {}
+
+    def report(job: Job, result: ProbeResult) -> None:
+        results[job] = result
+        done()
+
+    try:
+        for thread in CheckQueue(prober, report, _PARALLEL, _PARALLEL).start(jobs):
+            thread.join()
+    except BaseException:  # interrupted: don't wait for the other checks
+        prober.abort()
+        raise
+    return [EndpointCheck(kind, endpoint, results[kind, endpoint, _]) for kind, endpoint, _ in jobs]
 
 
 @click.command(epilog="Example: mop-config probe https://config.example.com --watch 10")

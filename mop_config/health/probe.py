@@ -24,7 +24,7 @@ from ..errors import AddressError
 from ..model.address import normalise_path, parse_url
 from ..model.endpoint import Endpoint, Kind
 from ..net.connect import DialOptions
-from ..net.faults import Fault, HttpError, causes
+from ..net.faults import Fault, HttpError, causes, lacks_resources
 from ..net.http import Headers, HttpClient, HttpConnection, HttpReply, ProxyChoice
 from ..net.resolver import Resolver
 
@@ -203,11 +203,15 @@ class Prober(HttpClient):
 
 
 def _spawn(run: Callable[[], None]) -> threading.Thread | None:
-    # A daemon: the end of the application does not wait for a check.
+    # A daemon: an interrupt during the start may leave the thread waiting for a lock for ever. At
+    # its end the interpreter would wait for such a thread of a ThreadPoolExecutor.
     thread = threading.Thread(target=run, name="mop-config-check", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # no thread left
+    except RuntimeError as error:
+        if not lacks_resources(error):
+            raise  # an interrupt during the start leaves a lock held
+        logger.debug("fewer checks at a time: %s", error)
         run()
         return None
     return thread
@@ -216,18 +220,21 @@ def _spawn(run: Callable[[], None]) -> threading.Thread | None:
 class CheckQueue:
     """A queue of health checks, and the threads that run them in order.
 
-    A check is passed over while its server has reached its limit, ``PER_SERVER``.
+    A check is passed over while its server has reached its limit.
 
     Args:
         prober: Runs the checks.
         report: Gets the results.
         parallel: Limit of concurrent checks.
+        share: Limit of concurrent checks of one server.
     """
 
-    def __init__(self, prober: Prober, report: Report, parallel: int) -> None:
+    def __init__(
+        self, prober: Prober, report: Report, parallel: int, share: int = PER_SERVER
+    ) -> None:
         self._prober = prober
         self._report = report
-        self._parallel = parallel
+        self._parallel, self._share = parallel, share
         self._lock = threading.Lock()
         self._waiting: deque[tuple[str, Job]] = deque()
         self._under_way: Counter[str] = Counter()
@@ -242,7 +249,7 @@ class CheckQueue:
         """
         with self._lock:
             self._waiting.extend((urlsplit(job[1].url).netloc, job) for job in jobs)
-            ready = sum(self._under_way[server] < PER_SERVER for server, _ in self._waiting)
+            ready = sum(self._under_way[server] < self._share for server, _ in self._waiting)
             more = min(ready, self._parallel - self._under_way.total())
         started: list[threading.Thread] = []
         while len(started) < more and (thread := spawn(self._run)) is not None:
@@ -253,7 +260,7 @@ class CheckQueue:
         """Run checks as long as the limits allow one."""
         while True:
             with self._lock:
-                ready = (each for each in self._waiting if self._under_way[each[0]] < PER_SERVER)
+                ready = (each for each in self._waiting if self._under_way[each[0]] < self._share)
                 found = next(ready, None)
                 if found is None or self._under_way.total() >= self._parallel:
                     return

@@ -359,6 +359,54 @@ class TestWatch:
         assert code == 130
         assert "Traceback" not in (tmp_path / "err").read_text()
 
+    @pytest.mark.parametrize("left", ["a lock that is held", "a lock that is let go twice"])
+    def test_an_interrupt_in_the_middle_of_a_lock(
+        self, tmp_path: Path, server: Handmade, left: str
+    ) -> None:
+        """An interrupt that leaves a lock held or released twice exits with 130, not an error."""
+        file = listing(tmp_path, server.url)
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("ENDPOINT_")}
+        done = subprocess.run(
+            [sys.executable, "-c", _INTERRUPTED, left, "probe", file],
+            cwd=ROOT,
+            env=clean,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 130
+        assert "RuntimeError" not in done.stderr
+
+
+#: Interrupts the command while it starts a thread, a moment that a signal rarely meets.
+_INTERRUPTED = """
+import sys, threading, time
+from mop_config.cli import main
+
+start = threading.Thread.start
+
+def interrupted(thread):
+    if not thread.name.startswith("mop-config-check"):
+        return start(thread)
+    started = thread._started._cond
+    started.acquire()
+    threading.Event.wait = lambda *_: None
+    start(thread)
+    while thread.ident is None:
+        time.sleep(0.01)
+    if "twice" in sys.argv[1]:
+        started.release()
+    try:
+        raise KeyboardInterrupt
+    finally:
+        if "twice" in sys.argv[1]:
+            started._lock = threading.Lock()
+            started._lock.release()
+
+threading.Thread.start = interrupted
+main(sys.argv[2:])
+"""
+
 
 def _threads_of(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
