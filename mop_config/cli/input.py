@@ -8,8 +8,6 @@ over (``export NAME=value``) is an error. A list is judged by the server's rules
 
 import os
 import re
-import shlex
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -27,7 +25,7 @@ from ..server.settings import Settings
 from ..server.sources import SCHEME, open_source
 from ..server.state.releases import check_acceptable, with_planned_refusals
 from .output import complain
-from .server_api import fetch, is_url, read_token
+from .server_api import fetch, is_url, read_file, read_token
 
 #: Maximum size of a file in bytes; the variables of a service need far less.
 _MAX_ENVIRONMENT = 64 << 10
@@ -65,28 +63,13 @@ def parse_environment(file: str, text: str) -> dict[str, str]:
     return values
 
 
-def as_root() -> str:
-    """Return the command line that runs this command by sudo."""
-    arguments: list[str] = click.get_current_context().find_root().obj
-    # -E keeps the environment, which sudo removes; with --env-file the file has the settings.
-    sudo = "sudo" if "--env-file" in " ".join(arguments) else "sudo -E"
-    # The path that sudo searches may lack the folder of this program.
-    program = shutil.which("mop-config") or "mop-config"
-    return f"{sudo} {shlex.join([program, *arguments])}"
-
-
 def load_environment(file: str) -> dict[str, str]:
     """Read an environment file.
 
     Raises:
         MopConfigError: If the file cannot be read or used.
     """
-    try:
-        with open(file, "rb") as opened:
-            data = opened.read(_MAX_ENVIRONMENT + 1)
-    except OSError as error:
-        hint = f"; run: {as_root()}" if isinstance(error, PermissionError) else ""
-        raise MopConfigError(f"{file} cannot be read: {error.strerror}{hint}") from None
+    data = read_file(file, _MAX_ENVIRONMENT + 1)
     if len(data) > _MAX_ENVIRONMENT or b"\0" in data:
         raise MopConfigError(f"{file} is no environment file: it is binary or too large")
     try:

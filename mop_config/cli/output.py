@@ -5,6 +5,8 @@ A terminal would execute control characters.
 
 import json
 import os
+import shlex
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +45,16 @@ def say(line: str, *, err: bool = False, nl: bool = True, **style: Any) -> None:
 def complain(message: object) -> None:
     """Print a warning or an error on standard error, in one line."""
     say(f"mop-config: {' '.join(str(message).split())}", err=True)
+
+
+def as_root() -> str:
+    """Return the command line that runs this command by sudo."""
+    arguments: list[str] = click.get_current_context().find_root().obj
+    # -E keeps the environment, which sudo removes; with --env-file the file has the settings.
+    sudo = "sudo" if "--env-file" in " ".join(arguments) else "sudo -E"
+    # The path that sudo searches may lack the folder of this program.
+    program = shutil.which("mop-config") or "mop-config"
+    return f"{sudo} {shlex.join([program, *arguments])}"
 
 
 def counts_of(config: EndpointConfig) -> str:

@@ -23,6 +23,7 @@ from ..net.faults import HttpError
 from ..net.http import HttpClient, HttpRequest, may_send_token, proxy_of
 from ..server.parsing.problems import ProblemRecord
 from ..server.settings import TOKEN, ProcessSettings, Settings
+from .output import as_root
 
 VARIABLE = "MOP_CONFIG_TOKEN"
 
@@ -160,13 +161,14 @@ def read_file(path: str, limit: int) -> bytes:
     """Read a file, up to a number of bytes.
 
     Raises:
-        MopConfigError: If the file cannot be read.
+        MopConfigError: If the file cannot be read; without the right to, it names what to run.
     """
     try:
         with open(path, "rb") as file:
             return file.read(limit)
     except OSError as error:
-        raise MopConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+        hint = f"; run: {as_root()}" if isinstance(error, PermissionError) else ""
+        raise MopConfigError(f"{path} cannot be read: {error.strerror or error}{hint}") from None
 
 
 def ask(

@@ -28,8 +28,7 @@ from ..server.sources.etcd import EtcdSource, encode
 from ..server.sources.file import FileSource, SourceText
 from ..server.state import directory as records
 from ..server.state.releases import LastGood, ReleaseStore, missing_confirmations
-from .input import as_root
-from .output import COLOURS, say
+from .output import COLOURS, as_root, say
 
 #: Number of lines above which texts are compared by their endpoints only.
 MOST_LINES = 20_000
