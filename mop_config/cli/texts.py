@@ -41,7 +41,7 @@ _LEAST = 4
 
 def is_release(word: str) -> bool:
     """Return whether an argument can name a release; a path can always begin with ``./``."""
-    return _RELEASE.fullmatch(word.strip('"')) is not None
+    return _RELEASE.fullmatch(word.strip('"').lower()) is not None
 
 
 class GoodTexts(NamedTuple):

@@ -1,11 +1,13 @@
 """``mop-config watch``: print each change of a served list as it happens."""
 
+import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import click
@@ -161,12 +163,15 @@ def watch(
     Each endpoint takes a line: + added, - removed, ~ changed. A change is printed at once where
     the server supports long polls. If the server stops answering, it is retried until it returns.
     An empty or invalid list is reported but not applied. Exit 1 if there is no list to begin
-    with; Ctrl-C ends the command.
+    with; Ctrl-C or SIGTERM ends the command.
 
     An --exec command gets the new list's JSON on standard input. Only one runs at a time, for the
-    newest list; a failure is reported. With --json its output goes to standard error.
+    newest list; a failure is reported. With --json its output goes to standard error. A SIGTERM
+    waits for its end.
     """
     where = route(url, LIST_PATH, "URL")
+    # Without a handler the first process of a container would ignore the signal.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     follower = ListFollower(interval, random.random)
     while True:
         events, pause = _attempt(follower, where, token_file)
@@ -178,7 +183,8 @@ def watch(
                 _print(event, config, where)
             sys.stdout.flush()
             if event.name == "changed" and command is not None:
-                _run(command, config, quiet=as_json)
+                with _putting_off_sigterm():
+                    _run(command, config, quiet=as_json)
         time.sleep(pause)
 
 
@@ -205,6 +211,17 @@ def _attempt(follower: ListFollower, where: str, token_file: str | None) -> Step
     if follower.config is None:
         raise MopConfigError(f"{where}: {step.events[-1].reason}")
     return step
+
+
+@contextlib.contextmanager
+def _putting_off_sigterm() -> Iterator[None]:
+    """Exit for a SIGTERM only at the end of the block, so that no command outlives this one."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    yield
+    signal.signal(signal.SIGTERM, before)
+    if received:
+        sys.exit(0)
 
 
 def _run(command: str, config: EndpointConfig, *, quiet: bool) -> None:

@@ -240,6 +240,41 @@ class TestEvents:
             lists.put(wire(["https://c.example"]))
             watch.wait_for("+ api https://c.example")
 
+    def test_a_sigterm_waits_for_the_command(self, tmp_path: Path) -> None:
+        """SIGTERM ends the command, and waits for what it runs, so that no two of these overlap."""
+        go, ran = tmp_path / "go", tmp_path / "ran"
+        script = f"echo a >> {ran}; while [ ! -e {go} ]; do sleep 0.05; done; echo b >> {ran}"
+        with source(wire(["https://a.example"]), holds=True) as (lists, server):
+            watch = Watching(tmp_path, (server.url, "--exec", script), {"SHELL": "/bin/sh"})
+            try:
+                watch.wait_for("1 API")
+                lists.put(wire(["https://b.example"]))
+                wait_for(ran.exists, seconds=30)
+                watch.process.terminate()
+                with pytest.raises(subprocess.TimeoutExpired):
+                    watch.process.wait(0.5)
+                go.touch()
+                assert watch.process.wait(20) == 0
+                assert ran.read_text() == "a\nb\n"
+                assert watch.err == ""
+            finally:
+                watch.process.kill()
+                watch.process.wait(10)
+
+    def test_a_sigterm_ends_a_long_poll(self, tmp_path: Path) -> None:
+        """SIGTERM ends a command that waits for a change, without output."""
+        with source(wire(["https://a.example"]), holds=True) as (_, server):
+            watch = Watching(tmp_path, (server.url,), {})
+            try:
+                watch.wait_for("1 API")
+                wait_for(lambda: len(server.asked) == 2, seconds=30)
+                watch.process.terminate()
+                assert watch.process.wait(20) == 0
+                assert watch.err == ""
+            finally:
+                watch.process.kill()
+                watch.process.wait(10)
+
     def test_the_command_runs_in_the_user_s_shell(self, tmp_path: Path) -> None:
         """The command runs in the user's shell as one text; a missing program is reported."""
         shell = tmp_path / "shell"
