@@ -50,17 +50,20 @@ class Background:
     """
 
     def __init__(self, lists: EndpointLists, health: probe.HealthRequest) -> None:
-        state, settings = lists.state, lists.settings
-        self._lists, self._state, policy = lists, state, state.policy
-        tls, proxies = settings.options.tls, settings.options.proxy_for
-        self._prober = probe.Prober(tls, policy.health_timeout, state.resolver, proxies, health)
+        settings = lists.settings
+        options = settings.options
+        self._lists = lists
+        self._state = state = lists.state
+        self._prober = probe.Prober(
+            options.tls, state.policy.health_timeout, state.resolver, options.proxy_for, health
+        )
         self._stopped = False
         self.updates = ListUpdates(lists, self._any_healthy)
         self._pid = os.getpid()
         # A finalizer wakes the scheduler, too, and may run between any two bytecodes. A
         # ``threading.Event`` could deadlock there: the interrupted thread may hold its lock.
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._parallel = policy.probe_parallelism
+        self._parallel = state.policy.probe_parallelism
         self._checks = probe.CheckQueue(self._prober, self.record, self._parallel)
         self._lock = threading.Lock()
         self._short_of_resources = False  # whether the last start lacked a thread or descriptor
@@ -122,7 +125,8 @@ class Background:
     def stop(self) -> None:
         """Cancel running tasks and wait for the threads, for at most ``CLOSE_PATIENCE`` seconds."""
         self.cancel()
-        deadline, own = time.monotonic() + CLOSE_PATIENCE, threading.current_thread()
+        deadline = time.monotonic() + CLOSE_PATIENCE
+        own = threading.current_thread()
         # A thread that ends may just have started another thread.
         while others := [t for t in self._threads if t.is_alive() and t is not own]:
             left = deadline - time.monotonic()
@@ -242,7 +246,8 @@ class Lifecycle:
     def __init__(self, lists: EndpointLists, health: probe.HealthRequest) -> None:
         self.tasks = Background(lists, health)
         self.is_running: bool | None = None
-        self._lists, self._health = lists, health
+        self._lists = lists
+        self._health = health
         self._lock = threading.Lock()
         lists.state.on_fork = self._restart_after_fork
 

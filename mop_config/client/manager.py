@@ -123,15 +123,23 @@ class BaseManager:
         trust = None if trusted_keys is None else Trust(trusted_keys, policy.max_endpoints, file)
         https_only = trust is None and not allow_http_lists
         built_in = rules.config_of(api_endpoints, socket_endpoints)
-        urls, bearer = rules.checked_urls(config_urls), rules.checked_token(token)
         check_plain("healthy", healthy)
-        interval, health_path = checked_interval(update_interval), health_path_of(health_path)
+        health_request = HealthRequest(health_path_of(health_path), healthy)
         settings = ManagerSettings(
-            built_in, urls, trust, https_only, allow_http, network, bearer, interval, watch, report
+            built_in,
+            rules.checked_urls(config_urls),
+            trust,
+            https_only,
+            allow_http,
+            network,
+            rules.checked_token(token),
+            checked_interval(update_interval),
+            watch,
+            report,
         )
         self._state = state = ClientState(policy, self, resolver_of(resolver, resolve))
         self._lists = EndpointLists(state, settings, file)
-        self._lifecycle = lifecycle = Lifecycle(self._lists, HealthRequest(health_path, healthy))
+        self._lifecycle = lifecycle = Lifecycle(self._lists, health_request)
         # The threads end when the application drops its last reference to the manager.
         weakref.finalize(self, lambda: lifecycle.tasks.cancel()).atexit = False
 
@@ -366,7 +374,9 @@ class BaseManager:
         if http1_only and not given.keys() & _TLS_OPTIONS:
             # Reuse the TLS context: creating a context takes a tenth of a second.
             merged |= {"verify": self._network_options.tls, "cert": None}
-        total, connect = self.policy.total_timeout, self.policy.connect_timeout
-        timeout = httpx2.Timeout(Default(total), connect=Default(connect))
+        policy = self.policy
+        timeout = httpx2.Timeout(
+            Default(policy.total_timeout), connect=Default(policy.connect_timeout)
+        )
         own = {name: value for name, value in options.items() if name not in NAMES}
         return {"base_url": BASE_URL, "timeout": timeout, **own}, merged

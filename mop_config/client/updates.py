@@ -98,7 +98,9 @@ class ListSearch:
             UpdateFailed: If no list was found.
             UpdateRefused: If no list found may be applied.
         """
-        started, next_at, count = 0, 0.0, len(self.known.sources)
+        count = len(self.known.sources)
+        started = 0
+        next_at = 0.0
         errors: dict[int, Exception] = {}
         while not self.client.aborted and len(errors) < count:
             pause = None  # wait until a source reports
@@ -106,7 +108,8 @@ class ListSearch:
                 pause = max(0.0, next_at - time.monotonic())
             if pause == 0.0:
                 self._start_source(started)
-                started, next_at = started + 1, time.monotonic() + STAGGER
+                started += 1
+                next_at = time.monotonic() + STAGGER
                 continue
             try:
                 position, event = self._events.get(timeout=pause)
@@ -130,7 +133,9 @@ class ListSearch:
             run()
 
     def _run_source(self, position: int) -> None:
-        known, policy, outcome = self.known, self.lists.state.policy, UpdateRound()
+        known = self.known
+        policy = self.lists.state.policy
+        outcome = UpdateRound()
 
         def fetch(url: str, etag: str | None, wait: int, with_token: bool) -> HttpReply:
             nonlocal outcome
@@ -191,10 +196,11 @@ class ListUpdates:
     @contextlib.contextmanager
     def _client(self) -> Iterator[HttpClient]:
         """Yield a client for the sources of lists; its requests end with the context."""
-        lists, policy, options = self._lists, self._lists.state.policy, self._lists.settings.options
+        policy = self._lists.state.policy
+        options = self._lists.settings.options
         client = HttpClient(
             options.for_dial(policy.connect_timeout),
-            lists.state.resolver,
+            self._lists.state.resolver,
             connect_within=max(policy.connect_timeout, policy.health_timeout),
             proxy_for=options.proxy_for,
         )
@@ -245,7 +251,9 @@ class ListUpdates:
         With ``watch``, each update after a good update is a long poll. After a failed update all
         sources are requested again without waiting.
         """
-        settings, began, manual = self._lists.settings, time.monotonic(), self._manual_updates
+        settings = self._lists.settings
+        began = time.monotonic()
+        manual = self._manual_updates
         wait = random.randint(*WATCH_WAIT) if self._may_wait else 0  # noqa: S311
         try:
             outcome = self._search(None, None, force=False, wait=wait)
@@ -253,14 +261,7 @@ class ListUpdates:
                 if outcome.found is not None and self._manual_updates == manual:
                     self._lists.apply_remote(outcome.found)
         except Exception as error:
-            # It is expected that API servers have no list, unless the application named sources.
-            missing = isinstance(error, UpdateFailed) and (
-                error.cause == "not_implemented" or not error.attempts
-            )
-            expected = (missing and not settings.config_urls) or (settings.watch and self._in_a_row)
-            ours = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
-            if not self._closed:
-                logger.log(INFO if expected else WARNING, "%s%s", ours, error)
+            self._log_failure(error)
             first, longest = FIRST_RETRY, settings.update_interval
             if settings.watch:
                 first, longest = FIRST_WATCH_RETRY, MAX_WATCH_RETRY
@@ -272,6 +273,19 @@ class ListUpdates:
         self._in_a_row = self._in_a_row + 1 if is_quick else 0
         pause = self._until_next_watch(outcome, self._in_a_row)
         return _jittered(pause if settings.watch else settings.update_interval)
+
+    def _log_failure(self, error: Exception) -> None:
+        """Log a failed update, at INFO if the failure is expected or was logged before."""
+        settings = self._lists.settings
+        # API servers need not have a list, unless the application named them as sources.
+        is_absence = isinstance(error, UpdateFailed) and (
+            error.cause == "not_implemented" or not error.attempts
+        )
+        expected = is_absence and not settings.config_urls
+        repeated = settings.watch and self._in_a_row > 0
+        if not self._closed:
+            name = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
+            logger.log(INFO if expected or repeated else WARNING, "%s%s", name, error)
 
     def _until_next_watch(self, round_: UpdateRound, quick_replies: int) -> float:
         """Return the seconds until the next long poll.
@@ -297,7 +311,8 @@ class ListUpdates:
         Counts that could not be sent are part of the next report.
         """
         pause = EVERY * (1 + random.random() / 5)  # noqa: S311
-        lists, source = self._lists, self._lists.kept.url
+        lists = self._lists
+        source = lists.kept.url
         if source is None or not rules.is_route(source):
             return pause  # the list did not come from a list server
         url = source.removesuffix(rules.SIGNED_SUFFIX).removesuffix("/endpoints") + "/reports"

@@ -118,7 +118,8 @@ class EndpointLists:
         cached = None if self._path is None else cache_file.load(self._path)
         if cached is None:
             return EndpointConfig()
-        config, source = cached.config, str(self._path)
+        config = cached.config
+        source = str(self._path)
         if self._trust is not None and config:
             with contextlib.suppress(UpdateUntrusted), self._refusals("cache", source):
                 self._trust.recall(cached.jws)
@@ -254,7 +255,8 @@ class EndpointLists:
         with self._lock, self._refusals("qr", _QR_CODE):
             data, signed = self._read_qr(text, plain=trust)
             found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())
-            taken, ours = rules.normalized(found, _QR_CODE).kinds(), self.config.kinds()
+            taken = rules.normalized(found, _QR_CODE).kinds()
+            ours = self.config.kinds()
             given = {kind: taken[kind] for kind, each in data.kinds().items() if each is not None}
             for kind, endpoints in given.items():
                 if replace and ours[kind] and not endpoints:
@@ -322,7 +324,8 @@ class EndpointLists:
             change: Returns the new endpoints of the kinds that may change.
         """
         with self.state:
-            before, old = self._kinds(), self.kept
+            before = self._kinds()
+            old = self.kept
             after = change(before)
             self._replace(after)
             changes = [

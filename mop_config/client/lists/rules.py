@@ -220,7 +220,8 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
         raise _failed(shown, "invalid", str(error)) from None
     failure: errors.UpdateFailed | errors.UpdateUntrusted | None = None
     for url in urls:
-        etag, private = known.etags.get(url), may_send_token(parse_url(url.partition("?")[0]))
+        etag = known.etags.get(url)
+        private = may_send_token(parse_url(url.partition("?")[0]))
         if known.https_only and not private:
             raise _failed(url, "invalid", _PLAIN_HTTP_REFUSED)
         wait = known.wait if etag else 0
@@ -253,13 +254,19 @@ def _failed(url: str, cause: str, detail: str) -> errors.UpdateFailed:
     return errors.UpdateFailed(cause, ((without_query(url), detail),))
 
 
+def _cause_of(status: int) -> str:
+    if status in _ABSENT:
+        return "not_implemented"
+    if status in {401, 403}:
+        return "unauthorized"
+    return "unreachable" if status >= 500 or status == 429 else "invalid"
+
+
 def _read(url: str, reply: HttpReply, known: UpdateContext) -> NewList:
-    shown, status, trust = without_query(url), reply.status, known.trust
-    if status != 200:
-        cause = "unreachable" if status >= 500 or status == 429 else "invalid"
-        cause = "unauthorized" if status in {401, 403} else cause
-        cause = "not_implemented" if status in _ABSENT else cause
-        raise _failed(url, cause, f"it answers {status}")
+    shown = without_query(url)
+    trust = known.trust
+    if reply.status != 200:
+        raise _failed(url, _cause_of(reply.status), f"it answers {reply.status}")
     try:
         if trust is None and looks_signed(reply.body):
             raise errors.PayloadError("document", "it is signed: trusted_keys must say by whom")
@@ -464,7 +471,8 @@ def without_plain(config: EndpointConfig, source: str, kept: Container[str] = ()
     """Return a list without its unencrypted endpoints, except for the URLs in ``kept``."""
     left_out = [url for url in urls_of(config, is_plain) if url not in kept]
     _warn("%s: endpoints over plain http are left out (allow_http=True): %s", source, left_out)
-    gone, kinds = frozenset(left_out), config.kinds().values()
+    gone = frozenset(left_out)
+    kinds = config.kinds().values()
     return EndpointConfig(*(tuple(e for e in kind if e.url not in gone) for kind in kinds))
 
 

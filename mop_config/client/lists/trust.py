@@ -132,15 +132,17 @@ class Trust:
 
     def _all_marks(self) -> dict[str, HighWaterMark]:
         """Return the marks with those in the file, which other processes write, too."""
-        marks, stored = dict(self._marks), {}
+        marks = dict(self._marks)
         try:
             document = json.loads(self._path.read_bytes()) if self._path else {}
-            stored = {kid: HighWaterMark(*mark) for kid, mark in document.items()}
+            for kid, mark in document.items():
+                stored = HighWaterMark(*mark)
+                marks[kid] = max(stored, marks.get(kid, stored))
         except FileNotFoundError:
             pass
         except (OSError, *DAMAGED) as error:
             logger.warning("the mark in %s is ignored: %s", self._path, error)
-        return marks | {kid: max(mark, marks.get(kid, mark)) for kid, mark in stored.items()}
+        return marks
 
     def save_marks(self) -> None:
         """Write the marks to their file.
@@ -172,7 +174,8 @@ class Trust:
 
     def _raise_mark(self, signed: jws.SignedList) -> None:
         """Raise the mark to the version, but at most to a day ahead of the clock."""
-        now, mark = self._clock(), self.mark
+        now = self._clock()
+        mark = self.mark
         ahead = signed.iat > now + jws.SKEW
         if ahead and not self._warned_of_clock:
             logger.warning(

@@ -49,7 +49,8 @@ class Link(socketio.Client):  # type: ignore[misc]
     def __init__(self, client: Any, member: PoolMember) -> None:
         super().__init__(**client.link_options)
         self.namespaces: dict[str, Any]
-        self.handlers, self.namespace_handlers = client.handlers, client.namespace_handlers
+        self.handlers = client.handlers
+        self.namespace_handlers = client.namespace_handlers
         self.member = member
         self.was_thrown_out = False
         self._client = client
@@ -112,7 +113,8 @@ class Link(socketio.Client):  # type: ignore[misc]
         if self.connected:
             super()._handle_eio_disconnect(reason)
         else:  # ``connect`` may still wait for the namespaces
-            self.namespaces, self.failed_namespaces = {}, list(self.connection_namespaces)
+            self.namespaces = {}
+            self.failed_namespaces = list(self.connection_namespaces)
             self._connect_event.set()
         self._client.forget(self)
 
@@ -290,7 +292,8 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
     def _reach(self, run: Run, member: PoolMember) -> PoolMember | None:
         """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
         endpoints, state = self._endpoints, self._endpoints.state
-        policy, until = state.policy, state.clock() + state.policy.total_timeout
+        policy = state.policy
+        until = state.clock() + policy.total_timeout
         options = endpoints.options.for_dial(policy.connect_timeout, until=until)
         proxy = endpoints.options.for_target(member.target)
         if proxy is not None:
@@ -301,7 +304,8 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
                 endpoints.record_failed(run.search, member, Fault.PROXY)
                 return None
             return member
-        race, winner = endpoints.race(run.search, member), None
+        winner = None
+        race = endpoints.race(run.search, member)
         race.called_off = run.ended.is_set
         try:
             winner, stream = dial(race, options, state.resolver)
@@ -337,13 +341,17 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
     def _switch_to(self, link: Link, run: Run) -> None:
         """Replace the connection in use by a new connection."""
         with self._lock:
-            before, rooms = self._link, list(self.namespaces)
+            before = self._link
+            rooms = list(self.namespaces)
             if not run.ended.is_set():
                 self._link = link
                 if before is not None:
                     before.connected = False  # so that its end calls no handler
-                self.eio, self.sid, self.callbacks = link.eio, link.sid, link.callbacks
-                self.namespaces, self.connected = link.namespaces, True
+                self.eio = link.eio
+                self.sid = link.sid
+                self.callbacks = link.callbacks
+                self.namespaces = link.namespaces
+                self.connected = True
         if self._link is not link:
             link.close()
             raise SocketConnectionError("disconnected meanwhile")
@@ -371,7 +379,8 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         """Record that a connection has ended, if it is the connection in use."""
         with self._lock:
             if link is self._link:
-                self.namespaces, self.connected = {}, False
+                self.namespaces = {}
+                self.connected = False
 
     def _call_handler(self, event: str, namespace: str, *arguments: Any) -> None:
         """Call a handler in a background task, and wait a bounded time for its end."""
@@ -438,7 +447,8 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
 
     def disconnect(self) -> None:
         """Disconnect, and stay disconnected."""
-        run, link = self._run, self._link
+        run = self._run
+        link = self._link
         run.ended.set()
         # A ``disconnect`` handler may call this after a break: no connection is left to close.
         if link is None or not is_current(link.eio.read_loop_task):

@@ -90,7 +90,8 @@ class AsyncEngineSession:
     """
 
     def __init__(self, engine: Any, member: PoolMember, endpoints: SocketEndpoints) -> None:
-        target, proxy = member.target, endpoints.options.for_target(member.target)
+        target = member.target
+        proxy = endpoints.options.for_target(target)
         self.host = member.endpoint.server_name or target.host
         self._sockets: list[socket.socket] = []
         trace = aiohttp.TraceConfig()

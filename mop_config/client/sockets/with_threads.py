@@ -57,8 +57,10 @@ class EngineSession(requests.Session):
 
     def __init__(self, engine: Any, member: PoolMember, endpoints: SocketEndpoints) -> None:
         super().__init__()
-        target, proxy = member.target, endpoints.options.for_target(member.target)
-        tls, name = endpoints.options.tls, target.tls_name
+        target = member.target
+        proxy = endpoints.options.for_target(target)
+        tls = endpoints.options.tls
+        name = target.tls_name
         authority = target.authority.decode()
         self.host = target.host
         if proxy is None and (known := endpoints.addresses_of(target)):
