@@ -104,7 +104,7 @@ class Polls:
             known = UpdateContext((BASE,), {}, etags, wait=wait)
             etag, wait = _request_of(known)
             reply, retry_after = yield from self._reply(etag, wait)
-            found = update(BASE, known, partial(_answer, reply), _all_healthy)
+            found = update(BASE, known, partial(_answer, reply), _all_healthy).found
             if found is not None and found.etag is not None:
                 etags = {found.url: found.etag}
                 if found.etag == NEW:

@@ -64,7 +64,7 @@ class Background:
         # ``threading.Event`` could deadlock there: the interrupted thread may hold its lock.
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._parallel = state.policy.probe_parallelism
-        self._checks = probe.CheckQueue(self._prober, self.record, self._parallel)
+        self._checks = probe.CheckQueue(self._prober, self._record_scheduled, self._parallel)
         self._lock = threading.Lock()
         self._short_of_resources = False  # whether the last start lacked a thread or descriptor
         #: When the work with a thread of its own is due; infinity while it runs, or for never.
@@ -213,8 +213,12 @@ class Background:
             if member is not None:
                 pool.probed(member, result, now, state.wall_clock())
                 pool.select(now)
-        self._wakeups.put(None)  # the next check of the endpoint has a time now
         return False
+
+    def _record_scheduled(self, job: probe.Job, result: probe.ProbeResult) -> bool:
+        is_cancelled = self.record(job, result)
+        self._wakeups.put(None)  # the next check of the endpoint has a time now
+        return is_cancelled
 
     def _any_healthy(self, kind: str, endpoints: tuple[Endpoint, ...]) -> bool:
         """Return whether one of the best endpoints of a new list is healthy."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from logging import INFO, WARNING
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import MopConfigError, UpdateFailed, UpdateRefused, UpdateUntrusted
 from ..model.jws import MEDIA_TYPE
@@ -50,22 +50,6 @@ REFUSED = 86400.0
 MAX_BYTES, MAX_COUNT = 4096, 10_000
 
 
-class UpdateRound(NamedTuple):
-    """The result of an update.
-
-    Attributes:
-        asked_to_wait: Whether the request was a long poll.
-        waited: Whether the server that answered supports long polls.
-        pause: Seconds until that server accepts another request.
-        found: The list to apply, or None if the list has not changed.
-    """
-
-    asked_to_wait: bool = False
-    waited: bool = False
-    pause: float = 0.0
-    found: rules.NewList | None = None
-
-
 @dataclass(eq=False)
 class ListSearch:
     """One search for a list, over the sources of an update.
@@ -87,11 +71,11 @@ class ListSearch:
     server_names: dict[str, str]
 
     def __post_init__(self) -> None:
-        self._events: SimpleQueue[tuple[int, UpdateRound | Exception]] = SimpleQueue()
+        self._events: SimpleQueue[tuple[int, rules.SourceAnswer | Exception]] = SimpleQueue()
         # Sources that hold their response until the list changes. Their silence is no failure.
         self._holding: set[int] = set()
 
-    def run(self) -> UpdateRound:
+    def run(self) -> rules.SourceAnswer:
         """Run the search to its end.
 
         Raises:
@@ -115,7 +99,7 @@ class ListSearch:
                 position, event = self._events.get(timeout=pause)
             except Empty:
                 continue
-            if isinstance(event, UpdateRound):
+            if isinstance(event, rules.SourceAnswer):
                 return event
             if isinstance(event, UpdateUntrusted):
                 self.lists.report_refused("remote", event)
@@ -133,40 +117,33 @@ class ListSearch:
             run()
 
     def _run_source(self, position: int) -> None:
-        known = self.known
-        policy = self.lists.state.policy
-        outcome = UpdateRound()
-
-        def fetch(url: str, etag: str | None, wait: int, with_token: bool) -> HttpReply:
-            nonlocal outcome
-            accepted = MEDIA_TYPE if known.trust is not None else "application/json"
-            tag = {} if etag is None else {"If-None-Match": etag}
-            request = HttpRequest(
-                url,
-                time.monotonic() + policy.total_timeout + wait,
-                policy.max_list_bytes,
-                headers={"Accept": accepted, "Accept-Encoding": "gzip", **tag},
-                token=self.token if with_token else None,
-                server_names=self.server_names,
-                https_only=known.https_only,
-            )
-            if wait:
-                self._holding.add(position)
-            try:
-                reply = self.client.request(request)
-            finally:
-                self._holding.discard(position)
-            # Any status may have ``Retry-After``: it comes with a 304 of many long polls.
-            pause = policy.busy_for(503, reply.headers.get("retry-after"), time.time()) or 0.0
-            waited = "wait" in reply.headers.get("preference-applied", "")
-            outcome = UpdateRound(wait > 0, waited, pause)
-            return reply
-
+        source, fetch = self.known.sources[position], partial(self._fetch, position)
         try:
-            found = rules.update(known.sources[position], known, fetch, self.any_healthy)
-            self._events.put((position, outcome._replace(found=found)))
+            self._events.put((position, rules.update(source, self.known, fetch, self.any_healthy)))
         except Exception as error:
             self._events.put((position, error))
+
+    def _fetch(
+        self, position: int, url: str, etag: str | None, wait: int, with_token: bool
+    ) -> HttpReply:
+        policy = self.lists.state.policy
+        accepted = MEDIA_TYPE if self.known.trust is not None else "application/json"
+        tag = {} if etag is None else {"If-None-Match": etag}
+        request = HttpRequest(
+            url,
+            time.monotonic() + policy.total_timeout + wait,
+            policy.max_list_bytes,
+            headers={"Accept": accepted, "Accept-Encoding": "gzip", **tag},
+            token=self.token if with_token else None,
+            server_names=self.server_names,
+            https_only=self.known.https_only,
+        )
+        if wait:
+            self._holding.add(position)
+        try:
+            return self.client.request(request)
+        finally:
+            self._holding.discard(position)
 
 
 class ListUpdates:
@@ -228,16 +205,16 @@ class ListUpdates:
             UpdateRefused: If every list found would leave no working endpoint, or is not
                 trusted.
         """
-        outcome = self._search(fallback, token, force=force, wait=0)
-        if outcome.found is None:
+        answer = self._search(fallback, token, force=force, wait=0)
+        if answer.found is None:
             return False
         with self._applying_lock:
             self._manual_updates += 1
-            return self._lists.apply_remote(outcome.found)
+            return self._lists.apply_remote(answer.found)
 
     def _search(
         self, fallback: str | None, token: str | None, *, force: bool, wait: int
-    ) -> UpdateRound:
+    ) -> rules.SourceAnswer:
         lists = self._lists
         known = lists.update_context(fallback, force=force, wait=wait)
         sent = rules.current_token(lists.settings.token if token is None else token)
@@ -256,10 +233,10 @@ class ListUpdates:
         manual = self._manual_updates
         wait = random.randint(*WATCH_WAIT) if self._may_wait else 0  # noqa: S311
         try:
-            outcome = self._search(None, None, force=False, wait=wait)
+            answer = self._search(None, None, force=False, wait=wait)
             with self._applying_lock:
-                if outcome.found is not None and self._manual_updates == manual:
-                    self._lists.apply_remote(outcome.found)
+                if answer.found is not None and self._manual_updates == manual:
+                    self._lists.apply_remote(answer.found)
         except Exception as error:
             self._log_failure(error)
             first, longest = FIRST_RETRY, settings.update_interval
@@ -271,7 +248,7 @@ class ListUpdates:
         self._may_wait = settings.watch
         is_quick = settings.watch and time.monotonic() - began < HELD_AT_LEAST
         self._in_a_row = self._in_a_row + 1 if is_quick else 0
-        pause = self._until_next_watch(outcome, self._in_a_row)
+        pause = self._until_next_watch(answer, self._in_a_row)
         return _jittered(pause if settings.watch else settings.update_interval)
 
     def _log_failure(self, error: Exception) -> None:
@@ -287,20 +264,24 @@ class ListUpdates:
             name = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
             logger.log(INFO if expected or repeated else WARNING, "%s%s", name, error)
 
-    def _until_next_watch(self, round_: UpdateRound, quick_replies: int) -> float:
+    def _until_next_watch(self, answer: rules.SourceAnswer, quick_replies: int) -> float:
         """Return the seconds until the next long poll.
 
         A server without long polls is polled once per update interval. A server that claims to
         hold its responses, but answers at once each time, is polled with growing delays.
         """
-        if not round_.asked_to_wait and self._lists.etags:
+        headers = answer.reply.headers
+        if not answer.asked_to_wait and self._lists.etags:
             # A long poll needs an ETag, and only the first response supplied an ETag.
             return FIRST_WATCH_RETRY if quick_replies > 1 else 0.0
-        if not (round_.asked_to_wait and round_.waited):
+        if not answer.asked_to_wait or "wait" not in headers.get("preference-applied", ""):
             return self._lists.settings.update_interval or IDLE
+        # Any status may have ``Retry-After``: it comes with a 304 of many long polls.
+        policy = self._lists.state.policy
+        pause = policy.busy_for(503, headers.get("retry-after"), time.time()) or 0.0
         if quick_replies == 0:
-            return round_.pause
-        return max(round_.pause, backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY))
+            return pause
+        return max(pause, backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY))
 
     def report(self) -> float:
         """Send a report if counts are due; return the seconds until the next report.

@@ -71,7 +71,7 @@ class Servers:
         errors: list[UpdateFailed | UpdateRefused] = []
         for source in known.sources:
             try:
-                return update(source, known, self._fetch, self._any_healthy)
+                return update(source, known, self._fetch, self._any_healthy).found
             except (UpdateFailed, UpdateRefused) as error:
                 errors.append(error)
         raise combined_error(errors)

@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 
 from mop_config.client import EndpointManager, updates
-from mop_config.client.updates import UpdateRound
+from mop_config.client.lists.rules import SourceAnswer
+from mop_config.net.http import HttpReply
 
 from ..servers import ENDPOINTS
 from ..waiting import wait_for
@@ -202,25 +203,31 @@ def test_a_token_that_raises_does_not_end_the_watch() -> None:
     assert urls(manager.api_endpoints) == [A]
 
 
+def polled(**headers: str) -> SourceAnswer:
+    """Return the answer to a long poll, with these headers."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return SourceAnswer(None, HttpReply(304, named), asked_to_wait=True)
+
+
 @pytest.mark.parametrize(
-    ("round_", "hasty", "low", "high"),
+    ("answer", "hasty", "low", "high"),
     [
-        (UpdateRound(asked_to_wait=True, waited=True), 0, 0, 0),
-        (UpdateRound(asked_to_wait=True, waited=True), 1, 1, 1),
-        (UpdateRound(asked_to_wait=True, waited=True), 4, 8, 8),
-        (UpdateRound(asked_to_wait=True, waited=True), 50, 60, 60),
-        (UpdateRound(asked_to_wait=True, waited=True, pause=90.0), 1, 90, 90),
-        (UpdateRound(asked_to_wait=True, waited=True, pause=5.0), 0, 5, 5),
-        (UpdateRound(asked_to_wait=True, waited=False), 1, 3600, 3600),
-        (UpdateRound(), 1, 3600, 3600),
+        (polled(preference_applied="wait=40"), 0, 0, 0),
+        (polled(preference_applied="wait"), 1, 1, 1),
+        (polled(preference_applied="wait"), 4, 8, 8),
+        (polled(preference_applied="wait"), 50, 60, 60),
+        (polled(preference_applied="wait", retry_after="90"), 1, 90, 90),
+        (polled(preference_applied="wait", retry_after="5"), 0, 5, 5),
+        (polled(), 1, 3600, 3600),
+        (SourceAnswer(None, HttpReply(200, {}), asked_to_wait=False), 1, 3600, 3600),
     ],
 )
 def test_how_long_a_server_is_left_alone(
-    round_: UpdateRound, hasty: int, low: float, high: float
+    answer: SourceAnswer, hasty: int, low: float, high: float
 ) -> None:
     """Held answers are repeated at once, hasty ones after growing pauses, others by interval."""
     manager = EndpointManager(verify=NOBODY)
-    assert low <= manager._lifecycle.tasks.updates._until_next_watch(round_, hasty) <= high
+    assert low <= manager._lifecycle.tasks.updates._until_next_watch(answer, hasty) <= high
 
 
 def test_health_is_checked_while_it_waits() -> None:

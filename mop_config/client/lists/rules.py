@@ -59,6 +59,20 @@ class NewList(NamedTuple):
     signed: SignedList | None = None
 
 
+class SourceAnswer(NamedTuple):
+    """The result of an update from one source.
+
+    Attributes:
+        found: The list to apply, or None if the list has not changed.
+        reply: The response of the source.
+        asked_to_wait: Whether the request was a long poll.
+    """
+
+    found: NewList | None
+    reply: HttpReply
+    asked_to_wait: bool
+
+
 #: Fetches a list from its URL. The other arguments are the ETag of the client's list from this URL
 #: or None, the seconds for which the server may hold its response, and whether the token may be
 #: sent to this URL.
@@ -198,8 +212,8 @@ def combined_error(found: Iterable[Exception]) -> Exception:
     return errors.UpdateFailed(failures[0].cause if failures else "unreachable", attempts)
 
 
-def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) -> NewList | None:
-    """Fetch the list of one source; return the list to apply, or None if it has not changed.
+def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) -> SourceAnswer:
+    """Fetch the list of one source, and judge whether it may be applied.
 
     Args:
         source: A source from ``known.sources``.
@@ -232,7 +246,7 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
             failure = failure or _failed(url, "unreachable", str(error) or type(error).__name__)
             break
         if reply.status == 304 and etag is not None:
-            return None
+            return SourceAnswer(None, reply, wait > 0)
         try:
             found = _read(url, reply, known)
         except (errors.UpdateFailed, errors.UpdateUntrusted) as error:
@@ -240,7 +254,7 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
                 failure = error
         else:
             _check_acceptable(found, known, any_healthy)
-            return found
+            return SourceAnswer(found, reply, wait > 0)
         if is_route(url) and reply.status not in _ABSENT:
             break
     raise failure or _failed(source, "unreachable", "not asked")
