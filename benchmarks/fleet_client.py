@@ -20,7 +20,7 @@ from mop_config.client.pool.member import PoolMember
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
-from mop_config.client.transport._sync.connecting import SPARE_PAUSE
+from mop_config.client.transport._sync.connections import SPARE_PAUSE
 from mop_config.health.probe import ProbeResult
 from mop_config.model.endpoint import Endpoint
 from mop_config.net.faults import Fault

@@ -175,12 +175,9 @@ class ListUpdates:
         """Yield a client for the sources of lists; its requests end with the context."""
         policy = self._lists.state.policy
         options = self._lists.settings.options
-        client = HttpClient(
-            options.for_dial(policy.connect_timeout),
-            self._lists.state.resolver,
-            connect_within=max(policy.connect_timeout, policy.health_timeout),
-            proxy_for=options.proxy_for,
-        )
+        look_up = max(policy.connect_timeout, policy.health_timeout)
+        dial = options.for_dial(policy.connect_timeout, look_up=look_up)
+        client = HttpClient(dial, self._lists.state.resolver, proxy_for=options.proxy_for)
         self._clients.add(client)
         try:
             if self._closed:

@@ -7,7 +7,6 @@ another thread can abort the request. The first functions are pure rules for all
 """
 
 import contextlib
-import math
 import time
 import urllib.request
 import zlib
@@ -196,8 +195,7 @@ class HttpConnection(Deadline):
 
         self.close()
         client = self._client
-        left = min(self.least(self.read_limit), client.connect_within)
-        options = replace(client.dial, until=time.monotonic() + left)
+        options = replace(client.dial, until=time.monotonic() + self.least(self.read_limit))
         way, proxy = (self._place, options, client.resolver, client), self._proxy
         stream = connect(*way) if proxy is None else connect_by_proxy(proxy, *way)
         tls = stream.get_extra_info("ssl_object")
@@ -265,14 +263,9 @@ class HttpConnection(Deadline):
         except Exception as error:
             if self._client.aborted:
                 raise HttpError(Fault.OURS, "aborted") from error
-            http = self._http
-            fault = fault_of(error, connecting=http is None)
+            fault = fault_of(error, connecting=self._http is None)
             if fault is Fault.OURS and not lacks_resources(error):
                 fault = Fault.PROTOCOL  # the parser failed without an exception of its own
-            elif http is not None and "without sending a response" in str(error):
-                # httpcore's exception is the same for an empty and an incomplete response.
-                incomplete = http._h11_state.trailing_data[0] != b""  # noqa: SLF001
-                fault = Fault.PROTOCOL if incomplete else Fault.RESET
             raise HttpError(fault, describe(error)) from error
 
 
@@ -314,14 +307,12 @@ class HttpClient(Owner):
     Args:
         dial: Options of the dial; ``timeout`` is the limit of one address in seconds.
         resolver: Resolves hosts; None for a new ``Resolver``.
-        connect_within: Limit of connecting, with the look-up, in seconds.
         proxy_for: Returns the proxy of a URL, except for this machine; None for direct
             connections.
 
     Attributes:
         resolver: The resolver.
         dial: Options of the dial.
-        connect_within: Limit of connecting, with the look-up, in seconds.
         proxy_for: Returns the proxy of a URL; None for direct connections.
     """
 
@@ -330,13 +321,11 @@ class HttpClient(Owner):
         dial: DialOptions,
         resolver: Resolver | None = None,
         *,
-        connect_within: float = math.inf,
         proxy_for: ProxyChoice | None = None,
     ) -> None:
         super().__init__()
         self.resolver = resolver or Resolver()
         self.dial = replace(dial, tls=offering(dial.tls, ("http/1.1",)))
-        self.connect_within = connect_within
         self.proxy_for = proxy_for
 
     def request(self, request: HttpRequest) -> HttpReply:

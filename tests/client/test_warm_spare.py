@@ -10,7 +10,9 @@ import pytest
 
 from mop_config.client import Policy
 from mop_config.client.transport._async import connecting as async_connecting
+from mop_config.client.transport._async import connections as async_connections
 from mop_config.client.transport._sync import connecting as sync_connecting
+from mop_config.client.transport._sync import connections as sync_connections
 
 from ..waiting import wait_for
 from .driver import Driver
@@ -26,7 +28,8 @@ OK = ("200",)
 
 @pytest.fixture(autouse=True)
 def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (async_connecting, sync_connecting):
+    modules = async_connecting, async_connections, sync_connecting, sync_connections
+    for module in modules:
         monkeypatch.setattr(module, "SPARE_PAUSE", 1.0)
 
 
@@ -231,10 +234,12 @@ def test_many_threads_open_one_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     keep, go_on = sync_connecting.Connector._keep_spare, threading.Event()
     entered: list[float] = []
 
-    def held(connector: sync_connecting.Connector, now: float) -> None:
+    def held(
+        connector: sync_connecting.Connector, pool: sync_connections.EndpointPool, now: float
+    ) -> None:
         entered.append(now)
         assert go_on.wait(20)
-        keep(connector, now)
+        keep(connector, pool, now)
 
     monkeypatch.setattr(sync_connecting.Connector, "_keep_spare", held)
     with (
@@ -249,7 +254,7 @@ def test_many_threads_open_one_spare(monkeypatch: pytest.MonkeyPatch) -> None:
         go_on.set()
         first.join()
         _ask_until(driver, lambda: bool(_spares(driver)))
-        assert _spares(driver) == [driver.client._transport._connector._spare]
+        assert len(_spares(driver)) == 1
         wait_for(lambda: b.connections == 1, what="b accepts the spare")
 
 

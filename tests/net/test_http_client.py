@@ -170,10 +170,10 @@ class TestBody:
         assert failure.value.fault is Fault.PROTOCOL
 
     def test_a_connection_that_is_closed_without_a_response(self) -> None:
-        """A connection closed without a response is a reset, whatever the library raises."""
+        """A connection closed without a response is a fault of the protocol, as in a request."""
         with raw(lambda sock: None) as port, pytest.raises(HttpError) as failure:
             client().request(asking(f"http://127.0.0.1:{port}"))
-        assert failure.value.fault is Fault.RESET
+        assert failure.value.fault is Fault.PROTOCOL
 
     def test_any_status_is_a_response(self) -> None:
         """A response with any status is returned with its headers and body."""

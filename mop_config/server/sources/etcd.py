@@ -114,10 +114,10 @@ class Gateway:
         if token:
             self._headers["Authorization"] = token
         try:
-            dial = DialOptions(tls_context(settings), CONNECT_TIMEOUT)
+            dial = DialOptions(tls_context(settings), CONNECT_TIMEOUT, look_up=CONNECT_TIMEOUT)
         except SettingsError as error:
             raise _down(error) from None
-        self._client = HttpClient(dial, resolver, connect_within=CONNECT_TIMEOUT)
+        self._client = HttpClient(dial, resolver)
 
     @contextlib.contextmanager
     def _sent(

@@ -19,6 +19,9 @@ from ..attempt import Exchange
 from ..options import TransportOptions
 from ..with_asyncio import SHARES_HTTP2, AsyncTurn
 
+#: Seconds without a new spare after a server has refused a spare, or an unused one was closed.
+SPARE_PAUSE = 10.0
+
 
 @dataclass(slots=True, eq=False)
 class AsyncEndpointConnection:
@@ -75,6 +78,7 @@ class AsyncEndpointPool:
         proxy: The proxy, or None.
         apart: Whether the manager's health checks use another proxy.
         retired: Whether the endpoint was removed; then connections close after their exchanges.
+        spare_after: When the next spare connection may be dialled, in monotonic seconds.
     """
 
     def __init__(self, member: PoolMember, options: TransportOptions) -> None:
@@ -84,6 +88,7 @@ class AsyncEndpointPool:
         self.proxy = None if proxy is None else for_httpcore(proxy)
         self.apart = options.takes_another_way(target)
         self.retired = False
+        self.spare_after = 0.0
         # The target of the member may change later.
         self._origin = httpcore2.Origin(target.scheme, target.key, target.port)
         self._options = options
@@ -173,17 +178,18 @@ class AsyncEndpointPool:
         if self._stale:
             await self._close_stale()
 
-    async def tidy(self) -> None:
-        """Close expired idle connections; close all idle connections of a removed endpoint."""
+    async def tidy(self, *, keeps_spare: bool) -> None:
+        """Close expired idle connections; close all idle connections of a removed endpoint.
+
+        Args:
+            keeps_spare: Whether the endpoint may keep an unused spare connection.
+        """
         with self._lock:
             for connection in self._free[:]:
-                if not connection.users and (self.retired or connection.has_expired()):
+                is_unwanted = self.retired or (connection.spare_until and not keeps_spare)
+                if not connection.users and (is_unwanted or connection.has_expired()):
                     self._close_later(connection)
         await self._close_stale()
-
-    def holds(self, connection: AsyncEndpointConnection) -> bool:
-        """Whether a connection is open, or a place is in use."""
-        return connection in self._open
 
     @property
     def is_empty(self) -> bool:
@@ -245,6 +251,8 @@ class AsyncEndpointPool:
 
     def _close_later(self, connection: AsyncEndpointConnection) -> None:
         self._open.discard(connection)
+        if connection.spare_until:
+            self.spare_after = time.monotonic() + SPARE_PAUSE
         if connection in self._free:
             self._free.remove(connection)
         self._stale.append(connection)

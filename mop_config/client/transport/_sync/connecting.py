@@ -24,14 +24,12 @@ from ...pool.session import ClientState
 from ..attempt import Default, Exchange, least
 from ..options import TransportOptions
 from ..with_threads import dial_limit, end_beside, start_beside
-from .connections import EndpointConnection, EndpointPool
+from .connections import SPARE_PAUSE, EndpointConnection, EndpointPool
 
 logger = logging.getLogger(__name__)
 
 #: Longest life of an unused spare in seconds; a NAT forgets idle connections after some minutes.
 SPARE_LIFE = 240.0
-#: Seconds without a new spare after a server has refused or ended a spare.
-SPARE_PAUSE = 10.0
 #: Seconds between two sweeps that close expired connections of all endpoints.
 SWEEP_INTERVAL = 1.0
 
@@ -55,9 +53,8 @@ class Connector(Owner):
         self._state = core
         self._options = options
         self._dials = dial_limit()
-        self._spare: EndpointConnection | None = None
-        self._spare_after = 0.0
         self._spare_dial: Any = None
+        self._dials_spare = False
         self._sweeping = threading.Lock()
         self.pools: dict[bytes, EndpointPool] = {}
         self.sweep_at = 0.0
@@ -82,13 +79,17 @@ class Connector(Owner):
             return
         try:
             self.sweep_at = now + SWEEP_INTERVAL
+            spare = None
+            if self._state.policy.warm_spare:
+                with self._state:
+                    spare = spare_member(self._state.api, now)
             for key, pool in list(self.pools.items()):
                 pool.retired = self._state.api.get(pool.member.url) is None
-                pool.tidy()
+                pool.tidy(keeps_spare=spare is not None and key == spare.target.key)
                 if pool.retired and pool.is_empty:
                     self.pools.pop(key, None)
-            if self._state.policy.warm_spare:
-                self._keep_spare(now)
+            if spare is not None:
+                self._keep_spare(self.pool_of(spare), now)
         finally:
             self._sweeping.release()
 
@@ -218,28 +219,21 @@ class Connector(Owner):
         look_up = math.inf if wanted is None or isinstance(wanted, Default) else wanted
         return self._options.for_dial(timeout, until=until, look_up=look_up, hedge=exchange.hedge)
 
-    def _keep_spare(self, now: float) -> None:
-        """Dial a spare connection to the next endpoint in the background, if there is none."""
-        with self._state:
-            member = spare_member(self._state.api, now)
-        pool = None if member is None else self.pool_of(member)
-        spare = self._spare
-        is_held = spare is not None and spare.pool.holds(spare)
-        if spare is not None and is_held and (spare.http is None or spare.spare_until):
-            if pool is not None and pool is not spare.pool:
-                spare.spare_until = now  # another endpoint is next: the next sweep closes this
+    def _keep_spare(self, pool: EndpointPool, now: float) -> None:
+        """Dial a spare connection in the background, if its endpoint has no connection."""
+        if self._dials_spare or now < pool.spare_after:
             return
-        if spare is not None and (spare.http is None or now < spare.spare_until):
-            self._spare_after = now + SPARE_PAUSE  # not opened, or ended by the server
-        may_open = pool is not None and now >= self._spare_after
-        self._spare = place = pool.reserve() if pool is not None and may_open else None
+        place = pool.reserve()
         if place is None:
             return
+        pool.spare_after = now + SPARE_PAUSE
+        self._dials_spare = True
         try:
             self._spare_dial = start_beside(self._open_spare, place)
         except (RuntimeError, MemoryError) as error:
-            logger.info("no spare connection to %s: %s", place.pool.member.url, error)
-            place.pool.release(place)
+            logger.info("no spare connection to %s: %s", pool.member.url, error)
+            self._dials_spare = False
+            pool.release(place)
 
     def _open_spare(self, place: EndpointConnection) -> None:
         member, timeout = place.pool.member, self._state.policy.connect_timeout
@@ -254,6 +248,7 @@ class Connector(Owner):
             logger.info("no spare connection to %s: %s", member.url, error)
         finally:
             place.pool.release(place)
+            self._dials_spare = False
 
 
 def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[PoolMember | None, Any]:

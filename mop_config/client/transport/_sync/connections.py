@@ -20,6 +20,9 @@ from ..attempt import Exchange
 from ..options import TransportOptions
 from ..with_threads import SHARES_HTTP2, Turn
 
+#: Seconds without a new spare after a server has refused a spare, or an unused one was closed.
+SPARE_PAUSE = 10.0
+
 
 @dataclass(slots=True, eq=False)
 class EndpointConnection:
@@ -76,6 +79,7 @@ class EndpointPool:
         proxy: The proxy, or None.
         apart: Whether the manager's health checks use another proxy.
         retired: Whether the endpoint was removed; then connections close after their exchanges.
+        spare_after: When the next spare connection may be dialled, in monotonic seconds.
     """
 
     def __init__(self, member: PoolMember, options: TransportOptions) -> None:
@@ -85,6 +89,7 @@ class EndpointPool:
         self.proxy = None if proxy is None else for_httpcore(proxy)
         self.apart = options.takes_another_way(target)
         self.retired = False
+        self.spare_after = 0.0
         # The target of the member may change later.
         self._origin = httpcore2.Origin(target.scheme, target.key, target.port)
         self._options = options
@@ -174,17 +179,18 @@ class EndpointPool:
         if self._stale:
             self._close_stale()
 
-    def tidy(self) -> None:
-        """Close expired idle connections; close all idle connections of a removed endpoint."""
+    def tidy(self, *, keeps_spare: bool) -> None:
+        """Close expired idle connections; close all idle connections of a removed endpoint.
+
+        Args:
+            keeps_spare: Whether the endpoint may keep an unused spare connection.
+        """
         with self._lock:
             for connection in self._free[:]:
-                if not connection.users and (self.retired or connection.has_expired()):
+                is_unwanted = self.retired or (connection.spare_until and not keeps_spare)
+                if not connection.users and (is_unwanted or connection.has_expired()):
                     self._close_later(connection)
         self._close_stale()
-
-    def holds(self, connection: EndpointConnection) -> bool:
-        """Whether a connection is open, or a place is in use."""
-        return connection in self._open
 
     @property
     def is_empty(self) -> bool:
@@ -246,6 +252,8 @@ class EndpointPool:
 
     def _close_later(self, connection: EndpointConnection) -> None:
         self._open.discard(connection)
+        if connection.spare_until:
+            self.spare_after = time.monotonic() + SPARE_PAUSE
         if connection in self._free:
             self._free.remove(connection)
         self._stale.append(connection)
