@@ -184,7 +184,6 @@ class ReloadThread:
             self.watcher = Watcher(source.path, events)
             self._noticed = Trigger.WATCH
         self._debouncer = Debouncer(reloader.loaded.signature)
-        self._requested = False  # a reload, which is not answered yet
         self._cause = Trigger.POLL  # of the next read
         self._taken = self.answered = workers.newest_request() if workers else 0
         self._complained = False
@@ -287,7 +286,7 @@ class ReloadThread:
         elif debouncer.restless(now) and not self._complained:
             reloader.give_up_waiting(self._cause)
             self._complained = True
-            self._forget_cause()
+            self._cause = Trigger.POLL
         if not self._requested:
             self.answered = self._taken
         reloader.follow_others()
@@ -312,12 +311,16 @@ class ReloadThread:
             debouncer.closed(now)  # truncate(2) and unwatched files cause no close event
         if request is not None:
             debouncer.asked(now)
-            self._requested = True
             self._cause = request
         elif not debouncer.pending:
-            self._forget_cause()
+            self._cause = Trigger.POLL
         elif by_event and not self._requested:
             self._cause = self._noticed
+
+    @property
+    def _requested(self) -> bool:
+        """Whether somebody asks for a reload that has not been answered yet."""
+        return self._cause in {Trigger.SIGHUP, Trigger.API}
 
     def _load(self) -> None:
         done = self._reloader.reload(
@@ -329,15 +332,11 @@ class ReloadThread:
             return
         loaded = self._reloader.loaded
         self._debouncer.read(loaded.signature)
-        self._forget_cause()
+        self._cause = Trigger.POLL
         self._complained = False
         self._failures = 0 if loaded.reachable else self._failures + 1
         wait = pause(self._failures) if self._failures else self._poll_interval
         self._next_poll = now + wait
-
-    def _forget_cause(self) -> None:
-        self._requested = False
-        self._cause = Trigger.POLL
 
 
 def _wait(queue: Events, timeout: float) -> list[Event]:
