@@ -21,8 +21,6 @@ from ...net.faults import Fault
 
 #: Limit of endpoints of each kind that are checked: the best ones.
 MOST = 200
-#: Limit of results that are kept for each endpoint.
-RECENT = 30
 #: Limit of the characters of a result's description.
 DETAIL = 200
 #: Length of a slot, and number of slots that are kept for each endpoint: 24 hours.
@@ -35,8 +33,7 @@ _TOO_MANY = 429
 class EndpointHealth(TypedDict):
     """The results for one endpoint, in the status document and in the state folder.
 
-    ``up`` is None before the first check. ``failures`` counts the failures in a row. ``recent`` has
-    the seconds that the latest checks took, newest last; None is a failed check.
+    ``up`` is None before the first check. ``failures`` counts the failures in a row.
     ``certificate_expires`` is None while no valid certificate has been received. Times are
     RFC 3339.
     """
@@ -50,7 +47,6 @@ class EndpointHealth(TypedDict):
     checked_at: str | None
     detail: str
     certificate_expires: str | None
-    recent: list[float | None]
 
 
 class Slot(NamedTuple):
@@ -189,7 +185,6 @@ class ProbeSchedule:
             checked_at=None,
             detail="",
             certificate_expires=None,
-            recent=[],
         )
         health = Health(self._rules, now, HealthState(results["state"]), results["failures"])
         if results["checked_at"] and health.state is HealthState.HEALTHY:
@@ -247,7 +242,6 @@ class ProbeSchedule:
             "response_seconds": seconds,
             "checked_at": rfc3339(posix),
             "detail": detail if len(detail) <= DETAIL else detail[: DETAIL - 1] + "…",
-            "recent": [*results["recent"], seconds][-RECENT:],
         }
         if result.certificate_expires is not None:
             results["certificate_expires"] = rfc3339(result.certificate_expires.timestamp())

@@ -72,7 +72,7 @@ class ProbeResults:
     def __init__(self, directory: StateDirectory, stem: str, interval: float) -> None:
         self._directory = directory
         self._interval = interval
-        self._results = f"{stem}.checks.json"
+        self._results = f"{stem}.probes.json"
         self._history = f"{stem}.day.json"
 
     def write(self, endpoints: list[EndpointHealth]) -> bool:

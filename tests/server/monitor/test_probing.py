@@ -22,7 +22,6 @@ from mop_config.model.endpoint import Kind, assemble
 from mop_config.net.faults import Fault
 from mop_config.server.monitor.schedule import (
     MOST,
-    RECENT,
     ProbeSchedule,
     WatchedEndpoint,
     best,
@@ -229,7 +228,7 @@ class TestFindings:
         assert "api" not in bench.probing.outages()
 
     def test_what_is_shown_is_bounded(self) -> None:
-        """Only the latest checks and 200 characters of the detail are kept."""
+        """Only 200 characters of the detail are kept."""
         bench = Bench(interval=1)
         bench.follow(named("a"))
         bench.run(100)
@@ -237,7 +236,6 @@ class TestFindings:
         (watched,) = bench.probing.due(bench.now)
         bench.check(watched, ProbeResult(Fault.TLS, 0.0, "x" * 1000))
         (record,) = bench.probing.results()
-        assert record["recent"] == [None] * RECENT
         assert len(record["detail"]) == 200
 
     def test_the_expiry_of_the_last_valid_certificate_is_kept(self) -> None:
@@ -348,7 +346,6 @@ class TestFile:
             "state": "unknown",
             "up": None,
             "checked_at": None,
-            "recent": [],
         }
         ProbeResults(StateDirectory(tmp_path), "f", 30).write(records)
         reader = ProbeResults(StateDirectory(tmp_path), "f", 30)
@@ -371,15 +368,14 @@ class TestFile:
             "checked_at": a["checked_at"],
             "detail": "/health answers 200",
             "certificate_expires": None,
-            "recent": [0.25] * len(a["recent"]),
         }
         assert str(a["checked_at"]).startswith("1970-01-01T00:17:")
         assert (b["up"], b["response_seconds"]) == (False, None)
-        assert (c["up"], c["checked_at"], c["recent"]) == (None, None, [])
+        assert (c["up"], c["checked_at"]) == (None, None)
 
     def test_a_prober_that_cannot_save_its_findings_shows(self, tmp_path: Path) -> None:
         """``alive`` becomes false if the record is too old, except for an empty list."""
-        path, writer = tmp_path / "f.checks.json", ProbeResults(StateDirectory(tmp_path), "f", 30)
+        path, writer = tmp_path / "f.probes.json", ProbeResults(StateDirectory(tmp_path), "f", 30)
         bench = Bench()
         bench.follow(named("a"))
         for records, age, alive in [
@@ -396,7 +392,7 @@ class TestFile:
 
     def test_a_foreign_or_torn_file_is_no_finding(self, tmp_path: Path) -> None:
         """A record with any missing or foreign member is ignored."""
-        path = tmp_path / "f.checks.json"
+        path = tmp_path / "f.probes.json"
         empty = ProbeResults(StateDirectory(tmp_path), "f", 30).health(LISTED)
         assert (empty["alive"], empty["endpoints"]) == (False, [])
         bench = Bench()

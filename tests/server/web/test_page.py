@@ -131,7 +131,6 @@ def checked(states: dict[str, tuple[str, float | None]]) -> Any:
             "response_seconds": seconds,
             "detail": "",
             "certificate_expires": None,
-            "recent": [seconds],
         }
         for host, (state, seconds) in states.items()
     ]
@@ -305,7 +304,6 @@ def test_rows_carry_the_health_of_their_endpoint() -> None:
         "checked_at": None,
         "detail": "timed out\u202e",
         "certificate_expires": None,
-        "recent": [0.01, None, 0.0123],
     }
     health: Any = {"interval_seconds": 5.0, "alive": True, "endpoints": [check]}
     probed, other = listing(body(1), "", health).rows
@@ -383,7 +381,6 @@ def test_a_kind_is_down_when_all_of_it_is_known_to_be(
             "response_seconds": None,
             "detail": "",
             "certificate_expires": None,
-            "recent": [],
         }
         for i, up in enumerate(ups)
     ]
@@ -475,7 +472,6 @@ def probed(**ups: list[bool | None]) -> dict[str, Any]:
             "response_seconds": None,
             "detail": "",
             "certificate_expires": None,
-            "recent": [],
         }
         for kind, known in ups.items()
         for i, up in enumerate(known)
