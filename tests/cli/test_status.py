@@ -65,13 +65,13 @@ class TestStatus:
             with running(tmp_path, file, workers=1, ENDPOINT_PROBE_INTERVAL="0.2") as server:
                 url = f"http://127.0.0.1:{server.port}"
                 wait_for(
-                    lambda: "1 of 2 endpoints is down" in run("status", url).stdout,
+                    lambda: "1 of 2 API endpoints is down" in run("status", url).stdout,
                     seconds=60,
                     what="the dead endpoint is known to be down",
                 )
                 result = run("status", url)
                 assert result.returncode == 1
-                assert re.match(r"status +1 of 2 endpoints is down\n", result.stdout)
+                assert re.match(r"status +1 of 2 API endpoints is down\n", result.stdout)
                 assert "Served without 9 faulty entries" in result.stdout
                 assert re.search(rf"down: api {dead} \(.+\)", result.stdout)
                 assert re.search(r"^endpoints +1 of 2 up, ", result.stdout, re.MULTILINE)

@@ -266,18 +266,13 @@ def _of_the_endpoints(status: StatusDocument) -> Iterator[StatusFinding]:
         yield StatusFinding(Level.WARN, key, {})
         return
     down = kinds_down(health, counts)
-    if down and all(kind in down or not count for kind, count in counts.items()):
-        yield StatusFinding(Level.BAD, "verdict.none_up", {})
-        return
-    for kind in down:
-        yield StatusFinding(Level.BAD, "verdict.kind_down", {"kind": kind})
-    others = [endpoint for endpoint in health["endpoints"] if endpoint["kind"] not in down]
-    if failed := sum(endpoint["up"] is False for endpoint in others):
-        values: dict[str, Any] = {"n": failed, "all": f"{len(others):,}"}
-        if down:
-            values["kind"] = others[0]["kind"]
-        key = "verdict.some_of_kind_down" if down else "verdict.some_down"
-        yield StatusFinding(Level.WARN, key, values)
+    for kind in counts:
+        ups = [check["up"] for check in health["endpoints"] if check["kind"] == kind]
+        if kind in down:
+            yield StatusFinding(Level.BAD, "verdict.kind_down", {"kind": kind})
+        elif failed := ups.count(False):
+            values = {"n": failed, "all": f"{len(ups):,}", "kind": kind}
+            yield StatusFinding(Level.WARN, "verdict.some_down", values)
 
 
 def kinds_down(health: HealthDocument | None, counts: dict[str, int]) -> list[str]:

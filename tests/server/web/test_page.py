@@ -524,12 +524,16 @@ OTHERS = [{"pid": pid, "etag": etag, "last_reload": None} for pid, etag in enume
         (
             {"health": probed(api=[False, False], socketio=[False, False])},
             "bad",
-            ["No endpoint is up"],
+            ["No API endpoint is up", "No Socket.io endpoint is up"],
         ),
         (
             {"health": probed(api=[False, True], socketio=[False, True]), "problems": [BAD_HOST]},
             "warn",
-            ["2 of 4 endpoints are down", "Served without 1 faulty entry"],
+            [
+                "1 of 2 API endpoints is down",
+                "1 of 2 Socket.io endpoints is down",
+                "Served without 1 faulty entry",
+            ],
         ),
         (
             {"health": {**probed(api=[False, False]), "alive": False}},
