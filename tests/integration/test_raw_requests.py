@@ -76,21 +76,6 @@ def test_nothing_is_answered_after_an_answer_that_closes(server: Server, path: s
     assert (found.status, found.headers["connection"]) == (200, "close")
 
 
-@pytest.mark.parametrize("field", ["", "Content-Length: 0\r\n"], ids=["bare", "with a body"])
-def test_a_client_that_sends_no_more_gets_the_answer_to_its_long_poll(
-    server: Server, field: str
-) -> None:
-    """A half-closed connection ends the wait."""
-    condition = f"If-None-Match: {server.get().headers['ETag']}\r\n{field}"
-    data = f"GET {ENDPOINTS}?wait=50 HTTP/1.1\r\nHost: x\r\n{condition}\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        connection.sendall(data.encode())
-        connection.shutdown(socket.SHUT_WR)
-        received = b"".join(iter(lambda: connection.recv(65536), b""))
-    (parked,) = responses(received, "GET")
-    assert (parked.status, parked.headers["preference-applied"]) == (304, "wait")
-
-
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(

@@ -126,17 +126,6 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             running.message_event.set()
         super().connection_lost(exc)
 
-    def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Answer a client that has closed its sending side; end its long poll if one is parked."""
-        if self._receiving or self.cycle.response_complete or self.scheme == "https":
-            return None
-        self.cycle.keep_alive = False
-        if isinstance(self._running, ParkedCycle):
-            self.app.polls().end(self._running.poll)
-        elif self._running is not None:
-            self._running.message_event.set()
-        return True
-
     def data_received(self, data: bytes) -> None:
         """Parse the bytes that the client has sent, and set the deadline for the rest."""
         if self._deaf:

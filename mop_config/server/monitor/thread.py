@@ -221,7 +221,6 @@ class EndpointMonitor:
     def __init__(
         self, results: ProbeResults, settings: Settings, directory: StateDirectory, alerts: str
     ) -> None:
-        self._interval = settings.probe_interval
         self._results = results
         request = HealthRequest.containing(settings.health_path, settings.health_contains)
         self._prober = Prober(ssl.create_default_context(), TIMEOUT, request=request)
@@ -229,7 +228,7 @@ class EndpointMonitor:
         self._checks: dict[WatchedEndpoint, Future[ProbeResult]] = {}
         _, known = results.read()
         slots = results.history()
-        self._schedule = ProbeSchedule(rules(self._interval), random.random, known, slots)
+        self._schedule = ProbeSchedule(rules(settings.probe_interval), random.random, known, slots)
         self._notifier = OutageNotifier(directory, alerts, settings, self._prober)
         self._followed: Snapshot | None = None
         self._saved = False
@@ -243,9 +242,6 @@ class EndpointMonitor:
         """
         if snapshot is not self._followed:
             self._schedule.follow(best(snapshot.plain.body), time.monotonic(), time.time())
-            if self._followed is None:
-                count = len(self._schedule.results())
-                logger.info("this worker checks %d endpoints every %g s", count, self._interval)
             self._followed = snapshot
             self._saved = False
         self._collect()

@@ -259,18 +259,14 @@ class AsgiApp(WsgiBridge):
     async def _wait(self, poll: LongPoll, receive: Receive) -> None:
         """Return when the long poll has ended or its client has left."""
         polls = self.polls()
-        message: Message = {"more_body": True}
         with contextlib.suppress(TimeoutError):
             # ``receive`` returns when the client leaves. The end of the poll moves the time-out to
             # now, which needs no second task.
             async with asyncio.timeout(None) as timeout:
                 try:
                     polls.add(poll, lambda: timeout.reschedule(0))
-                    while message.get("more_body", False):
-                        message = await receive()
-                    # After the whole request, the only message left is the disconnect.
-                    if message["type"] != "http.disconnect":
-                        await receive()
+                    while (await receive())["type"] != "http.disconnect":
+                        pass  # a part of the request's body
                 finally:
                     polls.remove(poll)
 
