@@ -101,14 +101,15 @@ class Metrics:
                 logger.warning("metrics are counted for this process alone: %s", describe(error))
                 values.ValueClass = values.MutexValue
                 self._create(None)
-            early, self._early = self._early, None
+            early = self._early
+            self._early = None
         for reload in early:
             self.reload(reload)
 
     def _create(self, folder: str | None) -> None:
         registry = CollectorRegistry()
         self._collect: Callable[[], Iterable[Metric]] = registry.collect
-        if folder is not None and os.environ.get(VARIABLE) == folder:
+        if folder is not None:
             place = take_place(Path(folder))
             # This is how the library learns which files are this process's.
             values.ValueClass = values.MultiProcessValue(lambda: place)  # type: ignore[no-untyped-call]
