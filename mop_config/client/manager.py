@@ -121,25 +121,17 @@ class BaseManager:
         self._transport_options: dict[str, Any] = {**options}
         self._network_options = network = TransportOptions(**self._transport_options | _HTTP1_ONLY)
         trust = None if trusted_keys is None else Trust(trusted_keys, policy.max_endpoints, file)
-        https_only = trust is None and not allow_http_lists
         built_in = rules.config_of(api_endpoints, socket_endpoints)
-        check_plain("healthy", healthy)
-        health_request = HealthRequest(health_path_of(health_path), healthy)
+        urls = rules.checked_urls(config_urls)
+        https_only = trust is None and not allow_http_lists
+        rules.check_token(token)
+        interval = checked_interval(update_interval)
         settings = ManagerSettings(
-            built_in,
-            rules.checked_urls(config_urls),
-            trust,
-            https_only,
-            allow_http,
-            network,
-            rules.checked_token(token),
-            checked_interval(update_interval),
-            watch,
-            report,
+            built_in, urls, trust, https_only, allow_http, network, token, interval, watch, report
         )
         self._state = state = ClientState(policy, self, resolver_of(resolver, resolve))
         self._lists = EndpointLists(state, settings, file)
-        self._lifecycle = lifecycle = Lifecycle(self._lists, health_request)
+        self._lifecycle = lifecycle = Lifecycle(self._lists, _health_request(health_path, healthy))
         # The threads end when the application drops its last reference to the manager.
         weakref.finalize(self, lambda: lifecycle.tasks.cancel()).atexit = False
 
@@ -380,3 +372,8 @@ class BaseManager:
         )
         own = {name: value for name, value in options.items() if name not in NAMES}
         return {"base_url": BASE_URL, "timeout": timeout, **own}, merged
+
+
+def _health_request(path: str, healthy: AnswerJudge | None) -> HealthRequest:
+    check_plain("healthy", healthy)
+    return HealthRequest(health_path_of(path), healthy)

@@ -42,6 +42,7 @@ async def echo(sid: str, data: Any) -> Any:
 
 
 async def later(sid: str) -> str:
+    released.clear()
     await released.wait()
     return NAME
 

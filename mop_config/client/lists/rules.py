@@ -318,8 +318,8 @@ def _check_acceptable(found: NewList, known: UpdateContext, any_healthy: Check) 
             )
 
 
-def checked_token(token: Token) -> Token:
-    """Return the ``token`` of a manager.
+def check_token(token: Token) -> None:
+    """Check the ``token`` of a manager.
 
     Raises:
         TypeError: If the token is neither a text, nor a plain function, nor None.
@@ -327,13 +327,12 @@ def checked_token(token: Token) -> Token:
     """
     if token is None or callable(token):
         check_plain("token", token)
-        return token
+        return
     if not isinstance(token, str):
         what = "a text, a function that gives one, or None"
         raise TypeError(f"token must be {what}, not {type(token).__name__}")
     if fault := _fault_of_token(token):
         raise ValueError(f"token {fault}")
-    return token
 
 
 def current_token(token: Any) -> str | None:

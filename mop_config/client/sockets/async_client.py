@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any, Unpack
 
 import socketio
@@ -47,13 +46,11 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
 
     def __init__(self, client: Any, member: PoolMember) -> None:
         super().__init__(**client.link_options)
-        self.namespaces: dict[str, Any]
         self.handlers = client.handlers
         self.namespace_handlers = client.namespace_handlers
         self.member = member
         self.was_thrown_out = False
         self._client = client
-        self._lock = threading.Lock()
         self._joined: list[str] | None = []  # None once the connection is in use
         self.released = AsyncEvent()
         self._refusal: Any = None  # the error for a namespace that the application refuses
@@ -84,9 +81,10 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
 
     def use(self) -> list[str]:
         """Call the handlers from now on; return the namespaces that were joined before."""
-        with self._lock:
-            joined, self._joined = self._joined, None
-        return joined or []
+        with self._client._lock:
+            joined = self._joined or []
+            self._joined = None
+        return joined
 
     async def _trigger_event(self, event: str, namespace: str, *arguments: Any) -> Any:
         if event == "connect_error":
@@ -97,7 +95,7 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
             self._refusal = LoginRefused(f"{namespace} is refused: {reason}")
             self._refusal.error_args = data
         elif event == "connect":
-            with self._lock:
+            with self._client._lock:
                 if self._joined is not None:
                     self._joined.append(namespace)
                     return None
@@ -112,7 +110,7 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
         if self.connected:
             await super()._handle_eio_disconnect(reason)
         else:  # ``connect`` may still wait for the namespaces
-            self.namespaces = {}
+            self.namespaces: dict[str, Any] = {}
             self.failed_namespaces = list(self.connection_namespaces)
             self._connect_event.set()
         self._client.forget(self)
@@ -130,26 +128,14 @@ class AsyncLink(socketio.AsyncClient):  # type: ignore[misc]
             await wait_for_task(goodbye, _GOODBYE)  # a server may hold the last poll for long
         with contextlib.suppress(Exception):
             await self.eio.disconnect(abort=True)  # if the disconnect packets took too long
-        if self.eio.queue is not None:
-            # If the server disconnects at the same moment, python-engineio empties the queue of the
-            # writer, which then waits for its end until the next ping.
-            self.eio.queue.put_nowait(None)
+        # If the server disconnects at the same moment, python-engineio empties the queue of the
+        # writer, which then waits for its end until the next ping.
+        self.eio.queue.put_nowait(None)
         with contextlib.suppress(ValueError):
             connected_clients.remove(self.eio)
         await self.session.close()
         if goodbye is not None:  # the ``disconnect`` handler may take longer
             await wait_for_task(goodbye, self._client._endpoints.state.policy.connect_timeout)
-
-
-@contextlib.contextmanager
-def _surviving() -> Iterator[None]:
-    """Go on after a failed search, and after any error, which is logged."""
-    try:
-        yield
-    except (NoEndpointAvailable, SocketConnectionError):
-        pass
-    except Exception as error:
-        logger.error("the socket goes on after %s: %s", type(error).__name__, error)
 
 
 class AsyncRun:
@@ -196,13 +182,12 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         self.link_options: dict[str, Any] = {**own, **given, "reconnection": False}
         self._endpoints = search.SocketEndpoints(manager)
         self._arguments: dict[str, Any] = {}
-        self._lock = threading.Lock()  # guards the link in use
+        self._lock = threading.Lock()  # guards the link in use, and what a link has joined
         self._link: AsyncLink | None = None
         self._pending_link: AsyncLink | None = None
         self._run = AsyncRun()
         self._run.ended.set()
         self.namespaces: dict[str, Any]
-        self.connected: bool
         super().__init__(**self.link_options)
 
     @property
@@ -283,17 +268,13 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             member = endpoints.next(found, endpoints.state.clock())
         if run.ended.is_set():
             raise SocketConnectionError("disconnected meanwhile")
-        exhausted = NoEndpointAvailable(tuple(found.trials))
-        if found.error is None:
-            raise exhausted
-        raise found.error from (exhausted if found.trials else None)
+        raise found.error or NoEndpointAvailable(tuple(found.trials))
 
     async def _reach(self, run: AsyncRun, member: PoolMember) -> PoolMember | None:
         """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
         endpoints, state = self._endpoints, self._endpoints.state
-        policy = state.policy
-        until = state.clock() + policy.total_timeout
-        options = endpoints.options.for_dial(policy.connect_timeout, until=until)
+        until = state.clock() + state.policy.total_timeout
+        options = endpoints.options.for_dial(state.policy.connect_timeout, until=until)
         proxy = endpoints.options.for_target(member.target)
         if proxy is not None:
             try:
@@ -360,19 +341,14 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             for namespace in link.use():
                 await self._call_handler("connect", namespace)
             link.released.set()
-            if before is not None:
-                await self._await_answers(before, link, run)
+            until = self._endpoints.state.clock() + self._endpoints.state.policy.total_timeout
+            while before is not None and before.awaits_answers and link.eio.state == "connected":
+                is_late = self._endpoints.state.clock() >= until
+                if is_late or await run.ended.wait(_ANSWER_CHECK_INTERVAL):
+                    break
         finally:
             if before is not None:
                 await before.close()
-
-    async def _await_answers(self, before: AsyncLink, link: AsyncLink, run: AsyncRun) -> None:
-        """Wait for the answers to what was sent over the connection before a move."""
-        until = self._endpoints.state.clock() + self._endpoints.state.policy.total_timeout
-        while before.awaits_answers and link.eio.state == "connected":
-            left = until - self._endpoints.state.clock()
-            if left <= 0 or await run.ended.wait(min(left, _ANSWER_CHECK_INTERVAL)):
-                return
 
     def forget(self, link: AsyncLink) -> None:
         """Record that a connection has ended, if it is the connection in use."""
@@ -401,7 +377,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             rounds = 0 if broke - began >= search.STABLE_AFTER else rounds
             while not await run.ended.wait(endpoints.retry_delay(rounds)):
                 rounds += 1
-                with _surviving():
+                with search.surviving():
                     await self._find(run, link.member.url, broke)
                     break
 
@@ -412,18 +388,15 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             if task is None or await wait_for_task(task, search.MOVE_CHECK_INTERVAL):
                 break
             better = self._endpoints.due_move(link.member)
-            if better is not None:
-                with _surviving():
-                    await self._move(link.member.url, *better, run)
+            if better is None:
+                continue
+            run.search = self._endpoints.search()
+            with search.surviving():
+                moved = await self._open(run, better[0])
+                if moved is not None:
+                    self._endpoints.record_connected(better[0], link.member.url, better[1], 0.0)
+                    await self._switch_to(moved, run)
         return link
-
-    async def _move(self, origin: str, member: PoolMember, reason: str, run: AsyncRun) -> None:
-        """Move to a better endpoint; if that fails, the open connection stays."""
-        run.search = self._endpoints.search()
-        link = await self._open(run, member)
-        if link is not None:
-            self._endpoints.record_connected(member, origin, reason, 0.0)
-            await self._switch_to(link, run)
 
     async def _close_link(self, run: AsyncRun) -> None:
         """Close the connection, unless a later ``connect`` has opened it."""
@@ -431,7 +404,6 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             link = self._link if run is self._run else None
         if link is not None:
             await link.close()
-            self.forget(link)
             self._link = None
 
     async def _stop(self, run: AsyncRun) -> None:

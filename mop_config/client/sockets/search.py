@@ -1,8 +1,12 @@
 """The decisions of both Socket.io clients, without I/O: where to connect, and when to move."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from functools import partial
 
 import httpx2
+from socketio.exceptions import ConnectionError as SocketConnectionError
 from socketio.exceptions import ConnectionRefusedError as LoginRefused
 
 from ...net.connect import Place
@@ -10,6 +14,9 @@ from ...net.faults import Fault, lacks_resources
 from ..manager import BaseManager
 from ..pool.failover import Attempt, Budget, DialRace, Failover, RetryTraits
 from ..pool.member import PoolMember, Target
+from ..transport.outcome import NoEndpointAvailable
+
+logger = logging.getLogger(__name__)
 
 #: Seconds after which an open connection resets the backoff of the search.
 STABLE_AFTER = 10.0
@@ -144,6 +151,17 @@ class SocketEndpoints:
         self._moves += 1
         self._move_at = now + self.retry_delay(self._moves)  # unless this move succeeds
         return better
+
+
+@contextlib.contextmanager
+def surviving() -> Iterator[None]:
+    """Go on after a failed search, and after any error, which is logged."""
+    try:
+        yield
+    except (NoEndpointAvailable, SocketConnectionError):
+        pass
+    except Exception as error:
+        logger.error("the socket goes on after %s: %s", type(error).__name__, error)
 
 
 def check_transports(transports: list[str] | str | None) -> None:

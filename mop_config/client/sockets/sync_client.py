@@ -4,7 +4,6 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any, Unpack
 
 import socketio
@@ -48,13 +47,11 @@ class Link(socketio.Client):  # type: ignore[misc]
 
     def __init__(self, client: Any, member: PoolMember) -> None:
         super().__init__(**client.link_options)
-        self.namespaces: dict[str, Any]
         self.handlers = client.handlers
         self.namespace_handlers = client.namespace_handlers
         self.member = member
         self.was_thrown_out = False
         self._client = client
-        self._lock = threading.Lock()
         self._joined: list[str] | None = []  # None once the connection is in use
         self.released = Event()
         self._refusal: Any = None  # the error for a namespace that the application refuses
@@ -85,9 +82,10 @@ class Link(socketio.Client):  # type: ignore[misc]
 
     def use(self) -> list[str]:
         """Call the handlers from now on; return the namespaces that were joined before."""
-        with self._lock:
-            joined, self._joined = self._joined, None
-        return joined or []
+        with self._client._lock:
+            joined = self._joined or []
+            self._joined = None
+        return joined
 
     def _trigger_event(self, event: str, namespace: str, *arguments: Any) -> Any:
         if event == "connect_error":
@@ -98,7 +96,7 @@ class Link(socketio.Client):  # type: ignore[misc]
             self._refusal = LoginRefused(f"{namespace} is refused: {reason}")
             self._refusal.error_args = data
         elif event == "connect":
-            with self._lock:
+            with self._client._lock:
                 if self._joined is not None:
                     self._joined.append(namespace)
                     return None
@@ -113,7 +111,7 @@ class Link(socketio.Client):  # type: ignore[misc]
         if self.connected:
             super()._handle_eio_disconnect(reason)
         else:  # ``connect`` may still wait for the namespaces
-            self.namespaces = {}
+            self.namespaces: dict[str, Any] = {}
             self.failed_namespaces = list(self.connection_namespaces)
             self._connect_event.set()
         self._client.forget(self)
@@ -131,26 +129,14 @@ class Link(socketio.Client):  # type: ignore[misc]
             wait_for_task(goodbye, _GOODBYE)  # a server may hold the last poll for long
         with contextlib.suppress(Exception):
             self.eio.disconnect(abort=True)  # if the disconnect packets took too long
-        if self.eio.queue is not None:
-            # If the server disconnects at the same moment, python-engineio empties the queue of the
-            # writer, which then waits for its end until the next ping.
-            self.eio.queue.put_nowait(None)
+        # If the server disconnects at the same moment, python-engineio empties the queue of the
+        # writer, which then waits for its end until the next ping.
+        self.eio.queue.put_nowait(None)
         with contextlib.suppress(ValueError):
             connected_clients.remove(self.eio)
         self.session.close()
         if goodbye is not None:  # the ``disconnect`` handler may take longer
             wait_for_task(goodbye, self._client._endpoints.state.policy.connect_timeout)
-
-
-@contextlib.contextmanager
-def _surviving() -> Iterator[None]:
-    """Go on after a failed search, and after any error, which is logged."""
-    try:
-        yield
-    except (NoEndpointAvailable, SocketConnectionError):
-        pass
-    except Exception as error:
-        logger.error("the socket goes on after %s: %s", type(error).__name__, error)
 
 
 class Run:
@@ -197,13 +183,12 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         self.link_options: dict[str, Any] = {**own, **given, "reconnection": False}
         self._endpoints = search.SocketEndpoints(manager)
         self._arguments: dict[str, Any] = {}
-        self._lock = threading.Lock()  # guards the link in use
+        self._lock = threading.Lock()  # guards the link in use, and what a link has joined
         self._link: Link | None = None
         self._pending_link: Link | None = None
         self._run = Run()
         self._run.ended.set()
         self.namespaces: dict[str, Any]
-        self.connected: bool
         super().__init__(**self.link_options)
 
     @property
@@ -284,17 +269,13 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             member = endpoints.next(found, endpoints.state.clock())
         if run.ended.is_set():
             raise SocketConnectionError("disconnected meanwhile")
-        exhausted = NoEndpointAvailable(tuple(found.trials))
-        if found.error is None:
-            raise exhausted
-        raise found.error from (exhausted if found.trials else None)
+        raise found.error or NoEndpointAvailable(tuple(found.trials))
 
     def _reach(self, run: Run, member: PoolMember) -> PoolMember | None:
         """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
         endpoints, state = self._endpoints, self._endpoints.state
-        policy = state.policy
-        until = state.clock() + policy.total_timeout
-        options = endpoints.options.for_dial(policy.connect_timeout, until=until)
+        until = state.clock() + state.policy.total_timeout
+        options = endpoints.options.for_dial(state.policy.connect_timeout, until=until)
         proxy = endpoints.options.for_target(member.target)
         if proxy is not None:
             try:
@@ -361,19 +342,14 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             for namespace in link.use():
                 self._call_handler("connect", namespace)
             link.released.set()
-            if before is not None:
-                self._await_answers(before, link, run)
+            until = self._endpoints.state.clock() + self._endpoints.state.policy.total_timeout
+            while before is not None and before.awaits_answers and link.eio.state == "connected":
+                is_late = self._endpoints.state.clock() >= until
+                if is_late or run.ended.wait(_ANSWER_CHECK_INTERVAL):
+                    break
         finally:
             if before is not None:
                 before.close()
-
-    def _await_answers(self, before: Link, link: Link, run: Run) -> None:
-        """Wait for the answers to what was sent over the connection before a move."""
-        until = self._endpoints.state.clock() + self._endpoints.state.policy.total_timeout
-        while before.awaits_answers and link.eio.state == "connected":
-            left = until - self._endpoints.state.clock()
-            if left <= 0 or run.ended.wait(min(left, _ANSWER_CHECK_INTERVAL)):
-                return
 
     def forget(self, link: Link) -> None:
         """Record that a connection has ended, if it is the connection in use."""
@@ -402,7 +378,7 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             rounds = 0 if broke - began >= search.STABLE_AFTER else rounds
             while not run.ended.wait(endpoints.retry_delay(rounds)):
                 rounds += 1
-                with _surviving():
+                with search.surviving():
                     self._find(run, link.member.url, broke)
                     break
 
@@ -413,18 +389,15 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             if task is None or wait_for_task(task, search.MOVE_CHECK_INTERVAL):
                 break
             better = self._endpoints.due_move(link.member)
-            if better is not None:
-                with _surviving():
-                    self._move(link.member.url, *better, run)
+            if better is None:
+                continue
+            run.search = self._endpoints.search()
+            with search.surviving():
+                moved = self._open(run, better[0])
+                if moved is not None:
+                    self._endpoints.record_connected(better[0], link.member.url, better[1], 0.0)
+                    self._switch_to(moved, run)
         return link
-
-    def _move(self, origin: str, member: PoolMember, reason: str, run: Run) -> None:
-        """Move to a better endpoint; if that fails, the open connection stays."""
-        run.search = self._endpoints.search()
-        link = self._open(run, member)
-        if link is not None:
-            self._endpoints.record_connected(member, origin, reason, 0.0)
-            self._switch_to(link, run)
 
     def _close_link(self, run: Run) -> None:
         """Close the connection, unless a later ``connect`` has opened it."""
@@ -432,7 +405,6 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
             link = self._link if run is self._run else None
         if link is not None:
             link.close()
-            self.forget(link)
             self._link = None
 
     def _stop(self, run: Run) -> None:
