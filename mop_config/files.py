@@ -1,6 +1,7 @@
 """Atomic replacement of files, and file locks (flock)."""
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -25,15 +26,18 @@ def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) 
     """Replace a file atomically: a crash leaves either the old bytes or the new bytes.
 
     Args:
-        path: The file.
+        path: The file. A symbolic link stays, and the file that it names is replaced.
         data: Its new content.
         sync: Whether to fsync the bytes before the replacement, against a loss of power.
         mode: Permissions of the new file, less the umask; the default is 0600, for the owner only.
 
     Raises:
-        OSError: If the file cannot be written; the old file stays.
+        OSError: If the file cannot be written, or is no regular file, such as /dev/null; the
+            old file stays.
     """
-    name = str(path)
+    name = os.path.realpath(path)
+    if os.path.exists(name) and not os.path.isfile(name):
+        raise OSError(errno.EINVAL, "it is no regular file", name)
     with scratch_file(name, mode=mode) as scratch:
         scratch.write(data)
         replace_by(scratch, name, sync=sync)

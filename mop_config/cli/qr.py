@@ -101,8 +101,7 @@ def _for_terminal(
 def _save(text: str, out: str) -> None:
     drawing = codes.image(text, out.lower()[-3:])
     try:
-        # A symbolic link stays, and the file that it names is replaced.
-        write_atomically(Path(os.path.realpath(out)), drawing, sync=False, mode=0o666)
+        write_atomically(Path(out), drawing, sync=False, mode=0o666)
     except OSError as error:
         raise MopConfigError(f"{out} cannot be written: {error.strerror}") from None
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mop_config.client import EndpointManager
 from mop_config.client.lists import cache_file
 from mop_config.client.lists.cache_file import CachedList
 from mop_config.model.endpoint import Endpoint, EndpointConfig
@@ -79,6 +80,30 @@ def test_a_save_that_fails_leaves_the_old_list(path: Path) -> None:
         cache_file.save(blocked, LIST)
     assert cache_file.load(path) == LIST
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["endpoints.json", "folder"]
+
+
+def test_no_other_kind_of_file_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A FIFO, or a device such as /dev/null, stays, and a warning names it."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with EndpointManager(cache_path=fifo, update_interval=0) as manager:
+        manager.add_api_endpoint("http://127.0.0.1:9")
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    assert f"cannot be kept in {fifo}: [Errno 22] it is no regular file" in caplog.text
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "dangling"])
+def test_a_symbolic_link_stays(tmp_path: Path, there: bool) -> None:
+    """The list goes into the file that a symbolic link names, and the link stays."""
+    kept, link = tmp_path / "kept.json", tmp_path / "endpoints.json"
+    if there:
+        kept.write_text("{}")
+    link.symlink_to(kept.name)
+    cache_file.save(link, LIST)
+    assert link.is_symlink()
+    assert cache_file.load(kept) == LIST
 
 
 def test_a_reader_never_sees_half_of_it(path: Path) -> None:

@@ -63,6 +63,8 @@ def cache_path(path: str | Path | None, app: str | None) -> Path | None:
 def load(path: Path) -> CachedList | None:
     """Read the cache file; return None if it is missing, or cannot be used."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")  # such as /dev/null, or a FIFO, which waits
         document = json.loads(path.read_bytes())
         if document.pop("format", None) != _FORMAT:
             raise ValueError("it was not written by this version of mop-config")
