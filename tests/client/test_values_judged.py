@@ -81,6 +81,8 @@ def test_a_token_that_turns_out_to_be_none(how: str, wrong: Any) -> None:
         assert server.asked == []
 
 
+@pytest.mark.filterwarnings("ignore:.*was never awaited:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_function_that_gives_a_coroutine() -> None:
     """A token function that returns a coroutine fails the update with a clear error."""
     with handmade(serves(200, wire([A]))) as server:

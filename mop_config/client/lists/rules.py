@@ -1,6 +1,5 @@
 """The rules for lists: which URLs to request, which lists to accept, and their form. Pure."""
 
-import inspect
 import logging
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -344,8 +343,6 @@ def current_token(token: Any) -> str | None:
     found = token() if callable(token) else token
     if found is None:
         return None
-    if inspect.iscoroutine(found):
-        found.close()
     if fault := _fault_of_token(found):
         raise errors.UpdateFailed("invalid", (("the token", fault),))
     return str(found).strip()
