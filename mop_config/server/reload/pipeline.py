@@ -5,6 +5,7 @@ import gc
 import logging
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 #: Seconds after which the rendering thread gives up the interpreter lock to a waiting thread.
 #: A request acquires the lock several times, and Python's default is 5 ms for each of them.
 SWITCH_INTERVAL = 0.0005
+# Two services in one process must not restore each other's values.
+_one_at_a_time = threading.Lock()
 
 #: Outdated reads in a row, and seconds since the first of them, after which a source that changes
 #: all the time is read and rendered under the lock.
@@ -43,16 +46,17 @@ def short_turns() -> Iterator[None]:
     A full collection holds the interpreter lock while it visits every object of the list: 65 ms
     for 50,000 entries. Rendering makes no reference cycles, so there is nothing to collect.
     """
-    interval = sys.getswitchinterval()
-    collecting = gc.isenabled()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.disable()
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-        if collecting:
-            gc.enable()
+    with _one_at_a_time:
+        interval = sys.getswitchinterval()
+        collecting = gc.isenabled()
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        gc.disable()
+        try:
+            yield
+        finally:
+            sys.setswitchinterval(interval)
+            if collecting:
+                gc.enable()
 
 
 @dataclass(frozen=True, slots=True)
