@@ -122,6 +122,7 @@ class Connector(Owner):
                 patience = max(0.0, exchange.began + core.policy.queue_delay - core.clock())
             taken = pool.take(min(left, patience))
             if taken is None and patience < left and not self.aborted:
+                # Look for a free connection at each other endpoint, and wait at the last one.
                 with core:
                     other = exchange.failover.next(core.clock(), last_resort=False)
                 if other is not None:
