@@ -389,8 +389,12 @@ class EtcdSource:
                 self._token = self._login(Gateway(member, self._settings, self._resolver))
             try:
                 return once(Gateway(member, self._settings, self._resolver, self._token))
-            except StaleTokenError:
+            except Exception as error:
+                # etcd gives no answer at all if the token names a later raft index than its own: a
+                # token from before a restore.
                 self._token = ""
+                if not isinstance(error, StaleTokenError):
+                    raise
         raise _down("does not accept the token that it issued")
 
     def _login(self, member: Gateway) -> str:
