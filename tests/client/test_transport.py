@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -21,6 +22,7 @@ from mop_config.model.endpoint import Endpoint
 from ..ports import closed_port
 from .driver import Driver
 from .fleet import Backend, Fleet, fleet_in, silence, timed
+from .handmade import NOBODY, OK, Answer, Asked, handmade
 from .scripted import scripted
 
 
@@ -336,6 +338,42 @@ def test_a_redirect_beside_the_prefix_goes_to_the_endpoints_own_host(
     assert told["authorization"] == ""
 
 
+@pytest.mark.parametrize("raw", ["/中".encode(), b"/\xe9", b"/x?q=\xe4\xb8\xad"])
+@pytest.mark.parametrize(
+    ("start", "prefix", "token"),
+    [
+        (b"/api/v1", "/api/v1", "Bearer secret"),
+        (b"http://HOST/api/v1", "/api/v1", "Bearer secret"),
+        (b"/other", "/other", None),
+        (b"http://HOST/other", "/other", None),
+    ],
+)
+def test_a_location_outside_ascii_is_read_as_httpx_reads_it(
+    kind: str, raw: bytes, start: bytes, prefix: str, token: str | None
+) -> None:
+    """A Location with raw UTF-8 or Latin-1 stays in the pool, or leaves it, as any other."""
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path != "/api/v1/old":
+            return OK
+        location = start.replace(b"HOST", asked.headers["host"].encode()) + raw
+        return 302, {"Location": location.decode("latin-1")}, b""
+
+    headers = {"Authorization": "Bearer secret"}
+    with (
+        handmade(answer) as server,
+        Driver(kind, [f"{server.url}/api/v1"], follow_redirects=True, verify=NOBODY) as driver,
+    ):
+        driver.get("/old", headers=headers).raise_for_status()
+        _, followed = server.asked
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    assert followed.path == prefix + quote(text, safe="/?=")
+    assert followed.header("Authorization") == token
+
+
 def test_a_redirect_to_another_host_takes_no_token_along(servers: Servers, kind: str) -> None:
     """A redirect to another host is followed without the Authorization header."""
     to = f"http://127.0.0.1:{servers.other.port}/api/v1/target"
@@ -370,6 +408,35 @@ def test_cookies_are_kept_over_a_switch(servers: Servers, kind: str) -> None:
         "plain=1",
         "prefix=4",
     ]
+
+
+def test_a_cookie_that_was_set_as_secure_is_never_sent_in_clear(
+    servers: Servers, kind: str
+) -> None:
+    """An endpoint without TLS gets the other cookies only; the next one with TLS gets all again."""
+    cookies = {"secret": "1; Path=/; HttpOnly; SECURE", "plain": "2; Path=/"}
+
+    def answer(asked: Asked) -> Answer:
+        name = asked.path.removeprefix("/login/")
+        return 200, {"Set-Cookie": f"{name}={cookies[name]}"} if name in cookies else {}, b""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    servers.fleet.authority.issue_cert("127.0.0.1").configure_cert(context)
+    with (
+        handmade(answer, context) as tls,
+        handmade(answer) as clear,
+        Driver(kind, [tls.url, clear.url], verify=servers.fleet.trust()) as driver,
+    ):
+        for name in cookies:
+            driver.get(f"/login/{name}")
+        for url in (clear.url, tls.url):
+            driver.manager.pin(url)
+            driver.get("/after")
+        driver.manager.pin(clear.url)
+        driver.request("POST", "/login/secret", headers={"Cookie": "secret=3"})
+        driver.get("/again")
+    assert [asked.header("Cookie") for asked in clear.asked] == ["plain=2", None, "plain=2"]
+    assert set((tls.asked[-1].header("Cookie") or "").split("; ")) == {"secret=1", "plain=2"}
 
 
 # -- options

@@ -62,6 +62,7 @@ class ClientState:
         random: Returns numbers from 0 to 1.
         pools: The pools ``api`` and ``socketio``.
         resolver: Resolves hosts for requests, checks and updates.
+        secure_cookies: Names of the cookies that an endpoint has set with ``Secure``.
         loop: The event loop in which signals are sent. None: signals are sent at once, in the
             thread of the event.
     """
@@ -77,6 +78,7 @@ class ClientState:
         self.pools = (self.api, self.socketio)
         self.budget = Budget(policy)
         self.resolver = resolver or Resolver()
+        self.secure_cookies: set[bytes] = set()
         self.on_urgent: Callable[[], None] | None = None  # called for an urgent probe
         self.on_fork: Callable[[], None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None

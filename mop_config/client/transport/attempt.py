@@ -15,7 +15,7 @@ import httpx2
 from ...net.connect import FOREVER, Deadline
 from ...net.faults import Fault
 from ..pool.failover import Attempt, DialRace, Failover, RetryTraits
-from ..pool.member import PoolMember, Target
+from ..pool.member import PoolMember
 from ..pool.policy import BUSY_STATUS, IDEMPOTENT
 from ..pool.session import ClientState
 from .outcome import Response, fault_of_attempt, is_of_http2, may_have_been_sent, translate
@@ -165,7 +165,7 @@ class Exchange(Attempt, Deadline):
         request, target = self.request, self.member.target
         self.timeouts = {"read": self, "write": self}
         self.read_limit, self.write_limit = self.wanted.get("read"), self.wanted.get("write")
-        headers = self.headers or request.headers.raw
+        headers = self._fields()
         if headers and headers[0][0] == b"Host":  # httpx2 puts Host first
             headers[0] = (b"Host", target.authority)
         else:
@@ -198,7 +198,7 @@ class Exchange(Attempt, Deadline):
         path = request.url.raw_path
         path = path if path == b"*" else target.prefix + path
         origin = httpx2.URL(scheme=target.scheme.decode(), host=target.host, port=target.port)
-        headers = httpx2.Headers(request.headers)
+        headers = httpx2.Headers(self._fields())
         headers["Host"] = target.authority.decode()
         server_name = {} if target.tls_name is None else {"sni_hostname": target.tls_name}
         return httpx2.Request(
@@ -208,6 +208,25 @@ class Exchange(Attempt, Deadline):
             stream=request.stream,
             extensions={**request.extensions, "timeout": self.timeouts, **server_name},
         )
+
+    def _fields(self) -> Headers:
+        """Return the headers to send: without TLS, without the cookies that were set as Secure.
+
+        The cookie jar cannot leave them out, since for the jar every endpoint has the https URL of
+        the pool.
+        """
+        headers, secure = self.headers or self.request.headers.raw, self.core.secure_cookies
+        if self.member.target.tls_name is not None or not secure:
+            return headers
+        kept = []
+        for name, value in headers:
+            if name.lower() != b"cookie":
+                kept.append((name, value))
+                continue
+            pairs = [pair for pair in value.split(b";") if _cookie_name(pair) not in secure]
+            if pairs:
+                kept.append((name, b";".join(pairs).strip()))
+        return kept
 
     def is_short(self) -> bool:
         """Return whether the answer declares a body of at most ``SMALL`` bytes."""
@@ -236,10 +255,9 @@ class Exchange(Attempt, Deadline):
             stream: The body.
         """
         headers: Headers = self.response.headers
-        target = self.member.target
         for position, (name, value) in enumerate(headers):
             if len(name) in _LENGTHS and (rewrite := _REWRITTEN.get(name.lower())):
-                headers[position] = name, rewrite(value, target, self.request.url.raw_path)
+                headers[position] = name, rewrite(value, self)
         extensions = self.response.extensions
         extensions["endpoint"] = self.member.url
         return Response(self.response.status, headers=headers, stream=stream, extensions=extensions)
@@ -327,12 +345,14 @@ def least(wanted: float | None, limit: float) -> float:
     return limit if wanted is None else min(wanted, limit)
 
 
-def _location(value: bytes, target: Target, asked: bytes) -> bytes:
+def _location(value: bytes, exchange: Exchange) -> bytes:
+    target, asked = exchange.member.target, exchange.request.url.raw_path
     try:
         origin = httpx2.URL(target.origin)
         # A relative redirect is relative to the endpoint's own path, and may leave the prefix.
-        location = origin.copy_with(raw_path=target.prefix + asked).join(value.decode("ascii"))
-    except (httpx2.InvalidURL, UnicodeDecodeError):
+        text = httpx2.Headers([(b"", value)])[""]  # decoded as httpx2 decodes it: not only ASCII
+        location = origin.copy_with(raw_path=target.prefix + asked).join(text)
+    except httpx2.InvalidURL:
         return value
     if (location.scheme, location.netloc) != (origin.scheme, origin.netloc):
         return value
@@ -343,7 +363,8 @@ def _location(value: bytes, target: Target, asked: bytes) -> bytes:
     return str(location).encode()
 
 
-def _cookie(value: bytes, target: Target, _: bytes) -> bytes:
+def _cookie(value: bytes, exchange: Exchange) -> bytes:
+    target = exchange.member.target
     pair, *attributes = value.split(b";")
     name = target.authority.rpartition(b":")[0] or target.authority
     kept = []
@@ -351,6 +372,8 @@ def _cookie(value: bytes, target: Target, _: bytes) -> bytes:
         key, _, about = (part.strip().lower() for part in attribute.partition(b"="))
         if key == b"domain" and (b"." + name).endswith(b"." + about.lstrip(b".")):
             continue
+        if key == b"secure":
+            exchange.core.secure_cookies.add(_cookie_name(pair))
         if key == b"path":
             # The cookie jar matches the application's paths, without the endpoint's prefix.
             given = attribute.partition(b"=")[2].strip()
@@ -360,6 +383,10 @@ def _cookie(value: bytes, target: Target, _: bytes) -> bytes:
             attribute = attribute if path is None else b" Path=" + path
         kept.append(attribute)
     return b";".join([pair, *kept])
+
+
+def _cookie_name(pair: bytes) -> bytes:
+    return pair.partition(b"=")[0].strip()
 
 
 def _without_prefix(path: bytes, prefix: bytes) -> bytes | None:
