@@ -230,10 +230,8 @@ class HostDial:
                         dial.close()
                         failures[address] = error
                         next_at = now  # the next address may be dialled at once
-                is_late = now >= self._began + options.look_up
-                all_found = is_late or all(look_up.done() for look_up in self._look_ups)
                 waiting = [a for a in self._addresses(now) if a not in dials | failures]
-                is_over = all_found and not dials and not waiting
+                is_over = not dials and not waiting and not self._awaits_addresses(now, options)
                 if waiting and now >= next_at:
                     next_at = now + STAGGER
                     until = min(now + options.timeout, options.until)
@@ -249,6 +247,11 @@ class HostDial:
         finally:
             for _, dial in dials.values():
                 dial.close()
+
+    def _awaits_addresses(self, now: float, options: DialOptions) -> bool:
+        """Whether a look-up still runs within its limit."""
+        is_late = now >= self._began + options.look_up
+        return not is_late and not all(look_up.done() for look_up in self._look_ups)
 
     def _addresses(self, now: float) -> list[str]:
         """Return the known addresses in the order of dialling."""
