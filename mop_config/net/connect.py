@@ -230,8 +230,9 @@ class HostDial:
                         dial.close()
                         failures[address] = error
                         next_at = now  # the next address may be dialled at once
+                all_found = self._has_all(now, options)  # before the addresses are read
                 waiting = [a for a in self._addresses(now) if a not in dials | failures]
-                is_over = not dials and not waiting and not self._awaits_addresses(now, options)
+                is_over = all_found and not dials and not waiting
                 if waiting and now >= next_at:
                     next_at = now + STAGGER
                     until = min(now + options.timeout, options.until)
@@ -248,10 +249,10 @@ class HostDial:
             for _, dial in dials.values():
                 dial.close()
 
-    def _awaits_addresses(self, now: float, options: DialOptions) -> bool:
-        """Whether a look-up still runs within its limit."""
+    def _has_all(self, now: float, options: DialOptions) -> bool:
+        """Whether no further address is awaited: the look-ups are done, or their time is over."""
         is_late = now >= self._began + options.look_up
-        return not is_late and not all(look_up.done() for look_up in self._look_ups)
+        return is_late or all(look_up.done() for look_up in self._look_ups)
 
     def _addresses(self, now: float) -> list[str]:
         """Return the known addresses in the order of dialling."""
