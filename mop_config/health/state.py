@@ -8,6 +8,7 @@ endpoint unhealthy, and an endpoint is checked every five minutes.
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
+from math import inf
 from typing import NamedTuple
 
 from ..net.http import backoff
@@ -147,6 +148,7 @@ class Health:
         self._good_probes = 0
         self._probe_failures = 0
         self._postponed = 0
+        self._recheck = -inf  # when the last probe of ``recheck`` was due
         self.state, self.usable = state, state.usable
         self.is_steady = False
         self.failures = failures
@@ -195,12 +197,22 @@ class Health:
             if evidence is Evidence.GOOD_PROBE:
                 self.next_probe = now + rules.regular_delay(chance)
         elif before in _NOT_FAILED and evidence is not Evidence.BAD_PROBE:
-            self.next_probe = now  # first failure: probe at once
+            self.recheck(now)  # first failure
         elif evidence is Evidence.GOOD_PROBE:
             self.next_probe = now + rules.first_backoff
         elif evidence is Evidence.BAD_PROBE:
             # Up to a tenth less, so that clients whose probes failed together do not stay in step.
             self.next_probe = now + rules.backoff(self._probe_failures) * (1 - 0.1 * chance)
+
+    def recheck(self, now: float) -> None:
+        """Schedule a probe at once, but ``first_backoff`` seconds after the last such probe.
+
+        A good probe clears the suspicion of a failed request. Without the pause, an endpoint whose
+        requests fail while its health path is good would be probed at each request.
+        """
+        if self._recheck <= now:
+            self._recheck = max(now, self._recheck + self._rules.first_backoff)
+        self.next_probe = max(now, min(self.next_probe, self._recheck))
 
     def postpone(self, now: float, chance: float) -> None:
         """Schedule another probe soon, without counting a failure."""

@@ -117,6 +117,31 @@ class TestHealth:
             wait_for(lambda: heard, seconds=2)
             assert heard[0][1]["seconds_without_service"] <= took
 
+    def test_requests_that_fail_where_health_is_good_cause_no_storm_of_checks(
+        self, two: tuple[Handmade, Handmade]
+    ) -> None:
+        """Requests that fail ask for one check of an endpoint a ``first_backoff``, not one each.
+
+        The check that waits is made when that time is over, without another request.
+        """
+        first, second = two
+        first.answer = second.answer = lambda asked: (
+            OK if "health" in asked.path else (503, {}, b"")
+        )
+        policy = replace(QUICK, first_backoff=0.6, health_interval=60.0)
+        with quiet(*urls(two), policy=policy) as manager:
+
+            def is_fine() -> bool:
+                return {e.state for e in manager.api_endpoints} == {"healthy"}
+
+            wait_for(is_fine)
+            asked, client = time.monotonic(), manager.client()
+            for _ in range(3):
+                assert client.get("/a").status_code == 503
+                wait_for(is_fine)
+            assert time.monotonic() - asked >= 2 * 0.6 - 0.1
+            assert first.paths.count("/health") == second.paths.count("/health") == 4
+
     def test_a_client_that_probes_nothing_contacts_nobody(
         self, two: tuple[Handmade, Handmade]
     ) -> None:

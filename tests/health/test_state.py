@@ -196,6 +196,25 @@ class TestNextLook:
         health.record(first, 50.0)
         assert health.next_probe == 50.0
 
+    @pytest.mark.parametrize("first", [FAILED, STALL])
+    def test_a_cleared_suspicion_is_looked_at_again_after_a_second(self, first: Evidence) -> None:
+        """Failures whose checks are good schedule one check a second, the first one at once."""
+        health, looks = after(GOOD), []
+        for tenth in range(500, 530):
+            health.record(first, tenth / 10)
+            if health.next_probe <= tenth / 10:
+                looks.append(tenth / 10)
+                health.record(GOOD, tenth / 10)
+        assert looks == [50.0, 51.0, 52.0]
+
+    def test_a_look_in_between_does_not_put_the_next_one_off(self) -> None:
+        """A check that the application asks for does not postpone that of a failed request."""
+        health = after(GOOD)
+        for tenth in range(500, 600):
+            health.record(FAILED, tenth / 10)
+            assert health.next_probe <= tenth / 10 + 1
+            health.record(GOOD, tenth / 10)
+
     def test_requests_that_fail_do_not_put_the_next_look_off(self) -> None:
         """Further failed requests, however many, do not postpone the next check."""
         health = after(BAD)

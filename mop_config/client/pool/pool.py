@@ -297,8 +297,8 @@ class Pool:
         return min((m.health.next_probe for m in self._scheduled()), default=inf)
 
     def request_probe(self, member: PoolMember, now: float) -> None:
-        """Request a probe now, without counting a failure."""
-        member.health.next_probe = min(member.health.next_probe, now)
+        """Request a probe as after a first failure, without counting a failure."""
+        member.health.recheck(now)
         self.urgent = True
 
     # -- outcomes
@@ -407,7 +407,7 @@ class Pool:
         change = member.health.record(evidence, now, self._random())
         if change.after is HealthState.HEALTHY and change.before not in FINE:
             member.recovered_at = now
-        self.urgent = self.urgent or member.health.next_probe <= now
+        self.urgent = self.urgent or (change.before in FINE and change.after not in FINE)
         if self._members.get(member.url) is not member:
             return  # removed from the list during the attempt
         self._emit_transition(member, change)
