@@ -6,6 +6,7 @@ The pytest fixture ``scripted_fleet`` provides a fleet.
 
 import contextlib
 import json
+import math
 import socket
 import threading
 import time
@@ -78,12 +79,17 @@ class ScriptedEndpoint:
         """Set the response to requests from now on.
 
         Args:
-            status: The status.
+            status: The status, from 200 to 999.
             body: The body.
-            json_body: A value that is sent as JSON, in place of ``body``.
+            json_body: A value that is sent as JSON, in place of ``body``; for None, ``body`` is
+                sent, so pass ``body="null"`` to send JSON's null.
             headers: Headers of the response, such as ``Retry-After``.
-            path: The path that gets this response; None: every path without a response of its
-                own.
+            path: The path, without a query, that gets this response; None: every path without a
+                response of its own.
+
+        Raises:
+            TypeError: If ``status`` is no number, or ``body`` neither bytes nor text.
+            ValueError: If the status or the path is not possible.
         """
         headers = dict(headers or {})
         if json_body is not None:
@@ -108,6 +114,12 @@ class ScriptedEndpoint:
             server.stop()
 
     def _behave(self, path: str | None, reply: _Reply) -> None:
+        if not 200 <= reply.status <= 999:
+            raise ValueError(f"status must be 200 to 999, not {reply.status}")
+        if not isinstance(reply.body, bytes):
+            raise TypeError(f"body must be bytes or a text, not {reply.body!r}")
+        if path is not None and (not path.startswith("/") or "?" in path):
+            raise ValueError(f"path must begin with / and have no query: {path!r}")
         self._replies[path] = reply
         self._hangs = False
         self._listen()
@@ -223,7 +235,12 @@ def turn_clock(manager: BaseManager, seconds: float) -> None:
     Args:
         manager: The manager.
         seconds: Seconds by which to advance the time.
+
+    Raises:
+        ValueError: If ``seconds`` is negative or not finite.
     """
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"seconds must be 0 or more, not {seconds}")
     state, tasks = manager._state, manager._lifecycle.tasks
     while True:
         _wait_for_checks(state)  # an endpoint under check has no next due time yet

@@ -317,8 +317,9 @@ def parse_url(
     _refuse_userinfo(authority)
     if scheme not in schemes:
         raise AddressError("bad-scheme", f"the scheme must be one of {', '.join(schemes)}")
-    if match[4] is not None or match[5] is not None:
-        raise AddressError("bad-url", "the URL of an endpoint has no query and no fragment")
+    for part, text in (("query", match[4]), ("fragment", match[5])):
+        if text is not None:
+            raise AddressError("bad-url", f"the URL may have no {part}")
     host, port = _split_authority(authority, underscores=underscores)
     path = normalise_path(match[3])
     spelled_port = "" if port is None else f":{port}"

@@ -215,6 +215,12 @@ class TestStartOrder:
         with pytest.raises(AddressError):
             EndpointManager(config_urls=["wss://a.example"])
 
+    def test_a_source_with_a_fragment(self) -> None:
+        """The message names what is wrong; a query would not be."""
+        message = r"config_urls\[0\]: '.*': the URL may have no fragment"
+        with pytest.raises(AddressError, match=message):
+            EndpointManager(config_urls=["https://a.example/list#f"])
+
     def test_the_cache_comes_before_the_built_in_list(self, tmp_path: Path) -> None:
         """The cached list is preferred to the built-in list, because it is newer."""
         path = tmp_path / "deep" / "cache.json"

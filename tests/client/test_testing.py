@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -64,6 +65,31 @@ def test_an_endpoint_reads_an_upload_in_chunks(fleet: ScriptedFleet) -> None:
         for _ in range(2):
             session.post(endpoint.url, data=iter([b"one ", b"two"]), timeout=5)
     assert [asked.body for asked in endpoint.requests] == [b"one two"] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ({"status": "200"}, TypeError),
+        ({"status": None}, TypeError),
+        ({"status": 99}, ValueError),
+        ({"status": 100}, ValueError),
+        ({"status": 1000}, ValueError),
+        ({"body": None}, TypeError),
+        ({"body": 5}, TypeError),
+        ({"path": "users"}, ValueError),
+        ({"path": "/users?page=2"}, ValueError),
+    ],
+)
+def test_an_answer_that_cannot_be_sent(
+    fleet: ScriptedFleet, answer: dict[str, Any], error: type[Exception]
+) -> None:
+    """The line of the test raises; the endpoint keeps its last answer."""
+    endpoint = fleet.endpoint()
+    endpoint.answer(503)
+    with pytest.raises(error, match=r"^(status|body|path) must|not supported between"):
+        endpoint.answer(**answer)
+    assert requests.get(endpoint.url, timeout=5).status_code == 503
 
 
 def test_an_endpoint_that_refuses_breaks_its_connections(fleet: ScriptedFleet) -> None:
@@ -152,6 +178,16 @@ def test_the_clock_turns_for_a_manager_that_runs(fleet: ScriptedFleet) -> None:
         primary.answer()
         turn_clock(manager, 90)
         assert manager.get_current_api_url() == primary.url
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+def test_a_clock_turns_forward_by_a_finite_time(fleet: ScriptedFleet, seconds: float) -> None:
+    """Any other time is refused."""
+    with (
+        still(urls(fleet, 1)) as manager,
+        pytest.raises(ValueError, match=f"seconds must be 0 or more, not {seconds}"),
+    ):
+        turn_clock(manager, seconds)
 
 
 def test_a_busy_endpoint_is_asked_again_when_its_time_is_over(fleet: ScriptedFleet) -> None:

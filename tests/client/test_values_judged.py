@@ -1,7 +1,9 @@
 """Values from the caller are checked at the call, and errors name the caller's argument."""
 
 import asyncio
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +59,14 @@ class _Later:
         ({"limits": None}, TypeError, "limits must be an httpx2.Limits, not None"),
         ({"proxy": 5}, TypeError, "proxy must be a URL or an httpx2.Proxy, not 5"),
         ({"verify": 5}, TypeError, "verify must be an ssl.SSLContext, a file or True, not 5"),
+        ({"verify": "/none/ca.pem"}, FileNotFoundError, "No such file .*: /none/ca.pem"),
+        ({"verify": __file__}, ssl.SSLError, f"no certificate .*: {__file__}"),
+        ({"cert": "/none/c.pem"}, FileNotFoundError, "No such file .*: /none/c.pem"),
+        (
+            {"cert": ("/none/c.pem", "/none/k.pem", "secret")},
+            FileNotFoundError,
+            "No such file .*: /none/c.pem or /none/k.pem",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -67,6 +77,17 @@ def test_what_a_manager_is_made_with(
     with pytest.raises(error, match=message) as caught:
         kind(**options)
     assert "sec" not in str(caught.value).replace("seconds", "")
+
+
+@pytest.mark.parametrize("kind", MANAGERS)
+def test_a_file_of_authorities_that_is_missing(
+    kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error names the file that ``SSL_CERT_FILE`` names."""
+    missing = tmp_path / "ca.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(missing))
+    with pytest.raises(FileNotFoundError, match=f"No such file .*: SSL_CERT_FILE={missing}"):
+        kind([A])
 
 
 @pytest.mark.parametrize("wrong", ["", 7, "a b"])

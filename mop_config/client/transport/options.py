@@ -4,10 +4,12 @@ A ``httpx2.Client`` with a custom transport ignores ``verify``, ``http2``, ``lim
 environment's proxies, so our transport takes and applies these options itself.
 """
 
+import contextlib
 import importlib.util
 import os
 import ssl
 import urllib.request
+from collections.abc import Iterator
 from typing import Any, Unpack
 
 import httpx2
@@ -108,14 +110,28 @@ class TransportOptions:
 def _context_of(verify: Any, cert: Any, *, trust_env: bool) -> ssl.SSLContext:
     """Return the context of ``verify`` and ``cert``, whose files httpx2 takes with a warning."""
     if isinstance(verify, str):
-        if os.path.isdir(verify):
-            verify = ssl.create_default_context(capath=verify)
-        else:
-            verify = ssl.create_default_context(cafile=verify)
+        with _naming(verify):
+            if os.path.isdir(verify):
+                verify = ssl.create_default_context(capath=verify)
+            else:
+                verify = ssl.create_default_context(cafile=verify)
     elif isinstance(verify, bool):
-        verify = httpx2.create_ssl_context(verify=verify, trust_env=trust_env)
+        with _naming(f"SSL_CERT_FILE={os.environ.get('SSL_CERT_FILE')}"):
+            verify = httpx2.create_ssl_context(verify=verify, trust_env=trust_env)
     if not isinstance(verify, ssl.SSLContext):
         raise TypeError(f"verify must be an ssl.SSLContext, a file or True, not {verify!r}")
     if cert:
-        verify.load_cert_chain(*[cert] if isinstance(cert, str) else cert)
+        files = [cert] if isinstance(cert, str) else cert
+        with _naming(" or ".join(files[:2])):  # the third is a password
+            verify.load_cert_chain(*files)
     return verify
+
+
+@contextlib.contextmanager
+def _naming(files: str) -> Iterator[None]:
+    """Name the files in an exception of ``ssl``, which names none."""
+    try:
+        yield
+    except OSError as error:
+        error.strerror = f"{error.strerror}: {files}"
+        raise
