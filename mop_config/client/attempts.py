@@ -17,7 +17,7 @@ from .transport.outcome import NoEndpointAvailable
 #: Names, because the libraries need not be installed.
 _STANDARD = {"ConnectionError", "TimeoutError", "SSLError", "gaierror", "URLError"}
 _REQUESTS = {"Timeout", "ChunkedEncodingError", "ProtocolError", "NewConnectionError"}
-_AIOHTTP = {"ClientConnectionError", "ClientPayloadError"}
+_AIOHTTP = {"ClientConnectionError", "ClientPayloadError", "HttpProcessingError"}
 _HTTPX = {"NetworkError", "TimeoutException", "ProxyError"}
 _FROM_THE_NETWORK = _STANDARD | _REQUESTS | _AIOHTTP | _HTTPX
 #: The names of those that are raised before a connection is established, so that no server has
@@ -163,10 +163,11 @@ class EndpointAttempts:
 def _answer_of(error: Exception) -> tuple[int | None, str | None]:
     """Return the status and ``Retry-After`` of an exception that carries a response, or None.
 
-    ``raise_for_status`` of requests, httpx and aiohttp raises such exceptions.
+    ``raise_for_status`` of requests, httpx and aiohttp raises such exceptions. aiohttp also raises
+    them, with status 400 and a cause, for a response that is no HTTP.
     """
     answer: Any = getattr(error, "response", None)
-    if answer is None and not _WITH_STATUS.isdisjoint(_names(error)):
+    if answer is None and error.__cause__ is None and not _WITH_STATUS.isdisjoint(_names(error)):
         answer = error
     status = getattr(answer, "status_code", getattr(answer, "status", None))
     if not isinstance(status, int) or not 100 <= status <= 599:
@@ -201,11 +202,13 @@ def _names(error: BaseException) -> list[str]:
 def _is_elsewhere(error: Exception, target: Target) -> bool:
     """Whether an exception names another server than the endpoint.
 
-    requests and httpx keep the request that failed, and aiohttp the host; urllib names no server.
+    requests and httpx keep the request that failed, and aiohttp the request or the host; urllib
+    names no server.
     """
     for cause in causes(error):
         with contextlib.suppress(RuntimeError, ValueError):  # httpx without a request; a bad port
-            url = getattr(getattr(cause, "request", None), "url", None)
+            request = getattr(cause, "request", None) or getattr(cause, "request_info", None)
+            url = getattr(request, "url", None)
             host, port = getattr(cause, "host", None), getattr(cause, "port", None)
             if url is not None:
                 there = urlsplit(str(url))

@@ -132,6 +132,7 @@ _FAULTS: dict[type | str, tuple[Fault, Fault]] = {
     "TimeoutError": (Fault.CONNECT_TIMEOUT, Fault.READ_TIMEOUT),
     "RemoteProtocolError": (Fault.PROTOCOL, Fault.PROTOCOL),
     "HTTPException": (Fault.PROTOCOL, Fault.PROTOCOL),
+    "HttpProcessingError": (Fault.PROTOCOL, Fault.PROTOCOL),  # aiohttp
 }
 #: Classes of httpcore, httpx and the standard library for any connection failure; the cause, if
 #: there is a cause, is more specific.

@@ -18,12 +18,28 @@ from ..ports import closed_port
 from .fleet import black_hole
 from .handmade import NOBODY, OK, Answer, handmade
 from .managers import status
+from .scripted import scripted
+
+
+async def get_by_aiohttp(url: str) -> bytes:
+    timeout = aiohttp.ClientTimeout(2)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.get(url, raise_for_status=True) as response,
+    ):
+        return await response.read()
+
 
 #: Functions that send a GET and raise the errors of their library.
 SENDERS: dict[str, Callable[[str], Any]] = {
     "requests": lambda url: requests.get(url, timeout=2),
     "httpx2": lambda url: httpx2.get(url, timeout=2, trust_env=False, verify=NOBODY),
     "urllib": lambda url: urllib.request.urlopen(url, timeout=2),
+}
+#: The same with aiohttp, which sends a GET once more by itself if the connection breaks.
+ALL_SENDERS: dict[str, Callable[[str], Any]] = {
+    **SENDERS,
+    "aiohttp": lambda url: asyncio.run(get_by_aiohttp(url)),
 }
 SLOW = Policy(first_backoff=60.0, max_backoff=60.0)
 
@@ -301,6 +317,45 @@ def test_a_failure_after_the_answer_executes_nothing_twice() -> None:
 
 def redirected(url: str) -> Callable[[Any], Answer]:
     return lambda asked: (307, {"Location": url}, b"")
+
+
+@pytest.mark.parametrize("word", ["garbage", "half"])
+@pytest.mark.parametrize("library", ALL_SENDERS)
+def test_what_is_no_http_moves_the_request_to_the_next_endpoint(library: str, word: str) -> None:
+    """A response that is no HTTP, or breaks off in the body, has the fault ``protocol``."""
+
+    def get(endpoint: str) -> None:
+        response = ALL_SENDERS[library](endpoint)
+        if library == "urllib":
+            response.read()
+
+    with scripted({"a": (word,)}) as ([bad], _), handmade() as alive:
+        with manager_of(bad.url, alive.url) as manager:
+            carry(manager, get)
+        assert alive.paths == ["/"]
+        assert states(manager) == ["suspect", "healthy"]
+        assert manager.api_endpoints[0].last_fault == "protocol"
+
+
+@pytest.mark.parametrize("library", ["requests", "httpx2", "aiohttp"])
+def test_a_redirect_to_what_is_no_http_blames_nobody(library: str) -> None:
+    def get(endpoint: str) -> None:
+        if library == "httpx2":
+            httpx2.get(endpoint, follow_redirects=True, trust_env=False, verify=NOBODY)
+        else:
+            ALL_SENDERS[library](endpoint)
+
+    errors = (requests.ConnectionError, httpx2.RemoteProtocolError, aiohttp.ClientResponseError)
+    with (
+        scripted({"elsewhere": ("garbage",)}) as ([elsewhere], _),
+        handmade(redirected(elsewhere.url)) as first,
+        handmade() as second,
+        manager_of(first.url, second.url) as manager,
+    ):
+        with pytest.raises(errors):
+            carry(manager, get)
+        assert (len(first.asked), len(second.asked)) == (1, 0)
+        assert states(manager) == ["unknown", "unknown"]
 
 
 @pytest.mark.parametrize("library", ["requests", "httpx2", "aiohttp"])
