@@ -30,7 +30,7 @@ from ...model.codec import MAX_DATE, iter_endpoints, rfc3339
 from ...model.endpoint import Kind
 from ...model.printable import plural
 from ..parsing.problems import MAX_KEPT, Code, Problem, Severity
-from ..parsing.render import Rendering, render_body
+from ..parsing.render import EMPTY_BODY, Rendering, render, render_body
 from ..settings import Settings
 from ..sources.file import Fingerprint, Order, SourceText
 from .directory import PATIENCE, StateDirectory
@@ -283,26 +283,38 @@ def missing_confirmations(
 
 def with_planned_refusals(rendering: Rendering, settings: Settings) -> Rendering:
     """Add a warning to a rendering for each future window boundary that the guard would refuse."""
-    if not rendering.planned:
-        return rendering
-    planned = {kind: _urls(rendering.body, kind) for kind in Kind}
-    served = {kind: set(urls) for kind, urls in planned.items()}
-    warnings = []
-    for at, changes in groupby(rendering.planned, attrgetter("at")):
-        for change in sorted(changes, key=attrgetter("added")):
-            if change.added:
-                planned[change.kind].add(change.url)
-            else:
-                planned[change.kind].discard(change.url)
-        if reason := _planned_refusal(served, planned, settings):
-            message = f"at {rfc3339(at)} the planned change will be refused: {reason}"
-            warnings.append(Problem.of(Code.PLAN_REFUSED, message))
-        else:
-            served = {kind: set(urls) for kind, urls in planned.items()}
+    refused = [(rfc3339(at), why) for at, why in _judge_plan(rendering, settings) if why]
+    said = "at {} the planned change will be refused: {}"
+    warnings = [Problem.of(Code.PLAN_REFUSED, said.format(*each)) for each in refused]
     return rendering._replace(
         problems=(*warnings, *rendering.problems)[:MAX_KEPT],
         warnings=rendering.warnings + len(warnings),
     )
+
+
+def last_passed(last: LastGood, settings: Settings, until: float) -> float:
+    """Return the last boundary before ``until`` that a text passes if each is judged by itself.
+
+    Args:
+        last: The text, and the boundary from which on the boundaries are judged.
+        settings: The limits of what is acceptable.
+        until: POSIX seconds.
+    """
+    plan = _judge_plan(render(last.data, settings.rules, EMPTY_BODY, last.boundary), settings)
+    return max((at for at, why in plan if at < until and not why), default=last.boundary)
+
+
+def _judge_plan(rendering: Rendering, settings: Settings) -> Iterator[tuple[float, str]]:
+    """Yield each future boundary, and why the guard would refuse it; empty if it would not."""
+    planned = {kind: _urls(rendering.body, kind) for kind in Kind} if rendering.planned else {}
+    served = {kind: set(urls) for kind, urls in planned.items()}
+    for at, changes in groupby(rendering.planned, attrgetter("at")):
+        for change in sorted(changes, key=attrgetter("added")):
+            change_urls = set.add if change.added else set.discard
+            change_urls(planned[change.kind], change.url)
+        if not (reason := _planned_refusal(served, planned, settings)):
+            served = {kind: set(urls) for kind, urls in planned.items()}
+        yield at, reason
 
 
 def _planned_refusal(

@@ -212,6 +212,43 @@ def test_a_boundary_that_the_guard_refuses_keeps_the_former_list(
             assert each.store.view.reason is None
 
 
+STEPS = "".join(
+    ["DomainList:\n", *(f"a{n}.example\n" for n in range(6)), "b.example until=2027-01-02\n"]
+    + [f"{name}.example until=2027-01-03\n" for name in "cde"]
+)
+
+
+@pytest.mark.parametrize(
+    ("max_removed", "left", "state"),
+    [
+        (0.35, 6, SourceState.FRESH),
+        (0.3, 9, SourceState.REJECTED),
+        (0.05, 10, SourceState.REJECTED),
+    ],
+)
+def test_nodes_that_miss_a_boundary_agree_with_a_node_that_passes_each(
+    tmp_path: Path, clock: Clock, max_removed: float, left: int, state: SourceState
+) -> None:
+    """A node that was off or suspended judges each boundary by itself, as a running node does."""
+    nodes = []
+    for name in ("running", "off", "suspended"):
+        (tmp_path / name).mkdir()
+        site = Site(tmp_path / name)
+        write(site, STEPS)
+        nodes.append((site, site.boot(max_removed=max_removed)))
+    (_, running), (off, _), (_, suspended) = nodes
+    clock(1.0)
+    running.pass_boundary()
+    clock(2.5)
+    for each in (running, suspended, restarted := off.boot(max_removed=max_removed)):
+        each.pass_boundary()
+        assert len(hosts(each)) == left
+        assert each.store.view.state is state
+        assert each.store.view.snapshot.ver == running.store.view.snapshot.ver
+    restarted.reload(Trigger.SIGHUP)
+    assert hosts(restarted) == hosts(off.boot(max_removed=max_removed)) == hosts(running)
+
+
 @pytest.mark.parametrize("guard", GUARDED)
 def test_a_refused_boundary_does_not_hide_that_the_file_is_missing(
     site: Site, clock: Clock, guard: dict[str, Any]
