@@ -95,14 +95,17 @@ def _print_change(reading: Reading, served: EndpointConfig, url: str) -> None:
     say(f"against {url}: {plural(len(changes), 'change')}")
     if changes:
         changes.print("  ")
-    for line in _unconfirmed(reading, served):
-        say(f"  ENDPOINT_MAX_REMOVED asks for this line: {line}")
+    lacking = _unconfirmed(reading, served)
+    for line in _unconfirmed(reading, served, used=reading.data):
+        there = "(it is there, and counts if it is new since the served text)"
+        asked = line if line in lacking else f"{line} {there}"
+        say(f"  ENDPOINT_MAX_REMOVED asks for this line: {asked}")
 
 
-def _unconfirmed(reading: Reading, served: EndpointConfig) -> list[str]:
-    """Return the confirming lines that the text lacks for the endpoints that it removes."""
-    before = codec.dumps(served)
-    return missing_confirmations(reading.rendering, reading.settings, reading.data, before)
+def _unconfirmed(reading: Reading, served: EndpointConfig, used: bytes = b"") -> list[str]:
+    """Return the confirming lines that a text lacks, beside those that are in the text ``used``."""
+    rendering, settings, data = reading.rendering, reading.settings, reading.data
+    return missing_confirmations(rendering, settings, data, codec.dumps(served), used)
 
 
 def _document(reading: Reading, *, ok: bool) -> dict[str, object]:

@@ -75,6 +75,10 @@ def test_what_would_change_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         confirmed = write(tmp_path, "\n".join([Path(file).read_text(), *wanted, ""]))
         document = json.loads(run("check", confirmed, "--against", url, "--json", **guard).stdout)
         assert document["confirm"] == []
+        # Whether the served text has the lines too, and so has used them, only the server knows.
+        lines_there = run("check", confirmed, "--against", url, **guard).stdout.splitlines()[-2:]
+        for line, there in zip(wanted, lines_there, strict=True):
+            assert f"{line} (it is there, and counts if it is new" in there
         monkeypatch.setenv("PORT", str(server.port))
         shown = re.sub("\x1b[^m]*m", "", on_a_terminal("check", file))
         assert [line.rstrip() for line in shown.splitlines()][-7:] == lines
