@@ -17,6 +17,7 @@ from math import inf
 from ..health import probe
 from ..model.endpoint import Endpoint
 from ..net.faults import Fault
+from ..net.threads import start_thread
 from .lists.endpoint_lists import EndpointLists
 from .pool.member import PoolMember
 from .pool.pool import WATCHED
@@ -84,8 +85,7 @@ class Background:
         self._scheduler = self._spawn(self._run_schedule, "mop-config-client")
 
     def _spawn(self, target: Callable[[], None], name: str) -> threading.Thread:
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        thread.start()
+        thread = start_thread(target, name)
         self._threads = [*(t for t in self._threads if t.is_alive()), thread]
         return thread
 

@@ -21,6 +21,7 @@ from ..errors import MopConfigError, UpdateFailed, UpdateRefused, UpdateUntruste
 from ..model.jws import MEDIA_TYPE
 from ..net.faults import COUNTED
 from ..net.http import HttpClient, HttpReply, HttpRequest, backoff
+from ..net.threads import start_thread
 from .lists import rules
 from .lists.endpoint_lists import EndpointLists
 from .pool.member import PoolMember
@@ -112,7 +113,7 @@ class ListSearch:
     def _start_source(self, position: int) -> None:
         run = partial(self._run_source, position)
         try:
-            threading.Thread(target=run, name="mop-config-list", daemon=True).start()
+            start_thread(run, "mop-config-list")
         except (RuntimeError, MemoryError):  # no thread left: run in this thread
             run()
 

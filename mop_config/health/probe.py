@@ -27,6 +27,7 @@ from ..net.connect import DialOptions
 from ..net.faults import Fault, HttpError, causes, lacks_resources
 from ..net.http import Headers, HttpClient, HttpConnection, HttpReply, ProxyChoice
 from ..net.resolver import Resolver
+from ..net.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -205,16 +206,14 @@ class Prober(HttpClient):
 def _spawn(run: Callable[[], None]) -> threading.Thread | None:
     # A daemon: an interrupt during the start may leave the thread waiting for a lock for ever. At
     # its end the interpreter would wait for such a thread of a ThreadPoolExecutor.
-    thread = threading.Thread(target=run, name="mop-config-check", daemon=True)
     try:
-        thread.start()
+        return start_thread(run, "mop-config-check")
     except RuntimeError as error:
         if not lacks_resources(error):
             raise  # an interrupt during the start leaves a lock held
         logger.debug("fewer checks at a time: %s", error)
         run()
         return None
-    return thread
 
 
 class CheckQueue:

@@ -4,5 +4,5 @@ Read ``http`` first (one bounded request, pauses between attempts, and the URLs 
 may be sent), then ``connect`` (deadlines, and Happy Eyeballs over the addresses of a host, with
 TLS), ``streams`` (a connected socket for threads and for asyncio), ``_async`` (connections, direct
 or by a proxy; the synchronous half is generated), ``resolver`` (DNS look-ups with a deadline),
-``faults`` (the classification of exceptions; pure).
+``faults`` (the classification of exceptions; pure), ``threads`` (their start).
 """

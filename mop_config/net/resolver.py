@@ -12,13 +12,13 @@ import ipaddress
 import logging
 import os
 import socket
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from itertools import zip_longest
 from typing import Any, Literal
 
 from ..model.address import is_ip
+from .threads import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +70,8 @@ class Resolver:
         key = os.getpid(), host
         shared = self._running.setdefault(key, future)
         if shared is future:
-            thread = threading.Thread(
-                target=self._run, args=(key, future), name="mop-config-resolve", daemon=True
-            )
             try:
-                thread.start()
+                start_thread(self._run, "mop-config-resolve", key, future)
             except (RuntimeError, MemoryError) as error:  # no thread left
                 del self._running[key]
                 future.set_exception(error)

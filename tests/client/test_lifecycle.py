@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -12,6 +14,7 @@ import pytest
 
 from mop_config.client import AsyncEndpointManager, EndpointManager
 
+from ..ports import closed_port
 from ..waiting import wait_for
 from .fleet import silence
 from .handmade import NOBODY, OK, QUICK, Answer, Asked, Handmade, handmade, source, urls, wire
@@ -199,6 +202,31 @@ class TestFork:
             return len(set(map(id, locks))) == 1
 
         assert [in_a_child(work) for _ in range(3)] == [0] * 3
+
+
+def test_a_request_while_the_interpreter_ends() -> None:
+    """A request in a ``__del__`` at the end of the interpreter is sent, without a new thread.
+
+    The first endpoint is dead, which asks for a health check, and so for a thread.
+    """
+    with handmade() as server:
+        code = f"""
+from mop_config.client import EndpointManager
+
+manager = EndpointManager(["http://127.0.0.1:{closed_port()}", {server.url!r}], update_interval=0)
+
+class Last:
+    def __init__(self):
+        self.client = manager.client()
+
+    def __del__(self):
+        print(self.client.get("/last").text, flush=True)
+
+last = Last()
+"""
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, check=True, timeout=20, capture_output=True, text=True)
+        assert (done.stdout, server.paths.count("/last")) == ("ok\n", 1), done.stderr
 
 
 class TestGarbage:

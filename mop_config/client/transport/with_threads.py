@@ -18,6 +18,7 @@ from typing import Any
 import httpcore2
 
 from ...net.connect import shut_down
+from ...net.threads import start_thread
 from .attempt import Exchange
 
 logger = logging.getLogger(__name__)
@@ -47,9 +48,7 @@ def dial_limit() -> contextlib.AbstractContextManager[None]:
 
 def start_beside(run: Callable[..., None], *args: Any) -> threading.Thread:
     """Run a function in a thread beside the requests."""
-    thread = threading.Thread(target=run, args=args, name="mop-config-spare", daemon=True)
-    thread.start()
-    return thread
+    return start_thread(run, "mop-config-spare", *args)
 
 
 def call_beside(call: Callable[[], object]) -> None:
@@ -136,8 +135,8 @@ class Hedge:
         outcome: Future[Exchange] = Future()
         try:
             # Run in the request's context, which holds the current trace span.
-            run, args = contextvars.copy_context().run, (self._run, second, outcome)
-            threading.Thread(target=run, args=args, name="mop-config-hedge", daemon=True).start()
+            run = contextvars.copy_context().run
+            start_thread(run, "mop-config-hedge", self._run, second, outcome)
         except (RuntimeError, MemoryError) as error:
             # Without a thread for the hedge, the first request continues alone.
             logger.info("no hedge at %s: %s", second.member.url, error)
