@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 CLOSE_PATIENCE = 0.8
 #: Seconds until the scheduler tries again to start a thread that could not be started.
 RETRY = 1.0
+#: Seconds that the scheduler leaves the interpreter to the request that has woken it: its checks
+#: would hold the interpreter lock while the request goes on to another endpoint.
+YIELD = 0.02
 
 
 def jobs_of(kind: str, members: Iterable[PoolMember]) -> list[probe.Job]:
@@ -149,6 +152,7 @@ class Background:
                 delay = 1.0
             with contextlib.suppress(queue.Empty):
                 self._wakeups.get(timeout=min(max(0.0, delay), IDLE))
+                time.sleep(YIELD)
                 while True:
                     self._wakeups.get_nowait()
 
