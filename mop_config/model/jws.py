@@ -258,7 +258,7 @@ def _compact(text: str | bytes) -> tuple[str, str]:
     from joserfc.util import urlsafe_b64decode
 
     if isinstance(text, bytes):
-        text = text.decode("ascii", "replace")
+        text = text.decode("utf-8-sig", "replace")
     text = text.strip()
     match = _COMPACT.fullmatch(text)
     if match is None:
@@ -307,7 +307,7 @@ def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
         MissingExtra: If joserfc is not installed.
     """
     if isinstance(given, (str, bytes)):
-        text = given if isinstance(given, str) else given.decode("utf-8", "replace")
+        text = given if isinstance(given, str) else given.decode("utf-8-sig", "replace")
         if text.lstrip().startswith("-----BEGIN"):
             return [_import(text.strip(), "another kind of key, damaged, or with a password")]
         with contextlib.suppress(ValueError):

@@ -129,13 +129,19 @@ def resolver_of(look_up: LookUp | None, resolve: Resolve) -> Resolver:
 
 
 def _ask(look_up: LookUp, host: str) -> list[str]:
-    """Call an application's own resolver, and validate the addresses that it returns."""
+    """Call an application's own resolver, and return the valid addresses of its answer."""
+    addresses: list[str] = []
     try:
         found = look_up(host)
         if isinstance(found, Coroutine):
             found = asyncio.run(found)
-        found = [found] if isinstance(found, str) else found
-        addresses = [str(ipaddress.ip_address(str(address).strip("[]"))) for address in found]
+        for address in [found] if isinstance(found, str) else found:
+            try:
+                addresses.append(str(ipaddress.ip_address(str(address).strip("[]"))))
+            except ValueError as error:
+                logger.info("the second look-up of %s: %s", host, error)
+        if not addresses:
+            raise ValueError("no address")
     except Exception as error:
         logger.info("the second look-up of %s failed: %s: %s", host, type(error).__name__, error)
         raise

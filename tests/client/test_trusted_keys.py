@@ -1,6 +1,7 @@
 """Trusted keys: lists are accepted only with the signature of a trusted key."""
 
 import asyncio
+import codecs
 import json
 import pickle
 import threading
@@ -154,6 +155,15 @@ class TestFromASource:
         with pytest.raises(UpdateUntrusted):
             manager.update_endpoints_from_remote(force=True)
         assert names(manager) == [B]
+
+    def test_a_byte_order_mark_is_passed_over(self, mirror: Mirror, tmp_path: Path) -> None:
+        """A list and a key that an editor has saved with a UTF-8 BOM are read as without it."""
+        mirror.body = codecs.BOM_UTF8 + token([A])
+        key = tmp_path / "key.jwk"
+        key.write_text(json.dumps(OURS.public), encoding="utf-8-sig")
+        manager = manager_of(mirror.url, trusted_keys=[key])
+        assert manager.update_endpoints_from_remote()
+        assert names(manager) == [A]
 
     def test_five_minutes_make_no_difference(self, mirror: Mirror) -> None:
         """Clocks may differ by five minutes when the expiry is checked."""
