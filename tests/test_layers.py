@@ -260,6 +260,18 @@ def test_importing_the_client_does_not_import_flask() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_all_names_of_the_client_need_no_extra() -> None:
+    """``import *`` works without the extras; the Socket.io clients are imported by name."""
+    code = (
+        "import sys\n"
+        "for name in ('socketio', 'joserfc', 'segno', 'PIL'): sys.modules[name] = None\n"
+        "from mop_config.client import *\n"
+        "print(EndpointManager.__name__, Policy.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "EndpointManager Policy\n"
+
+
 def test_create_app_is_handed_on() -> None:
     """The package imports the names of the contract lazily."""
     import mop_config

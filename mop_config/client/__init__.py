@@ -18,21 +18,20 @@ from .transport._sync.transport import FailoverTransport
 from .transport.outcome import NoEndpointAvailable
 
 if TYPE_CHECKING:
-    from .sockets.async_client import AsyncFailoverSocketClient
-    from .sockets.sync_client import FailoverSocketClient
+    from .sockets.async_client import AsyncFailoverSocketClient as AsyncFailoverSocketClient
+    from .sockets.sync_client import FailoverSocketClient as FailoverSocketClient
 
 _LAZY = {
     "AsyncFailoverSocketClient": ".sockets.async_client",
     "FailoverSocketClient": ".sockets.sync_client",
 }
 
+# Without the Socket.io clients, so that ``import *`` needs no extra.
 __all__ = [
     "AsyncEndpointManager",
-    "AsyncFailoverSocketClient",
     "AsyncFailoverTransport",
     "EndpointManager",
     "EndpointState",
-    "FailoverSocketClient",
     "FailoverTransport",
     "ListSource",
     "NoEndpointAvailable",

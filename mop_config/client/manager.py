@@ -188,7 +188,11 @@ class BaseManager:
 
     @property
     def is_offline(self) -> bool:
-        """Whether this machine seems to have no network, so that failures blame no endpoint."""
+        """Whether this machine seems to have no network, so that failures blame no endpoint.
+
+        It is always False if all endpoints have one host: only a second host that cannot be
+        reached either tells a machine without a network from a dead host.
+        """
         with self._state as state:
             state.network.expire(state.clock())
             return state.network.offline
