@@ -273,7 +273,7 @@ def _age(state: ClientState, seconds: float) -> None:
         _move_back(pool, seconds, "_current_since", "_review_at")
         for member in pool.members():
             _move_back(member, seconds, "busy_until", "recovered_at", "failing_since")
-            _move_back(member.health, seconds, "next_probe")
+            _move_back(member.health, seconds, "next_probe", "_recheck")
             for times in (member.answers, member.dials):
                 for index, (at, duration) in enumerate(times):
                     times[index] = (at - seconds, duration)

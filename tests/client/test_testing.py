@@ -204,6 +204,29 @@ def test_a_busy_endpoint_is_asked_again_when_its_time_is_over(fleet: ScriptedFle
         assert manager.get_current_api_url() == first.url
 
 
+def test_a_check_that_a_failed_request_asks_for_waits_by_the_turned_clock(
+    fleet: ScriptedFleet,
+) -> None:
+    """Of the checks that failed requests ask for, each waits for a second after the last one."""
+    endpoint = fleet.endpoint()
+    endpoint.answer(503)
+    endpoint.answer(path="/health")
+    manager = still([endpoint.url])
+
+    def state_after(seconds: float) -> str:
+        turn_clock(manager, seconds)
+        return manager.api_endpoints[0].state
+
+    with manager.client(start=False) as client:
+        for pause in (0.0, 60.0):
+            turn_clock(manager, pause)
+            client.get("/")
+            assert state_after(0) == "healthy"
+            client.get("/")
+            assert state_after(0) == "suspect"
+            assert state_after(1) == "healthy"
+
+
 def test_what_was_measured_lately_is_forgotten_in_time(fleet: ScriptedFleet) -> None:
     """The hedge delay and the race delay forget measurements older than five minutes."""
     endpoint = fleet.endpoint()
