@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mop_config.errors import SettingsError
-from mop_config.server.gunicorn.worker import find
+from mop_config.server.service import SERVICES
 from mop_config.server.serving.responder import check_key
 from mop_config.server.settings import ProcessSettings, Settings
 from mop_config.server.sources import check_source
@@ -84,15 +84,15 @@ def on_starting(server: Any) -> None:
 
 
 def _hand_records_over(server: Any) -> None:
-    """Make the folder of records for the user that root's workers will run as (``--user``)."""
+    """Make the folders of records for the user that root's workers will run as (``--user``)."""
     cfg = server.cfg
     if os.geteuid() != 0 or cfg.uid == 0:
         return
     # With --preload the master has loaded the application already.
-    service = find(getattr(server.app, "callable", None))
-    folder = service.state_folder if service else _settings.state_dir
+    folders = {service.state_folder for service in SERVICES}
     try:
-        StateDirectory.of_user(folder or instance_folder(), cfg.uid).make()
+        for folder in folders or {_settings.state_dir or instance_folder()}:
+            StateDirectory.of_user(folder, cfg.uid).make()
     except OSError as error:
         server.log.warning("the state folder cannot be made: %s", error)
 

@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -56,6 +57,11 @@ class Places(NamedTuple):
     home: str = "/"
 
 
+#: The services of this process. The workers of gunicorn find them here, because any framework's
+#: middleware or mount may stand around an application.
+SERVICES: weakref.WeakSet["ConfigService"] = weakref.WeakSet()
+
+
 class ConfigService:
     """The parts of one application: its source, store, reload thread and health checks.
 
@@ -88,6 +94,7 @@ class ConfigService:
         self._pid = 0  # of the process in which the reload thread was started; 0 while none runs
         for warning in (*settings.warnings, *self.signer.warnings):
             logger.warning("%s", warning)
+        SERVICES.add(self)
 
     def _open_records(self) -> ReleaseStore:
         """Open the records of this process, which belong to the user that it runs as."""

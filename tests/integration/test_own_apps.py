@@ -1,11 +1,13 @@
 """Other applications under the default worker class: their hooks see every request."""
 
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from ..servers import ENDPOINTS, Answer, gunicorn_command, running
+from ..servers import ENDPOINTS, STATUS, Answer, gunicorn_command, running
 from ..waiting import wait_for
 
 CONF = ("-c", "python:mop_config.server.gunicorn_conf")
@@ -42,10 +44,15 @@ app = Wrapper()
 }
 
 
+def reloads(status: Answer, trigger: str) -> bool:
+    """Return whether a status document names a reload with this trigger."""
+    return any(reload["trigger"] == trigger for reload in status.json["history"])
+
+
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["plain", "preload"])
 @pytest.mark.parametrize("name", APPS)
 def test_a_login_refuses_the_list(tmp_path: Path, name: str, options: tuple[str, ...]) -> None:
-    """The application's login protects the list, its long poll and health, and edits arrive."""
+    """The login protects the list, its long poll and health; SIGHUP reloads, and edits arrive."""
     file = tmp_path / "endpoints.txt"
     file.write_text("DomainList:\na.com\nb.com\n")
     (tmp_path / "mine.py").write_text(
@@ -58,6 +65,8 @@ def test_a_login_refuses_the_list(tmp_path: Path, name: str, options: tuple[str,
         wait_for(lambda: server.get("/ready", **me).status == 200)
         for path in (ENDPOINTS, f"{ENDPOINTS}?wait=0", f"{ENDPOINTS}.jws", "/health", "/ready"):
             assert server.get(path).status == 401, path
+        server.send(signal.SIGHUP)
+        wait_for(lambda: reloads(server.get(STATUS, **me), "sighup"), what="SIGHUP reloads")
         known = server.get(**me).headers["ETag"]
         polled: list[Answer] = []
         headers = {**me, "If-None-Match": known}
@@ -71,4 +80,31 @@ def test_a_login_refuses_the_list(tmp_path: Path, name: str, options: tuple[str,
         assert [answer.status for answer in polled] == [200]
         assert b"new.com" in polled[0].body
         assert server.stop() == 0
+        assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["plain", "preload"])
+def test_a_mounted_application(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """In an application that mounts ours, SIGHUP reloads, and the end releases parked polls."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text("DomainList:\na.com\nb.com\n")
+    command = gunicorn_command(*CONF, *options, target="tests.integration.mounted:app")
+    with running(tmp_path, file, command=command, workers=0, WEB_CONCURRENCY="1") as server:
+        wait_for(lambda: server.answers("/own"))
+        server.send(signal.SIGHUP)
+        status = f"/config{STATUS}"
+        wait_for(lambda: reloads(server.get(status), "sighup"), what="SIGHUP reloads")
+        known = server.get(f"/config{ENDPOINTS}").headers["ETag"]
+        polled: list[Answer] = []
+        path = f"/config{ENDPOINTS}?wait=60"
+        thread = threading.Thread(
+            target=lambda: polled.append(server.get(path, **{"If-None-Match": known}))
+        )
+        thread.start()
+        wait_for(lambda: b"mop_config_waiters 1.0" in server.get("/config/metrics").body)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 10
+        thread.join(10)
+        assert [answer.status for answer in polled] == [304]
         assert "Traceback" not in server.log

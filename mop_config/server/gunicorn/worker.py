@@ -1,4 +1,4 @@
-"""The worker classes, and ServiceWorker, which ties a gunicorn worker to its service.
+"""The worker classes, and ServiceWorker, which ties a gunicorn worker to its services.
 
 AsgiWorker is the default class: uvicorn's worker with the bounds of a public server. It wraps the
 WSGI application after the fork. The hot routes are answered natively only where the application is
@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from functools import partial
 from types import FrameType
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ from gunicorn.workers.base import Worker
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from ..service import EXTENSION, ConfigService
+from ..service import SERVICES, ConfigService
 from ..status import lost_hooks, metrics
 from ..web.app import is_untouched
 from ..web.asgi import USUAL_WAITERS, AsgiApp, WsgiBridge
@@ -49,34 +50,28 @@ GUEST_MAX_BODY = 16 * 1024 * 1024
 LINGER = 0.5
 
 
-def find(app: Any) -> ConfigService | None:
-    """Return the service of an application, also through middleware; None if not found."""
-    for _ in range(16):
-        extensions = getattr(app, "extensions", None)
-        if isinstance(extensions, dict) and EXTENSION in extensions:
-            service: ConfigService = extensions[EXTENSION]
-            return service
-        inner = (getattr(app, name, None) for name in ("app", "wsgi_app", "application"))
-        app = next(filter(None, inner), None)
-    return None
+def is_asgi(app: Any) -> bool:
+    """Return whether an application is an ASGI application."""
+    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__)
 
 
 class ServiceWorker:
-    """Mixin of all worker classes: it starts and stops the service, and handles SIGHUP.
+    """Mixin of all worker classes: it starts and stops the services, and handles SIGHUP.
 
     The mixin precedes a worker class of gunicorn. In ``init_signals`` gunicorn resets signals to
     their default action. That of SIGHUP ends the process, so the mixin leaves it out of SIGNALS:
     the master's handler, which does nothing in a worker, stands until the worker's.
 
     Attributes:
-        service: The service of the application, once it is loaded.
+        services: The services of this process, also of mounted and wrapped applications, once the
+            application is loaded.
     """
 
     SIGNALS = tuple(each for each in Worker.SIGNALS if each != signal.SIGHUP)
 
     cfg: Any
     wsgi: Any
-    service: ConfigService | None = None
+    services: Sequence[ConfigService] = ()
     _alive = True
     _hangup = False
 
@@ -92,8 +87,8 @@ class ServiceWorker:
     @alive.setter
     def alive(self, alive: bool) -> None:
         self._alive = alive
-        if not alive and self.service is not None:
-            self.service.store.close()
+        for service in () if alive else self.services:
+            service.store.close()
 
     def init_signals(self) -> None:
         """Set gunicorn's signal handlers, and ours for SIGHUP."""
@@ -105,29 +100,30 @@ class ServiceWorker:
     def handle_hup(self, _number: int, _frame: FrameType | None) -> None:
         """Reload in place; a SIGHUP before the application is loaded is kept until then."""
         self._hangup = True
-        if self.service is not None:
-            self.service.wake_reload_thread()
+        for service in self.services:
+            service.wake_reload_thread()
 
     def load_wsgi(self) -> None:
-        """Load the application, and start its service in this process."""
+        """Load the application, and start its services in this process."""
         util.write_error = write_error
         super().load_wsgi()  # type: ignore[misc]
-        service = find(self.wsgi)
-        if service is None:
-            logger.warning("the application is wrapped beyond recognition: SIGHUP does nothing")
-            return
-        wanted = service.settings.max_waiters
-        most = self.room()
-        service.responder.max_waiters = most if wanted is None else min(wanted, most)
-        if wanted is not None and wanted > most:
-            name = type(self).__name__
-            logger.warning("ENDPOINT_MAX_WAITERS=%d: this %s has room for %d", wanted, name, most)
-        service.metrics.start(os.environ.get(metrics.VARIABLE))
-        service.start()
-        self.service = service
-        if self._hangup or not self._alive:
-            service.wake_reload_thread()
-            self.alive = self._alive
+        services = [*SERVICES]
+        most = self.room() // (len(services) or 1)
+        for service in services:
+            responder = service.responder
+            wanted = service.settings.max_waiters
+            if wanted is None and not is_asgi(self.wsgi):
+                responder.max_waiters = most
+            responder.max_waiters = min(responder.max_waiters, most)
+            if wanted is not None and wanted > most:
+                given = "ENDPOINT_MAX_WAITERS=%d: this %s has room for %d"
+                logger.warning(given, wanted, type(self).__name__, most)
+            service.metrics.start(os.environ.get(metrics.VARIABLE))
+            service.start()
+        self.services = services
+        if self._hangup:
+            self.handle_hup(signal.SIGHUP, None)
+        self.alive = self._alive
 
     def room(self) -> int:
         """Return how many long polls can be parked in this worker."""
@@ -175,7 +171,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         super().load_wsgi()
         app = self.wsgi
         threads = self.cfg.threads
-        if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__):
+        if is_asgi(app):
             self.config.lifespan = "auto"
         elif is_untouched(app):
             self.wsgi = AsgiApp(app, threads, self.request_timeout, start=False)
@@ -186,7 +182,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
 
     def room(self) -> int:
         """Return the limit of long polls: by connections, or by threads without native routes."""
-        if not is_untouched(self.wsgi):
+        if not is_asgi(self.wsgi) and not is_untouched(self.wsgi):
             return max(0, int(self.cfg.threads) - 2)
         return max(self.connections // 2, self.connections - SPARE_CONNECTIONS)
 

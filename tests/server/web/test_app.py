@@ -14,8 +14,6 @@ from flask.testing import FlaskClient
 from mop_config import __version__, create_app, init_app
 from mop_config.errors import SettingsError
 from mop_config.server.auth import Token, digest, line_of
-from mop_config.server.gunicorn.worker import find
-from mop_config.server.service import ConfigService
 from mop_config.server.settings import Settings
 
 from ...conftest import GUIDE_JSON, SAMPLE
@@ -254,7 +252,7 @@ def test_an_application_of_ones_own_can_take_the_routes_in(tmp_path: Path) -> No
     assert client.get("/own").text == "mine"
     assert client.get(ENDPOINTS).json == GUIDE_JSON
     assert client.get("/nope").content_type.startswith("text/html")
-    assert find(app) is service
+    assert app.extensions["mop_config"] is service
 
 
 def test_the_settings_hold_for_our_routes_only(tmp_path: Path) -> None:
@@ -280,19 +278,6 @@ def test_the_settings_hold_for_our_routes_only(tmp_path: Path) -> None:
     headers["Host"] = "a.com"
     assert clients[0].get(ENDPOINTS, headers=headers).headers["Access-Control-Allow-Origin"] == "*"
     assert "Access-Control-Allow-Origin" not in clients[1].get(ENDPOINTS, headers=headers).headers
-
-
-def test_the_runtime_is_found_under_middleware(tmp_path: Path) -> None:
-    """``find`` returns the service of an application that is wrapped in middleware."""
-
-    class Wrapper:
-        def __init__(self, app: Any) -> None:
-            self.app = app
-
-    app = create_app(Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False)
-    assert isinstance(find(Wrapper(Wrapper(app))), ConfigService)
-    assert find(lambda environ, start: []) is None
-    assert find(None) is None
 
 
 class TestTrustedHosts:
