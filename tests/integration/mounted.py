@@ -1,6 +1,6 @@
 """A FastAPI application that mounts ours, as docs/embedding.md shows."""
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from mop_config import create_asgi_app
 
@@ -12,5 +12,11 @@ def own() -> dict[str, str]:
     return {"own": "route"}
 
 
+async def size(request: Request) -> int:
+    """Return the length of the request's body."""
+    return len(await request.body())
+
+
 app.add_api_route("/own", own)
+app.add_api_route("/size", size, methods=["POST"])
 app.mount("/config", create_asgi_app())

@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from ..servers import ENDPOINTS, STATUS, Answer, gunicorn_command, running
@@ -91,6 +92,8 @@ def test_a_mounted_application(tmp_path: Path, options: tuple[str, ...]) -> None
     command = gunicorn_command(*CONF, *options, target="tests.integration.mounted:app")
     with running(tmp_path, file, command=command, workers=0, WEB_CONCURRENCY="1") as server:
         wait_for(lambda: server.answers("/own"))
+        upload = httpx2.post(f"http://127.0.0.1:{server.port}/size", content=bytes(2_000_000))
+        assert upload.json() == 2_000_000, "the limit of our own routes is not the application's"
         server.send(signal.SIGHUP)
         status = f"/config{STATUS}"
         wait_for(lambda: reloads(server.get(status), "sighup"), what="SIGHUP reloads")

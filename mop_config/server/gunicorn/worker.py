@@ -173,6 +173,7 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         threads = self.cfg.threads
         if is_asgi(app):
             self.config.lifespan = "auto"
+            self.max_body = GUEST_MAX_BODY
         elif is_untouched(app):
             self.wsgi = AsgiApp(app, threads, self.request_timeout, start=False)
         else:
