@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,22 @@ def test_readiness_follows_the_list(tmp_path: Path) -> None:
     assert answer.headers["Cache-Control"] == "no-store"
     fresh = {"state": "fresh", "reason": None, "complete": True}
     assert make(tmp_path).get("/ready").json == fresh
+
+
+def test_without_another_thread_the_list_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that can start no thread reads its files in its own one."""
+
+    def lacking(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    tokens = tmp_path / "tokens"
+    tokens.write_text(line_of(Token("app", digest("secret"), False)) + "\n")
+    monkeypatch.setattr(threading.Thread, "start", lacking)
+    client = make(tmp_path, tokens_file=str(tokens))
+    answer = client.get(ENDPOINTS, headers={"Authorization": "Bearer secret"})
+    assert (answer.status_code, answer.json) == (200, GUIDE_JSON)
 
 
 @pytest.mark.parametrize("strict", [False, True])
