@@ -142,7 +142,7 @@ class LogQueue:
         Args:
             patience: Limit of the wait in seconds.
         """
-        if self._running:
+        if self._running or self._writes.qsize():  # without a thread, ``put`` starts one
             done = threading.Event()
             self.put(done.set)
             done.wait(patience)

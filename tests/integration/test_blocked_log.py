@@ -198,6 +198,22 @@ def test_the_oldest_records_are_dropped_and_counted() -> None:
     assert written == [0, *range(40, 50)]
 
 
+def test_a_record_that_found_no_thread_is_written_at_the_exit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the exit a thread is started for a record that could not start one."""
+    queue, written = LogQueue(), list[str]()
+
+    def lacking(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lacking)
+        queue.put(partial(written.append, "a"))
+    queue.drain(10.0)
+    assert written == ["a"]
+
+
 #: A program that logs as a worker does, and prints a line when its log calls have returned.
 PROGRAM = """
 import logging, sys
