@@ -277,7 +277,7 @@ class ListUpdates:
         # Any status may have ``Retry-After``: it comes with a 304 of many long polls.
         policy = self._lists.state.policy
         pause = policy.busy_for(503, headers.get("retry-after"), time.time()) or 0.0
-        if quick_replies == 0:
+        if quick_replies == 0 or (quick_replies <= 2 and answer.found is not None):
             return pause
         return max(pause, backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY))
 

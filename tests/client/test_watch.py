@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 
 from mop_config.client import EndpointManager, updates
-from mop_config.client.lists.rules import SourceAnswer
+from mop_config.client.lists.rules import NewList, SourceAnswer
+from mop_config.model.endpoint import EndpointConfig
 from mop_config.net.http import HttpReply
 
 from ..servers import ENDPOINTS
@@ -203,10 +204,13 @@ def test_a_token_that_raises_does_not_end_the_watch() -> None:
     assert urls(manager.api_endpoints) == [A]
 
 
-def polled(**headers: str) -> SourceAnswer:
+NEW = NewList(EndpointConfig(), A, None)
+
+
+def polled(found: NewList | None = None, **headers: str) -> SourceAnswer:
     """Return the answer to a long poll, with these headers."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return SourceAnswer(None, HttpReply(304, named), asked_to_wait=True)
+    return SourceAnswer(found, HttpReply(304, named), asked_to_wait=True)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +218,9 @@ def polled(**headers: str) -> SourceAnswer:
     [
         (polled(preference_applied="wait=40"), 0, 0, 0),
         (polled(preference_applied="wait"), 1, 1, 1),
+        (polled(NEW, preference_applied="wait"), 1, 0, 0),
+        (polled(NEW, preference_applied="wait"), 2, 0, 0),
+        (polled(NEW, preference_applied="wait"), 3, 4, 4),
         (polled(preference_applied="wait"), 4, 8, 8),
         (polled(preference_applied="wait"), 50, 60, 60),
         (polled(preference_applied="wait", retry_after="90"), 1, 90, 90),
