@@ -67,6 +67,11 @@ class _Later:
             FileNotFoundError,
             "No such file .*: /none/c.pem or /none/k.pem",
         ),
+        (
+            {"cert": (Path("/none/c.pem"), Path("/none/k.pem"))},
+            FileNotFoundError,
+            "No such file .*: /none/c.pem or /none/k.pem",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

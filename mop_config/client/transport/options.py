@@ -122,7 +122,7 @@ def _context_of(verify: Any, cert: Any, *, trust_env: bool) -> ssl.SSLContext:
         raise TypeError(f"verify must be an ssl.SSLContext, a file or True, not {verify!r}")
     if cert:
         files = [cert] if isinstance(cert, str) else cert
-        with _naming(" or ".join(files[:2])):  # the third is a password
+        with _naming(" or ".join(map(str, files[:2]))):  # the third is a password
             verify.load_cert_chain(*files)
     return verify
 
