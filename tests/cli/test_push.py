@@ -149,7 +149,7 @@ def test_a_removal_needs_its_line(
     assert run(["push", str(file), key]) == 1
     error = capsys.readouterr().err
     lines = ["# confirm: removes 1 api", "# confirm: removes 1 socket"]
-    assert error.rstrip().endswith(f"that it is meant: {' and '.join(lines)}")
+    assert error.rstrip().endswith(f"has used it: {' and '.join(lines)}")
     assert cluster.get(name(key)) == ONE.encode()
     with file.open("a") as text:
         text.writelines(f"{line}\n" for line in lines)

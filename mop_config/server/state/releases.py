@@ -201,11 +201,12 @@ def check_removals(
         return
     before = render_body(last, settings.rules, at) or rendering.body
     if lines := missing_confirmations(rendering, settings, text, before, last):
+        add = "this line" if len(lines) == 1 else "each line"
         raise SourceError(
             Code.TOO_MANY_REMOVED,
             f"the file removes more than {settings.max_removed:.0%} of the endpoints of a kind"
-            " (ENDPOINT_MAX_REMOVED); write, also if it is there from an earlier edit, to confirm"
-            f" that it is meant: {' and '.join(lines)}",
+            f" (ENDPOINT_MAX_REMOVED); to confirm it, add {add}, again if an earlier edit has used"
+            f" it: {' and '.join(lines)}",
         )
 
 

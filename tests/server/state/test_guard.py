@@ -52,7 +52,7 @@ def verdict(before: str, after: str, settings: Settings) -> str:
     """Return the code of the refusal and the confirming lines, or ``accepted``."""
     if (error := refusal(before, after, settings)) is None:
         return "accepted"
-    _, _, lines = str(error).partition("meant: ")
+    _, _, lines = str(error).partition("has used it: ")
     return f"{error.code} {lines}".strip()
 
 
@@ -111,11 +111,14 @@ def test_the_largest_share_removed(share: float, before: str, after: str, expect
 
 
 def test_a_used_line_is_asked_for_once_more() -> None:
-    """The message says that the line in the text does not confirm the edit."""
+    """The message says that a line in the text may have confirmed an earlier edit only."""
     settings = Settings(max_removed=0.5)
-    before = text(4, 4, REMOVES_3)
-    expected = "also if it is there from an earlier edit, to confirm that it is meant: "
-    assert expected + REMOVES_3 in str(refusal(before, text(1, 4, REMOVES_3), settings))
+    again = "again if an earlier edit has used it: "
+    expected = f"; to confirm it, add this line, {again}{REMOVES_3}"
+    for lines in ((), (REMOVES_3,)):
+        assert expected in str(refusal(text(4, 4, *lines), text(1, 4, *lines), settings))
+    expected = f"; to confirm it, add each line, {again}{REMOVES_3} and # confirm: removes 3 socket"
+    assert expected in str(refusal(text(4, 4), text(1, 1), settings))
 
 
 PLAN = """ApiList:
@@ -172,7 +175,7 @@ def test_real_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         before = set(server.etags())
         put(file, text(1, 4))
         wait_for(lambda: server.status()["state"] == "rejected")
-        assert reason(server).endswith(f"that it is meant: {REMOVES_3}")
+        assert reason(server).endswith(f"has used it: {REMOVES_3}")
         assert set(server.etags()) == before
     with guarded() as server:
         assert REMOVES_3 in reason(server)
