@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     if not vectors:
         parser.error("no vector has such a name")
+    if options.junit and not options.junit.absolute().parent.is_dir():
+        parser.error(f"--junit: there is no folder {options.junit.parent}")
     began = time.monotonic()
     reporter = Reporter(len(vectors), tap=options.tap or not sys.stdout.isatty())
     asyncio.run(_run(vectors, command, options, reporter))

@@ -96,8 +96,9 @@ export class FailoverClient {
 
   /** Rules 5 to 10: send a request to one endpoint after the other. `timeout` bounds an attempt. */
   async request(method, path, {headers = {}, body, timeout} = {}) {
-    const repeatable = IDEMPOTENT.has(method)
-      || Object.keys(headers).some((name) => name.toLowerCase() === "idempotency-key");
+    const whole = !(body instanceof ReadableStream); // a stream cannot be sent again
+    const repeatable = whole && (IDEMPOTENT.has(method)
+      || Object.keys(headers).some((name) => name.toLowerCase() === "idempotency-key"));
     const deadline = now() + this.policy.total_timeout;
     const untried = new Set(this.ordered.map(({url}) => url));
     let answer = null;
@@ -112,11 +113,11 @@ export class FailoverClient {
       } catch (error) {
         failure = error;
         this.failed(endpoint);
-        if (repeatable || UNSENT.has(error.cause?.code)) continue;
+        if (repeatable || (whole && UNSENT.has(error.cause?.code))) continue;
         if (answer !== null) break;
         throw new RequestError("failed", error);
       }
-      if (!answer.bad || !(repeatable || NOT_REACHED.has(answer.status))) break;
+      if (!answer.bad || !(repeatable || (whole && NOT_REACHED.has(answer.status)))) break;
     }
     if (answer !== null) return answer;
     throw new RequestError("unavailable", failure);
@@ -125,7 +126,7 @@ export class FailoverClient {
   /** One attempt: the whole response, or an error. */
   async attempt(endpoint, method, path, {headers, body}, seconds) {
     const response = await fetch(endpoint.url + path, {
-      method, headers, body, redirect: "manual", signal: timeLimit(seconds),
+      method, headers, body, duplex: "half", redirect: "manual", signal: timeLimit(seconds),
     });
     const text = await response.text(); // a response that breaks off is none
     const {status} = response;
@@ -264,7 +265,10 @@ const operations = {
     });
     return {profile: "minimal", protocol: "1.0"};
   },
-  request: (message) => operations.client.request(message.method, message.path, message),
+  request({method, path, body, once, ...options}) {
+    const sent = once ? new Blob([body]).stream() : body;
+    return operations.client.request(method, path, {...options, body: sent});
+  },
   update: async (message) => ({changed: await operations.client.update(message)}),
   state() {
     const {current} = operations.client;

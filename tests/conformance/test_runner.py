@@ -77,6 +77,7 @@ def test_times_are_judged_last_and_lower_bounds_exactly() -> None:
         (["--jobs", "0", "--", "x"], "must be more than 0"),
         (["--slack", "x", "--", "x"], "invalid"),
         (["--profile", "largest", "--", "x"], "invalid choice"),
+        (["--junit", "no/such/file.xml", "--", "x"], "there is no folder no/such"),
     ],
 )
 def test_wrong_options(arguments: list[str], message: str) -> None:
