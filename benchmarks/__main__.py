@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
-from . import failover, fleet, front, memory, overhead, push, reload, serve
+try:
+    from . import failover, fleet, front, memory, overhead, push, reload, serve
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: install the dependency group bench (make bench does)") from None
 from .report import options, versions
 
 MODULES = {

@@ -447,8 +447,9 @@ def test_the_manifests_name_each_other() -> None:
 
 
 def test_the_pod_is_locked_down_and_sees_edits() -> None:
-    """The pod mounts no subPath, which never updates; paths and user are the image's."""
+    """The pod mounts no subPath, which never updates; name, paths and user are the image's."""
     (container,) = _pod()["containers"]
+    assert f"docker build -f deploy/Dockerfile -t {container['image']} ." in PAGE
     mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
     assert not any("subPath" in mount for mount in mounts.values())
     file = {item["name"]: item["value"] for item in container["env"]}["ENDPOINT_CONFIG_FILE"]

@@ -1,5 +1,7 @@
 """The bookkeeping of the simulated fleet: every request is counted, and a seed repeats a run."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -107,3 +109,15 @@ def test_everybody_gets_the_new_list(way: str) -> None:
     assert min(fleet.told) >= 0
     assert (max(fleet.told) < 30) is POLLS[way].held
     assert bool(sum(fleet.turned_away.values())) is (POLLS[way].places < 1)
+
+
+def test_the_command_names_the_missing_dependency_group() -> None:
+    """Without the peers that are measured, the command is one line that names their group."""
+    code = "import runpy, sys; sys.modules['elastic_transport'] = None; "
+    code += "runpy.run_module('benchmarks', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "dependency group bench" in done.stderr
+    assert done.stderr.count("\n") == 1
