@@ -8,9 +8,7 @@ import sys
 import click
 
 from ..errors import MopConfigError, SettingsError
-from ..server.serving.responder import check_key
 from ..server.settings import ProcessSettings, Settings
-from ..server.sources import check_source
 from .input import env_file_option
 
 
@@ -33,9 +31,7 @@ def serve(**options: str | None) -> None:
     os.environ.update(given)
     try:
         process = ProcessSettings.from_environ()
-        settings = Settings.from_environ()
-        check_key(settings)
-        check_source(settings)
+        Settings.from_environ()  # our configuration of gunicorn checks the files that they name
     except SettingsError as error:
         if error.variable not in given:
             raise

@@ -245,9 +245,8 @@ class FileSource:
         try:
             return call.result(self._patience)
         except TimeoutError:
-            if not call.done():
-                self._hanging.append(call)
-                self._again = now + AGAIN * len(self._hanging)
+            self._hanging.append(call)
+            self._again = now + AGAIN * len(self._hanging)
             return late
 
     def being_written(self) -> bool | None:
@@ -363,8 +362,7 @@ class FileSource:
         # Opening a socket fails with ENXIO.
         if error.errno in {errno.ENXIO, errno.ENODEV}:
             return SourceError(Code.NOT_REGULAR, f"{self._name} is no regular file")
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        return SourceError(Code.UNREADABLE, f"{self._name} cannot be read: {reason}")
+        return SourceError(Code.UNREADABLE, f"{self._name} cannot be read: {error.strerror}")
 
 
 def _grants_leases(path: str) -> bool:
