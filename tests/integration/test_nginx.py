@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,37 @@ def key_file(folder: Path) -> Path:
     path.write_text(json.dumps(SigningKey.generate().private_jwk()))
     path.chmod(0o600)
     return path
+
+
+class TestReports:
+    """nginx passes clients' reports on to the application."""
+
+    @pytest.mark.parametrize("front", ["nginx.conf", "nginx-cache.conf"])
+    def test_a_report_counts_for_the_address_of_its_client(
+        self, tmp_path: Path, front: str
+    ) -> None:
+        """Reports reach the application, and one client's limit is not another's."""
+        file = tmp_path / "e.txt"
+        file.write_text(OLD)
+        (tmp_path / "out").mkdir()
+        with ExitStack() as stack:
+            server = stack.enter_context(running(tmp_path, file, workers=1, ENDPOINT_REPORTS="1"))
+            ahead = cache(tmp_path, server.port)
+            if front == "nginx.conf":
+                ahead = mirror(tmp_path, tmp_path / "out", server.port)
+            port = stack.enter_context(ahead)
+
+            def report(address: str) -> int:
+                connection = http.client.HTTPConnection("127.0.0.1", port, 30, (address, 0))
+                with closing(connection):
+                    sent = json.dumps({"endpoints": []})
+                    named = {"Content-Type": "application/json"}
+                    connection.request("POST", "/api/v1/config/reports", sent, named)
+                    return connection.getresponse().status
+
+            assert report("127.0.0.2") == 204
+            wait_for(lambda: report("127.0.0.2") == 429, what="the client's limit is reached")
+            assert report("127.0.0.3") == 204
 
 
 class TestMirror:
