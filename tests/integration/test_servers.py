@@ -165,6 +165,30 @@ def test_the_scheme_that_a_trusted_proxy_forwards(
         assert (answer.status, answer.body) == (200, scheme.encode())
 
 
+@pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
+def test_the_prefix_that_a_proxy_leaves_in_the_path(
+    file: Path, tmp_path: Path, worker_class: str
+) -> None:
+    """With SCRIPT_NAME the routes are below the prefix, and the description names it."""
+    with running(
+        tmp_path,
+        file,
+        workers=0,
+        WEB_CONCURRENCY="1",
+        WORKER_CLASS=worker_class,
+        SCRIPT_NAME="/ops",
+    ) as server:
+        answer = server.get(f"/ops{ENDPOINTS}")
+        assert answer.status == 200
+        tag = {"If-None-Match": answer.headers["ETag"]}
+        waited = server.get(f"/ops{ENDPOINTS}?wait=0.1", **tag)
+        assert (waited.status, waited.headers["Preference-Applied"]) == (304, "wait")
+        assert server.get("/ops/health").status == 200
+        assert server.get("/opsy/health").status in {404, 500}
+        described = server.get("/ops/openapi.json")
+        assert (described.status, described.json["servers"]) == (200, [{"url": "/ops"}])
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_same_answers(file: Path, tmp_path: Path, reference: Server, name: str) -> None:
     """Status, headers and bytes are equal; each server follows edits and releases a long poll."""

@@ -215,6 +215,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
         self.headers += headers
         self.expect_100_continue = b"expect" in fields
         self.scope[SOCKET] = self._socket  # type: ignore[literal-required]
+        self.scope["root_path"] = self._worker.prefix
         if self.client is None or {self.client[0], "*"} & {*cfg.forwarded_allow_ips}:
             for name, value in cfg.secure_scheme_headers.items():
                 if fields.get(name.lower().encode()) == value.encode():

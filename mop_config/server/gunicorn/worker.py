@@ -194,6 +194,8 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         config.app = partial(answer_and_log, self.wsgi, self.log) if logs else self.wsgi
         config.timeout_graceful_shutdown = max(1, cfg.graceful_timeout - 1)
         config.http = partial(HttpProtocol, worker=self)
+        # As under gunicorn's other workers, a prefix that the proxy leaves in the path.
+        self.prefix = os.environ.get("SCRIPT_NAME", "")
         # Copies, since gunicorn's configuration is slow to read.
         self.max_line = cfg.limit_request_line
         self.max_fields = cfg.limit_request_fields

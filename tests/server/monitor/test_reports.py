@@ -247,8 +247,12 @@ def test_the_counts_of_all_workers_are_added_for_an_hour(
     assert reader.totals(listed) == second.totals(listed) == []
 
 
-def test_workers_that_add_at_the_same_time_lose_no_count(tmp_path: Path) -> None:
+def test_workers_that_add_at_the_same_time_lose_no_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Reports that several workers get at the same time are all counted."""
+    # A busy machine may keep a worker from the lock for longer than a client should wait.
+    monkeypatch.setattr(reports, "LONG_PATIENCE", 60.0)
     listed = frozenset({("api", URL)})
 
     def add() -> None:
