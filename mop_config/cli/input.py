@@ -53,7 +53,7 @@ def parse_environment(file: str, text: str) -> dict[str, str]:
         if match is None:
             # Show only the name: the rest of such a line may be a secret.
             shown = line.partition("=")[0].strip()[:60]
-            rule = "NAME=value on one line, with a value that is plain or quoted as a whole"
+            rule = "NAME=value on one line, without a backslash or quoted as a whole"
             raise MopConfigError(f"{file}:{number}: {shown!r} is not {rule}")
         name, double, single, plain = match.groups()
         if double is not None:
