@@ -9,9 +9,12 @@ import time
 from collections import deque
 from pathlib import Path
 
-from .client import ClientProcess
-from .fleet import Authority
-from .play import Player
+try:
+    from .client import ClientProcess
+    from .fleet import Authority
+    from .play import Player
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: pip install trustme") from None
 from .report import Reporter, write_junit
 from .vectors import PROFILES, Vector, load
 

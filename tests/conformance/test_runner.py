@@ -69,6 +69,18 @@ def test_times_are_judged_last_and_lower_bounds_exactly() -> None:
     assert "more than 1.0 s (× 0.0001)" in done.output
 
 
+def test_the_command_names_the_missing_package() -> None:
+    """Without trustme the command ends with one line that says what to install."""
+    code = "import runpy, sys; sys.modules['trustme'] = None; "
+    code += "runpy.run_module('conformance', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith(": pip install trustme\n")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
