@@ -55,7 +55,7 @@ def short_turns() -> Iterator[None]:
     with _one_at_a_time:
         interval = sys.getswitchinterval()
         collecting = gc.isenabled()
-        sys.setswitchinterval(SWITCH_INTERVAL)
+        sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
         gc.disable()
         try:
             yield
