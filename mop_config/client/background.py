@@ -152,9 +152,9 @@ class Background:
                 delay = 1.0
             with contextlib.suppress(queue.Empty):
                 self._wakeups.get(timeout=min(max(0.0, delay), IDLE))
-                time.sleep(YIELD)
-                while True:
-                    self._wakeups.get_nowait()
+                end = time.monotonic() + YIELD
+                while not self._stopped:
+                    self._wakeups.get(timeout=max(0.0, end - time.monotonic()))
 
     def _run_due_work(self) -> float:
         self._lists.save()
