@@ -298,7 +298,7 @@ class TestHedge:
         with handmade(slow_once()) as one, handmade() as two:
             told, _ = child(
                 """
-                policy = replace(QUICK, hedge_delay=0.5)
+                policy = replace(QUICK, hedge_delay=1.0)
                 options = {**OPTIONS, "policy": policy}
                 def sync():
                     manager = EndpointManager(sys.argv[1:3], **options)
