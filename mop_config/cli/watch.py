@@ -218,8 +218,10 @@ def _putting_off_sigterm() -> Iterator[None]:
     """Exit for a SIGTERM only at the end of the block, so that no command outlives this one."""
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    yield
-    signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if received:
         sys.exit(0)
 

@@ -153,6 +153,7 @@ class Background:
             with contextlib.suppress(queue.Empty):
                 self._wakeups.get(timeout=min(max(0.0, delay), IDLE))
                 end = time.monotonic() + YIELD
+                # Wake-ups until then are one with the first; the end of the time raises Empty.
                 while not self._stopped:
                     self._wakeups.get(timeout=max(0.0, end - time.monotonic()))
 
