@@ -14,8 +14,7 @@ from typing import NamedTuple
 from mop_config.client.lists.rules import UpdateContext, update
 from mop_config.client.updates import WATCH_WAIT
 from mop_config.errors import UpdateFailed
-from mop_config.model.codec import dumps
-from mop_config.model.endpoint import Endpoint, EndpointConfig
+from mop_config.model.endpoint import Endpoint, EndpointConfig, dumps
 from mop_config.net.http import HttpReply
 
 from .fleet_world import ROUND_TRIP, Process, World

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mop_config.model import codec
+from mop_config.model.endpoint import dumps
 from mop_config.server.parsing.parser import parse
 from mop_config.server.parsing.render import EMPTY_BODY, build, render
 from mop_config.server.settings import UrlRules
@@ -144,7 +144,7 @@ def sizes(quick: bool) -> Report:
             moments.append(time.perf_counter())
             built = build(file, UrlRules())
             moments.append(time.perf_counter())
-            body = codec.dumps(built.config)
+            body = dumps(built.config)
             moments.append(time.perf_counter())
             render(content.encode(), UrlRules(), EMPTY_BODY)
             moments.append(time.perf_counter())

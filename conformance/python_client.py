@@ -23,7 +23,7 @@ from mop_config.client import (
     UpdateUntrusted,
 )
 from mop_config.errors import MopConfigError, PayloadError
-from mop_config.model.codec import config_of
+from mop_config.model.endpoint import config_of
 
 Answer = dict[str, Any]
 #: The protocol's words for failures that have one word each.

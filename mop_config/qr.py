@@ -1,6 +1,6 @@
 """QR codes of endpoint lists: choose the text, draw the code, and scan an image.
 
-The JSON of the three forms is in ``model.codec``; ``parse`` decodes it, and ``dumps`` encodes it.
+``parse`` and ``dumps``, from ``model.endpoint``, decode and encode the JSON of the three forms.
 The largest code has room for 2953 bytes (ISO/IEC 18004, version 40-L), which is about fifty
 endpoints in the ``full`` form. The least preferred endpoints are left out.
 
@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import MissingExtra, PayloadError, QrTooLong, QrUnreadable
-from .model.codec import QR_FORMATS, QrData, check_room_id
-from .model.codec import dumps_qr as dumps
-from .model.codec import loads_qr as parse
-from .model.endpoint import EndpointConfig
+from .model.endpoint import QR_FORMATS, EndpointConfig, QrData, check_room_id
+from .model.endpoint import dumps_qr as dumps
+from .model.endpoint import loads_qr as parse
 
 if TYPE_CHECKING:
     from segno import QRCode

@@ -8,9 +8,8 @@ import click
 from rich.cells import cell_len
 
 from ..errors import MopConfigError
-from ..model import codec
 from ..model.address import secret_part, without_userinfo
-from ..model.endpoint import EndpointConfig, Kind
+from ..model.endpoint import EndpointConfig, Kind, dumps
 from ..model.printable import blanked, plural
 from ..server.parsing.problems import Problem, Severity
 from ..server.state.releases import missing_confirmations
@@ -105,7 +104,7 @@ def _print_change(reading: Reading, served: EndpointConfig, url: str) -> None:
 def _unconfirmed(reading: Reading, served: EndpointConfig, used: bytes = b"") -> list[str]:
     """Return the confirming lines that a text lacks, beside those that are in the text ``used``."""
     rendering, settings, data = reading.rendering, reading.settings, reading.data
-    return missing_confirmations(rendering, settings, data, codec.dumps(served), used)
+    return missing_confirmations(rendering, settings, data, dumps(served), used)
 
 
 def _document(reading: Reading, *, ok: bool) -> dict[str, object]:

@@ -4,8 +4,7 @@ from itertools import zip_longest
 
 import click
 
-from ..model.codec import rfc3339
-from ..model.endpoint import Kind
+from ..model.endpoint import Kind, rfc3339
 from ..server.settings import Settings
 from .input import env_file_option, settings_for
 from .output import json_text, say

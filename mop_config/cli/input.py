@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import click
 
 from ..errors import AddressError, MopConfigError, SourceError
-from ..model import codec
 from ..model.address import EtcdAddress
-from ..model.endpoint import EndpointConfig, Kind
+from ..model.endpoint import EndpointConfig, Kind, read_own
 from ..server.parsing.problems import Code, Problem
 from ..server.parsing.render import EMPTY, EMPTY_BODY, Rendering, decode, render
 from ..server.settings import Settings
@@ -201,7 +200,7 @@ def judged(name: str, read_text: Callable[[], tuple[bytes, float]], settings: Se
         rendering = rendering._replace(
             problems=(problem, *rendering.problems), errors=rendering.errors + 1
         )
-    config = codec.read_own(rendering.body)
+    config = read_own(rendering.body)
     return Reading(name, settings, data, mtime, lines, rendering, refusal, config)
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import click
 
-from ..model.codec import EndpointChange, endpoint_changes, entry_of
-from ..model.endpoint import EndpointConfig, Kind
+from ..model.endpoint import EndpointChange, EndpointConfig, Kind, endpoint_changes, entry_of
 from ..model.printable import plural, printable, replace_unprintable
 from ..server.parsing.attributes import PlannedChange
 

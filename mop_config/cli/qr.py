@@ -11,8 +11,7 @@ import click
 from .. import qr as codes
 from ..errors import MopConfigError, PayloadError, QrTooLong
 from ..files import write_atomically
-from ..model.codec import entry_of
-from ..model.endpoint import EndpointConfig
+from ..model.endpoint import EndpointConfig, entry_of
 from ..model.printable import blanked
 from .input import env_file_option, read_list
 from .output import complain, json_text, say

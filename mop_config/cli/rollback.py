@@ -5,7 +5,7 @@ import time
 import click
 
 from ..errors import MopConfigError
-from ..model.codec import rfc3339
+from ..model.endpoint import rfc3339
 from ..server.sources import SCHEME
 from ..server.state.directory import WorkerRecord
 from .input import env_file_option, judged, settings_for

@@ -14,9 +14,8 @@ from typing import NamedTuple
 import click
 
 from ..errors import AddressError, MopConfigError, PayloadError
-from ..model import codec
 from ..model.address import parse_url
-from ..model.endpoint import EndpointConfig
+from ..model.endpoint import EndpointConfig, loads
 from ..model.printable import blanked
 from ..net.connect import DialOptions
 from ..net.faults import HttpError
@@ -226,6 +225,6 @@ def fetch(
     if reply.status != 200:
         raise reply.refusal()
     try:
-        return codec.loads(reply.body)
+        return loads(reply.body)
     except PayloadError as error:
         raise MopConfigError(f"{reply.url} gives no list: {error}") from None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from ..model.codec import rfc3339
+from ..model.endpoint import rfc3339
 from ..server.monitor.thread import HealthDocument
 from ..server.serving.store import HistoryEntry
 from ..server.status.document import Level, StatusDocument, differing, verdict

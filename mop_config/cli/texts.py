@@ -19,7 +19,7 @@ import click
 from ..errors import MopConfigError, SourceError
 from ..files import replace_by, scratch_file
 from ..model.address import EtcdAddress, without_userinfo
-from ..model.codec import Difference
+from ..model.endpoint import Difference
 from ..server.parsing.problems import Code
 from ..server.parsing.render import EMPTY_BODY, render, render_body
 from ..server.settings import Settings

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import click
 
 from ..errors import MopConfigError, PayloadError
-from ..model import codec
-from ..model.endpoint import EndpointConfig
+from ..model.endpoint import EndpointConfig, dumps, loads
 from ..net.http import backoff, retry_after
 from .input import SECONDS
 from .output import ListChanges, complain, counts_of, json_text, say
@@ -111,7 +110,7 @@ class ListFollower:
     def _read(self, body: bytes) -> list[ListEvent]:
         before, refused, self._refusal = self.config, self._refusal, None
         try:
-            config = codec.loads(body)
+            config = loads(body)
         except PayloadError as error:
             self._refusal = f"what it gives is no list: {error}"
         else:
@@ -231,7 +230,7 @@ def _run(command: str, config: EndpointConfig, *, quiet: bool) -> None:
     try:
         done = subprocess.run(
             [shell, "-c", command],
-            input=codec.dumps(config) + b"\n",
+            input=dumps(config) + b"\n",
             stdout=sys.stderr if quiet else None,
             check=False,
         )

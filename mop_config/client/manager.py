@@ -9,8 +9,7 @@ from typing import Any, Unpack
 import httpx2
 
 from ..health.probe import AnswerJudge, HealthRequest, health_path_of
-from ..model.codec import QrData
-from ..model.endpoint import Endpoint, EndpointConfig, Kind
+from ..model.endpoint import Endpoint, EndpointConfig, Kind, QrData
 from ..net.resolver import LookUp, Resolve, resolver_of
 from .attempts import EndpointAttempts
 from .background import Lifecycle

@@ -19,8 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import MissingExtra, PayloadError, SignatureError, SigningKeyError
-from . import codec
-from .endpoint import EndpointConfig
+from .endpoint import MAX_DATE, EndpointConfig, check_room_id, config_of, dumps
 
 if TYPE_CHECKING:
     from joserfc.jwk import OKPKey
@@ -118,7 +117,7 @@ class SigningKey:
         """Sign a list; equal arguments give equal bytes.
 
         Args:
-            body: The wire form, as ``codec.dumps`` encodes it.
+            body: The wire form, as ``dumps`` encodes it.
             ver: The version, in milliseconds.
             iat: Time of the signature, in POSIX seconds.
             exp: Time of expiry, in POSIX seconds.
@@ -189,15 +188,15 @@ class TrustedKeys:
             claims = strict_json(body.decode())
             if not isinstance(claims, dict):
                 raise ValueError("it must be a JSON object")
-            config = codec.config_of(claims, most)
+            config = config_of(claims, most)
             numbers = {name: _number(name, claims.get(name)) for name in ("ver", "iat", "exp")}
             room_id = claims.get("room_id")
-            codec.check_room_id(room_id)
+            check_room_id(room_id)
         except ValueError as error:
             reason = error if isinstance(error, PayloadError) else str(error)[:200]
             message = f"the signed payload is not a list: {reason}"
             raise SignatureError("bad-claims", message) from None
-        digest = hashlib.sha256(codec.dumps(config)).hexdigest()
+        digest = hashlib.sha256(dumps(config)).hexdigest()
         signed = SignedList(config, kid=kid, text=text, digest=digest, room_id=room_id, **numbers)
         if now is not None and signed.expired(now):
             raise SignatureError("expired", f"it has expired at {moment(signed.exp)}")
@@ -221,7 +220,7 @@ def check_ahead(signed: SignedList, now: float) -> None:
 
 def moment(seconds: int) -> str:
     """Format the time in a claim as RFC 3339; a time outside the calendar is shown as a number."""
-    if seconds > codec.MAX_DATE:
+    if seconds > MAX_DATE:
         return str(seconds)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 

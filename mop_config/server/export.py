@@ -24,7 +24,7 @@ from typing import BinaryIO
 from .. import qr
 from ..errors import QrTooLong, SourceError
 from ..files import open_flags, replace_by, scratch_file
-from ..model.codec import read_own
+from ..model.endpoint import read_own
 from ..model.jws import jwk_set
 from .parsing.problems import Code
 from .parsing.render import EMPTY

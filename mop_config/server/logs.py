@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
-from ..model.codec import rfc3339
+from ..model.endpoint import rfc3339
 from ..model.printable import printable
 
 #: Limit of waiting records; beyond it the oldest records are dropped.

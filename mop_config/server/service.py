@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily
 
-from ..model.codec import iter_endpoints, rfc3339
-from ..model.endpoint import Kind
+from ..model.endpoint import Kind, iter_endpoints, rfc3339
 from .auth import TokenAuthenticator
 from .monitor.reports import ClientReports, Listed, ReportedEndpoint
 from .monitor.schedule import Slots

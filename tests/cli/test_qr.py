@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mop_config import cli, qr
-from mop_config.model import codec
+from mop_config.model.endpoint import loads
 
 from ..client.handmade import source, wire
 from ..conftest import GUIDE_JSON, SAMPLE, need_program
@@ -74,7 +74,7 @@ class TestTerminal:
         """Both decoders read the code from the screen: black on white in any colour scheme."""
         shown = on_a_terminal("qr", "--room-id", "大厅", columns=120, lines=60)
         rows = SCREEN.findall(shown)
-        expected = qr.dumps(codec.loads(FULL), "full", "大厅")
+        expected = qr.dumps(loads(FULL), "full", "大厅")
         image = photo(rows)
         assert qr.scan(image) == expected
         (tmp_path / "screen.png").write_bytes(image)
@@ -90,7 +90,7 @@ class TestTerminal:
         shown = on_a_terminal("qr", columns=80, lines=24)
         rows = SCREEN.findall(shown)
         assert max(map(len, rows)) <= 80
-        assert qr.scan(photo(rows)) == qr.dumps(codec.loads(FULL), "list")
+        assert qr.scan(photo(rows)) == qr.dumps(loads(FULL), "list")
         assert "only the list form fits" in shown
         assert "lines high, and the terminal 24" in shown
 
@@ -112,7 +112,7 @@ class TestTerminal:
         assert not SCREEN.findall(
             on_a_terminal("qr", "--format", "full", columns=needed - 1, lines=60)
         )
-        assert qr.fit(codec.loads(FULL), "full", limit=int(match[1])).size <= 425
+        assert qr.fit(loads(FULL), "full", limit=int(match[1])).size <= 425
 
     def test_one_that_is_too_narrow_for_any(self) -> None:
         """A terminal too narrow for every form gets one line and no code."""
@@ -157,7 +157,7 @@ class TestOutput:
         result = call("--out", str(path), "--limit", "2")
         assert result.returncode == 0
         assert result.stdout.startswith(f"{path}: full form, ")
-        text = qr.fit(codec.loads(FULL), limit=2).text
+        text = qr.fit(loads(FULL), limit=2).text
         assert path.read_bytes() == qr.image(text, suffix.lower()[1:])
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~_umask()
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
@@ -258,7 +258,7 @@ class TestScan:
         """The command prints one line per endpoint, and the rest of the text."""
         path = tmp_path / "code.png"
         text = qr.dumps(
-            codec.loads(
+            loads(
                 '{"api_endpoints":[{"url":"https://1.2.3.4","priority":5,'
                 '"server_name":"a.example"}],"socketio_endpoints":[]}'
             ),

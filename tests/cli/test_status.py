@@ -11,7 +11,7 @@ import pytest
 
 from mop_config.cli import COMMANDS
 from mop_config.cli.input import parse_environment
-from mop_config.model.codec import rfc3339
+from mop_config.model.endpoint import rfc3339
 
 from ..client.handmade import MISSING, OK, handmade
 from ..conftest import SAMPLE, need_program

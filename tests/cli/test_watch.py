@@ -31,8 +31,7 @@ from mop_config.cli.watch import (
     Step,
     pause_asked_for,
 )
-from mop_config.model import codec
-from mop_config.model.codec import EndpointChange
+from mop_config.model.endpoint import EndpointChange, dumps, loads
 
 from ..client.handmade import Answer, Asked, handmade, source, wire
 from ..client.test_qr import CONFIGS
@@ -165,7 +164,7 @@ class TestEvents:
             "changed": [{**a_before, "priority": 1, "before": a_before}],
         }
         assert "no list: document: not JSON" in refused["reason"]
-        assert codec.loads(watch.err) == codec.loads(
+        assert loads(watch.err) == loads(
             wire(["https://b.example", "https://a.example"], ["https://s.example"])
         )
 
@@ -447,11 +446,11 @@ class TestFollower:
         """After a change, or a long poll that ends, the next request follows at once."""
         who = follower()
         assert answered(who, LIST) == Step([ListEvent("start")], 0.0)
-        assert who.config == codec.loads(LIST)
+        assert who.config == loads(LIST)
         assert answered(who, None, took=WAIT) == Step([], 0.0)
         step = answered(who, OTHER)
         assert ([event.name for event in step.events], step.pause) == (["changed"], 0.0)
-        assert who.config == codec.loads(OTHER)
+        assert who.config == loads(OTHER)
 
     @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
     def test_a_server_that_answers_in_haste_is_not_stormed(self, chance: float) -> None:
@@ -543,7 +542,7 @@ class TestFollower:
             step = answered(who, body)
             names += [event.name for event in step.events]
         assert names == ["refused", "refused", "changed", "refused", "back"]
-        assert who.config == codec.loads(OTHER)
+        assert who.config == loads(OTHER)
 
     def test_an_empty_list_to_begin_with(self) -> None:
         """An empty first list is a list: the server has no endpoints yet."""
@@ -578,8 +577,8 @@ class TestChange:
         """A different order is a change without added, removed or changed endpoints."""
         one, two = Endpoint("https://a.example"), Endpoint("https://b.example")
         who = follower()
-        answered(who, codec.dumps(EndpointConfig((one, two))))
-        (event,) = answered(who, codec.dumps(EndpointConfig((two, one)))).events
+        answered(who, dumps(EndpointConfig((one, two))))
+        (event,) = answered(who, dumps(EndpointConfig((two, one)))).events
         assert (event.name, event.changes) == ("changed", [])
 
 

@@ -11,8 +11,7 @@ import pytest
 from mop_config import EndpointConfig
 from mop_config.client import EndpointManager, Policy, background, testing, updates
 from mop_config.health.probe import ProbeResult
-from mop_config.model.codec import dumps
-from mop_config.model.endpoint import Endpoint
+from mop_config.model.endpoint import Endpoint, dumps
 from mop_config.net.faults import COUNTED, Fault
 from mop_config.server.monitor.reports import FAULTS, parse_report
 from mop_config.server.monitor.reports import MAX_COUNT as SERVER_MAX

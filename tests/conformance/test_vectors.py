@@ -14,7 +14,7 @@ from conformance import PROTOCOL
 from conformance.vectors import FOLDER, Vector, load
 from mop_config import qr
 from mop_config.errors import AddressError, PayloadError, SignatureError
-from mop_config.model import codec
+from mop_config.model.endpoint import loads
 from mop_config.model.jws import TrustedKeys, check_ahead
 
 VECTORS = load()
@@ -83,10 +83,10 @@ def test_lists_are_read_as_the_vectors_say(vector: Vector) -> None:
     word = served(vector)
     text = word["text"] if "text" in word else filled(word["json"])
     if "error" not in vector.steps[0]["expect"] or vector.name.startswith("an API endpoint at wss"):
-        assert codec.loads(text).api_endpoints
+        assert loads(text).api_endpoints
         return
     with pytest.raises(PayloadError):
-        codec.loads(text)
+        loads(text)
 
 
 @pytest.mark.parametrize("vector", titled("qr"))

@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 
 from mop_config import EndpointConfig, __version__, create_app, init_app
 from mop_config.health.state import HealthState
-from mop_config.model.codec import MAX_ROOM_ID, QR_FORMATS, Difference, dumps
+from mop_config.model.endpoint import MAX_ROOM_ID, QR_FORMATS, Difference, dumps
 from mop_config.qr import CAPACITY, MAX_LIMIT
 from mop_config.server.monitor.reports import FAULTS, MAX_COUNT
 from mop_config.server.parsing.attributes import MAX_PRIORITY

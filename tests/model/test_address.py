@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from mop_config import Endpoint, EndpointConfig
 from mop_config.errors import AddressError, PayloadError
-from mop_config.model import codec
 from mop_config.model.address import normalise_host, parse_url
+from mop_config.model.endpoint import NAMED_URLS, Difference, difference, dumps, loads
 
 
 @given(st.text(max_size=80) | st.text("abcXYZ0189.-:[]%/@ é。", max_size=40))
@@ -108,8 +108,8 @@ def test_the_wire_form_survives_the_way_there_and_back(
     import json
 
     config = EndpointConfig(api, socket)
-    body = codec.dumps(config)
-    assert codec.loads(body) == config
+    body = dumps(config)
+    assert loads(body) == config
     assert json.dumps(json.loads(body), separators=(",", ":")).encode() == body
 
 
@@ -142,26 +142,24 @@ def test_the_wire_form_survives_the_way_there_and_back(
 def test_json_that_is_no_configuration_is_refused_by_field(body: str | bytes, field: str) -> None:
     """The error names the invalid member."""
     with pytest.raises(PayloadError) as caught:
-        codec.loads(body)
+        loads(body)
     assert caught.value.field == field
 
 
 def test_the_difference_of_two_lists() -> None:
     """Added, removed and changed endpoints are counted per kind."""
     a, b, c = (Endpoint(f"https://{x}.com") for x in "abc")
-    old = codec.dumps(EndpointConfig((a, b), (a,)))
-    new = codec.dumps(EndpointConfig((Endpoint(a.url, 3), c), (a,)))
+    old = dumps(EndpointConfig((a, b), (a,)))
+    new = dumps(EndpointConfig((Endpoint(a.url, 3), c), (a,)))
     how = ("priority=0 → 3",)
-    assert codec.difference(old, new) == (1, 1, 1, (c.url,), (b.url,), (a.url,), how)
-    assert codec.difference(old, old) == codec.Difference()
+    assert difference(old, new) == (1, 1, 1, (c.url,), (b.url,), (a.url,), how)
+    assert difference(old, old) == Difference()
     many = EndpointConfig(tuple(Endpoint(f"https://h{i}.com", i) for i in range(50)))
-    grown = codec.difference(old, codec.dumps(many))
-    assert (grown.added, len(grown.added_urls)) == (50, codec.NAMED_URLS)
+    grown = difference(old, dumps(many))
+    assert (grown.added, len(grown.added_urls)) == (50, NAMED_URLS)
     moved = tuple(Endpoint(e.url, e.priority + 1, server_name="a.com") for e in many.api_endpoints)
     both = EndpointConfig(moved, moved)
-    shifted = codec.difference(
-        codec.dumps(EndpointConfig(many.api_endpoints, moved)), codec.dumps(both)
-    )
-    assert (shifted.changed, len(shifted.changed_urls)) == (50, codec.NAMED_URLS)
-    assert len(shifted.changed_how) == codec.NAMED_URLS
+    shifted = difference(dumps(EndpointConfig(many.api_endpoints, moved)), dumps(both))
+    assert (shifted.changed, len(shifted.changed_urls)) == (50, NAMED_URLS)
+    assert len(shifted.changed_how) == NAMED_URLS
     assert shifted.changed_how[0] == "priority=0 → 1, server_name=- → a.com"

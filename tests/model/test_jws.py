@@ -18,8 +18,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from mop_config.errors import SignatureError, SigningKeyError
-from mop_config.model import codec
-from mop_config.model.endpoint import Endpoint, EndpointConfig
+from mop_config.model.endpoint import Endpoint, EndpointConfig, dumps
 from mop_config.model.jws import MAX_NUMBER, SigningKey, TrustedKeys, jwk_set, looks_signed
 
 OURS, OTHERS = SigningKey.generate(), SigningKey.generate()
@@ -28,7 +27,7 @@ CONFIG = EndpointConfig(
     (Endpoint("https://a.example/api/v1", 0), Endpoint("https://10.0.0.1/api/v1", 3, "a.example")),
     (Endpoint("wss://s.example/ws", 0),),
 )
-BODY = codec.dumps(CONFIG)
+BODY = dumps(CONFIG)
 SIGNED = OURS.sign(BODY, ver=1000, iat=2000, exp=3000)
 HEADER, PAYLOAD, SIGNATURE = SIGNED.decode().split(".")
 
@@ -105,7 +104,7 @@ class TestForm:
         many = EndpointConfig(
             tuple(Endpoint(f"https://host-{n}.example/api/v1", n) for n in range(20_000))
         )
-        text = OURS.sign(codec.dumps(many), ver=1, iat=1, exp=2)
+        text = OURS.sign(dumps(many), ver=1, iat=1, exp=2)
         assert len(text) > 1_000_000
         assert TRUSTED.verify(text).config == many
 
@@ -126,7 +125,7 @@ def test_what_is_signed_is_read_back(
 ) -> None:
     """Any list and numbers survive signing and verifying; the digest covers the lists only."""
     config = EndpointConfig(api, sockets)
-    body = codec.dumps(config)
+    body = dumps(config)
     found = TRUSTED.verify(OURS.sign(body, ver=ver, iat=iat, exp=exp))
     assert (found.config, found.ver, found.iat, found.exp, found.kid) == (
         *(config, ver, iat, exp),

@@ -17,8 +17,7 @@ from PIL import Image
 
 from mop_config import Endpoint, EndpointConfig, qr
 from mop_config.errors import MissingExtra, MopConfigError, PayloadError, QrTooLong, QrUnreadable
-from mop_config.model import codec
-from mop_config.model.endpoint import Kind, assemble
+from mop_config.model.endpoint import Kind, assemble, dumps, iter_endpoints, read_own
 from mop_config.qr import CAPACITY_UTF8
 
 from ..client.test_qr import CONFIGS, GUIDE_CONFIG, ROOMS
@@ -243,9 +242,9 @@ class TestFit:
     @given(CONFIGS | st.just(EndpointConfig()))
     def test_a_body_is_read_entry_by_entry(self, config: EndpointConfig) -> None:
         """The iterator yields every endpoint of each kind, in the order of the list."""
-        body = codec.dumps(config)
-        assert {kind: tuple(codec.iter_endpoints(body, kind)) for kind in Kind} == config.kinds()
-        assert codec.read_own(body) == config
+        body = dumps(config)
+        assert {kind: tuple(iter_endpoints(body, kind)) for kind in Kind} == config.kinds()
+        assert read_own(body) == config
 
     @pytest.mark.parametrize(
         ("number", "form", "room"),
@@ -314,7 +313,7 @@ class TestFit:
         """The best of a long list are chosen, and the error has the size of the whole list."""
         config = a_list(30_000)
         assert qr.fit(config).format == "single"
-        with pytest.raises(QrTooLong, match=f"takes {len(codec.dumps(config))} bytes"):
+        with pytest.raises(QrTooLong, match=f"takes {len(dumps(config))} bytes"):
             qr.fit(config, "full")
 
 

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import platformdirs
 
 from ...files import write_atomically
-from ...model import codec
-from ...model.endpoint import EndpointConfig
+from ...model.endpoint import EndpointConfig, config_of, dumps
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ def load(path: Path) -> CachedList | None:
         document = json.loads(path.read_bytes())
         if document.pop("format", None) != _FORMAT:
             raise ValueError("it was not written by this version of mop-config")
-        lists = {"config": codec.config_of(document["config"]), "jws": tuple(document["jws"])}
+        lists = {"config": config_of(document["config"]), "jws": tuple(document["jws"])}
         return CachedList(**document | lists)
     except FileNotFoundError:
         return None
@@ -83,7 +82,7 @@ def save(path: Path, cached: CachedList) -> None:
     Raises:
         OSError: If the file cannot be written; the old file stays.
     """
-    config = json.loads(codec.dumps(cached.config))
+    config = json.loads(dumps(cached.config))
     write(path, {**cached._asdict(), "format": _FORMAT, "config": config})
 
 

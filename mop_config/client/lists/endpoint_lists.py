@@ -14,8 +14,7 @@ from ... import signals
 from ...errors import AddressError, PayloadError, SignatureError, UpdateUntrusted
 from ...files import locked
 from ...model.address import parse_url
-from ...model.codec import QrData, endpoint_changes, loads_qr
-from ...model.endpoint import Endpoint, EndpointConfig, Kind
+from ...model.endpoint import Endpoint, EndpointConfig, Kind, QrData, endpoint_changes, loads_qr
 from ...model.jws import SignedList, looks_signed
 from ...net.http import origin_of
 from ..pool.session import ClientState

@@ -8,9 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from ... import errors
-from ...model import codec
 from ...model.address import is_ip, parse_url
-from ...model.endpoint import Endpoint, EndpointConfig
+from ...model.endpoint import Endpoint, EndpointConfig, loads
 from ...model.jws import SignedList, looks_signed
 from ...net.http import HttpReply, may_send_token
 from ..keywords import Several, check_plain
@@ -284,7 +283,7 @@ def _read(url: str, reply: HttpReply, known: UpdateContext) -> NewList:
         if trust is None and looks_signed(reply.body):
             raise errors.PayloadError("document", "it is signed: trusted_keys must say by whom")
         signed = None if trust is None else trust.read(reply.body)
-        config = signed.config if signed else codec.loads(reply.body, known.max_endpoints)
+        config = signed.config if signed else loads(reply.body, known.max_endpoints)
         config = normalized(config, shown)
         if url.startswith("https:") and not known.allow_http:
             config = without_plain(config, shown)

@@ -15,8 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypedDict
 
 from ...model.address import parse_url
-from ...model.codec import rfc3339
-from ...model.endpoint import Kind
+from ...model.endpoint import Kind, rfc3339
 from ...net.faults import HttpError
 from ...net.http import HttpClient, HttpRequest, backoff, retry_after
 from ..settings import Settings

@@ -15,8 +15,7 @@ from typing import NamedTuple, TypedDict
 
 from ...health.probe import ProbeResult
 from ...health.state import Evidence, Health, HealthRules, HealthState, Transition
-from ...model.codec import iter_endpoints, rfc3339
-from ...model.endpoint import Endpoint, Kind
+from ...model.endpoint import Endpoint, Kind, iter_endpoints, rfc3339
 from ...net.faults import Fault
 
 #: Limit of endpoints of each kind that are checked: the best ones.

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from ...errors import AddressError
 from ...model.address import is_ip
-from ...model.codec import MAX_DATE, rfc3339
-from ...model.endpoint import Kind, canonical_server_name
+from ...model.endpoint import MAX_DATE, Kind, canonical_server_name, rfc3339
 from .problems import Code
 
 _DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"

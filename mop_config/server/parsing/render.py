@@ -7,9 +7,16 @@ from itertools import chain
 from typing import NamedTuple
 
 from ...errors import SourceError
-from ...model import codec
 from ...model.address import identity
-from ...model.endpoint import Endpoint, EndpointConfig, Kind, assemble
+from ...model.endpoint import (
+    Difference,
+    Endpoint,
+    EndpointConfig,
+    Kind,
+    assemble,
+    difference,
+    dumps,
+)
 from ..settings import UrlRules
 from .attributes import ALWAYS, FOREVER, PlannedChange
 from .parser import EndpointFile, Entry, Problems, Section, parse
@@ -19,7 +26,7 @@ GZIP_LEVEL = 6
 #: Problems that one log line names.
 MAX_LOGGED = 5
 #: The empty list, which is served as long as no valid list has been loaded.
-EMPTY_BODY = codec.dumps(EndpointConfig())
+EMPTY_BODY = dumps(EndpointConfig())
 
 
 class Built(NamedTuple):
@@ -168,7 +175,7 @@ class Rendering(NamedTuple):
     problems: tuple[Problem, ...]
     errors: int
     warnings: int
-    difference: codec.Difference
+    difference: Difference
     planned: tuple[PlannedChange, ...] = ()
     boundary: float = 0.0
 
@@ -233,7 +240,7 @@ def render(data: bytes, rules: UrlRules, served: bytes, at: float = 0.0) -> Rend
         SourceError: If the bytes are not text.
     """
     config, problems, planned, boundary = build(parse(decode(data)), rules, at)
-    body = codec.dumps(config)
+    body = dumps(config)
     # Without a time stamp, so that the bytes are equal on every node.
     packed = gzip.compress(body, GZIP_LEVEL, mtime=0)
     return Rendering(
@@ -245,7 +252,7 @@ def render(data: bytes, rules: UrlRules, served: bytes, at: float = 0.0) -> Rend
         problems=tuple(problems.kept),
         errors=problems.counts[Severity.ERROR],
         warnings=problems.counts[Severity.WARNING],
-        difference=codec.difference(served, body),
+        difference=difference(served, body),
         planned=planned,
         boundary=boundary,
     )
@@ -254,7 +261,7 @@ def render(data: bytes, rules: UrlRules, served: bytes, at: float = 0.0) -> Rend
 def render_body(data: bytes, rules: UrlRules, at: float = 0.0) -> bytes | None:
     """Return the wire form of the list in a text; None if the bytes are not text."""
     try:
-        return codec.dumps(build(parse(decode(data)), rules, at).config)
+        return dumps(build(parse(decode(data)), rules, at).config)
     except SourceError:
         return None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import SourceError
-from ...model.codec import rfc3339
+from ...model.endpoint import rfc3339
 from ..parsing.problems import MAX_KEPT, Code, Problem
 from ..parsing.render import EMPTY, Rendering, first_problems, render
 from ..serving.store import Reload, Result, Snapshot, SnapshotStore, SourceState, Trigger

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from ... import signals
-from ...model.codec import Difference, rfc3339
+from ...model.endpoint import Difference, rfc3339
 from ..parsing.attributes import PlannedChange
 from ..parsing.problems import Problem, ProblemRecord
 from ..parsing.render import Rendering

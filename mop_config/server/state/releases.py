@@ -26,8 +26,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ...errors import SourceError
-from ...model.codec import MAX_DATE, iter_endpoints, rfc3339
-from ...model.endpoint import Kind
+from ...model.endpoint import MAX_DATE, Kind, iter_endpoints, rfc3339
 from ...model.printable import plural
 from ..parsing.problems import MAX_KEPT, Code, Problem, Severity
 from ..parsing.render import EMPTY_BODY, Rendering, render, render_body

@@ -21,8 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from ... import qr
 from ...errors import PayloadError, QrTooLong
 from ...health.probe import DEFAULT_PATH
-from ...model.codec import iter_endpoints, read_own
-from ...model.endpoint import Endpoint, Kind
+from ...model.endpoint import Endpoint, Kind, iter_endpoints, read_own
 from ...model.jws import KEYS_MEDIA_TYPE, jwk_set
 from ..auth import USER
 from ..monitor.reports import parse_report

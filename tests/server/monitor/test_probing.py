@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 
 from mop_config import Endpoint, EndpointConfig
 from mop_config.health.probe import ProbeResult
-from mop_config.model import codec
-from mop_config.model.codec import iter_endpoints, rfc3339
-from mop_config.model.endpoint import Kind, assemble
+from mop_config.model.endpoint import Kind, assemble, dumps, iter_endpoints, loads, rfc3339
 from mop_config.net.faults import Fault
 from mop_config.server.monitor.schedule import (
     MOST,
@@ -35,7 +33,7 @@ BAD = ProbeResult(Fault.REFUSED, 0.01, "Connection refused")
 
 
 def body(api: list[Endpoint], socketio: list[Endpoint] | None = None) -> bytes:
-    return codec.dumps(EndpointConfig(tuple(api), tuple(socketio or ())))
+    return dumps(EndpointConfig(tuple(api), tuple(socketio or ())))
 
 
 def named(*names: str) -> list[Endpoint]:
@@ -108,9 +106,9 @@ class TestEntries:
             )
 
         config = EndpointConfig(make("https", api), make("wss", socketio))
-        wire = codec.dumps(config)
-        assert tuple(iter_endpoints(wire, Kind.API)) == codec.loads(wire).api_endpoints
-        assert tuple(iter_endpoints(wire, Kind.SOCKETIO)) == codec.loads(wire).socketio_endpoints
+        wire = dumps(config)
+        assert tuple(iter_endpoints(wire, Kind.API)) == loads(wire).api_endpoints
+        assert tuple(iter_endpoints(wire, Kind.SOCKETIO)) == loads(wire).socketio_endpoints
 
     def test_the_best_of_each_kind_are_checked(self) -> None:
         """The best endpoints by priority and place are checked, ``MOST`` of each kind."""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mop_config.model import codec
 from mop_config.model.address import secret_part
+from mop_config.model.endpoint import dumps, loads
 from mop_config.server.parsing.parser import MIN_ERRORS, Section, parse
 from mop_config.server.parsing.problems import MAX_KEPT, Code, Problem, Severity
 from mop_config.server.parsing.render import Built, build, render
@@ -515,7 +515,7 @@ class TestAttributes:
     def test_a_server_name_shows_in_the_json_only_where_given(self) -> None:
         """All other entries have the guide's form."""
         config = built("IPList:\n1.2.3.4 server_name=API.example.com\n5.6.7.8").config
-        assert json.loads(codec.dumps(config))["api_endpoints"] == [
+        assert json.loads(dumps(config))["api_endpoints"] == [
             {"url": "https://1.2.3.4/api/v1", "priority": 0, "server_name": "api.example.com"},
             {"url": "https://5.6.7.8/api/v1", "priority": 1},
         ]
@@ -776,7 +776,7 @@ def test_what_the_guides_rules_can_say_means_what_the_guide_says(
         default_port=port,
     ).config
     expected = what_the_guide_says(lines, protocol, api_path, socket_path, port)
-    assert json.loads(codec.dumps(config)) == expected
+    assert json.loads(dumps(config)) == expected
 
 
 @given(st.text() | st.text("DomainListIP:：,，#@[]./- \n\r\t12ab=é" + "\u2028\x0b", max_size=200))
@@ -785,7 +785,7 @@ def test_no_text_makes_the_parser_raise(text: str) -> None:
     config, found, *_ = built(text)
     assert found.kept == sorted(found.kept)
     assert len(found.kept) == min(MAX_KEPT, found.counts.total())
-    assert codec.loads(codec.dumps(config)) == config
+    assert loads(dumps(config)) == config
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for problem in found.kept:
         assert 1 <= problem.line <= len(lines)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from mop_config.model.codec import rfc3339
+from mop_config.model.endpoint import rfc3339
 from mop_config.server.logs import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
 from mop_config.server.serving.store import HistoryEntry, ReloadRecord

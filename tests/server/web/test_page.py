@@ -16,7 +16,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from mop_config import Endpoint, EndpointConfig, create_app, init_app
-from mop_config.model.codec import dumps
+from mop_config.model.endpoint import dumps
 from mop_config.server.parsing.problems import Code, Problem, ProblemRecord, Severity
 from mop_config.server.serving.store import Result, SourceState, Trigger
 from mop_config.server.settings import Settings

@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from mop_config import create_app, qr
-from mop_config.model import codec
+from mop_config.model.endpoint import loads
 from mop_config.server.settings import Settings
 from mop_config.server.web import views
 
@@ -18,7 +18,7 @@ from ...conftest import GUIDE_JSON, SAMPLE, need_program
 
 BASE = "/api/v1/config/qr"
 ENDPOINTS = "/api/v1/config/endpoints"
-CONFIG = codec.loads(json.dumps(GUIDE_JSON))
+CONFIG = loads(json.dumps(GUIDE_JSON))
 
 
 def make(folder: Path, text: str | None = None, **settings: Any) -> FlaskClient:
@@ -78,7 +78,7 @@ def test_unless_told_it_takes_the_first_form_that_fits(tmp_path: Path) -> None:
     for number in (20, 50, 100):
         client = make(tmp_path, hosts(number))
         text = client.get(f"{BASE}.json").data.decode()
-        assert text == qr.fit(codec.loads(client.get(ENDPOINTS).data)).text
+        assert text == qr.fit(loads(client.get(ENDPOINTS).data)).text
         assert qr.scan(client.get(f"{BASE}.png").data) == text
         title = client.get(f"{BASE}.svg").data.partition(b"<title>")[2].partition(b"</title>")[0]
         found.append(title.decode())
@@ -93,7 +93,7 @@ def test_a_form_that_does_not_fit(tmp_path: Path, kind: str, number: int) -> Non
     assert answer.status_code == 422
     assert answer.content_type == "application/problem+json"
     problem: Any = answer.json
-    config = codec.loads(client.get(ENDPOINTS).data)
+    config = loads(client.get(ENDPOINTS).data)
     assert problem["bytes"] == len(qr.dumps(config, "full", "r"))
     assert problem["capacity"] == 2953
     assert str(problem["bytes"]) in problem["detail"]

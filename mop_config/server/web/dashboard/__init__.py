@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .... import __version__
 from ....errors import PayloadError, QrTooLong
-from ....model.codec import rfc3339
+from ....model.endpoint import rfc3339
 from ...status.translations import LANGUAGES, Texts
 from ..guards import current_service, revalidated
 from ..views import choose

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 
-from ....model.codec import iter_endpoints
-from ....model.endpoint import Endpoint, Kind
+from ....model.endpoint import Endpoint, Kind, iter_endpoints
 from ....model.printable import replace_unprintable
 from ...monitor.reports import OK
 from ...monitor.schedule import SLOT_SECONDS, SLOTS, EndpointHealth, Slot, Slots

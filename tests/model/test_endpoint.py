@@ -5,8 +5,15 @@ import json
 import pytest
 
 from mop_config import Endpoint, EndpointConfig
-from mop_config.model import codec
-from mop_config.model.endpoint import Kind
+from mop_config.model.endpoint import (
+    Difference,
+    Kind,
+    difference,
+    dumps,
+    iter_endpoints,
+    loads,
+    read_own,
+)
 from mop_config.server.monitor.schedule import best
 from mop_config.server.web.dashboard.viewmodel import listing
 from mop_config.server.web.views import targets_of
@@ -28,7 +35,7 @@ UNKNOWN = [
 
 def widened(unknown: dict[str, object], *, first: bool) -> bytes:
     """Write the list with the unknown member in every entry, before or after the known ones."""
-    document = json.loads(codec.dumps(CONFIG))
+    document = json.loads(dumps(CONFIG))
     for entries in document.values():
         entries[:] = [{**unknown, **e} if first else {**e, **unknown} for e in entries]
     return json.dumps(document, separators=(",", ":")).encode()
@@ -42,14 +49,14 @@ class TestUnknownMembers:
     def test_the_iterator_ignores_them(self, unknown: dict[str, object], first: bool) -> None:
         """The iterator yields every endpoint of each kind."""
         body = widened(unknown, first=first)
-        assert {kind: tuple(codec.iter_endpoints(body, kind)) for kind in Kind} == CONFIG.kinds()
-        assert codec.loads(body) == CONFIG
+        assert {kind: tuple(iter_endpoints(body, kind)) for kind in Kind} == CONFIG.kinds()
+        assert loads(body) == CONFIG
 
     def test_its_readers_ignore_them(self, unknown: dict[str, object], first: bool) -> None:
         """Differences, the whole list, checks, targets and the dashboard use the same list."""
-        plain, body = codec.dumps(CONFIG), widened(unknown, first=first)
-        assert codec.difference(plain, body) == codec.Difference()
-        assert codec.read_own(body) == CONFIG
+        plain, body = dumps(CONFIG), widened(unknown, first=first)
+        assert difference(plain, body) == Difference()
+        assert read_own(body) == CONFIG
         assert best(body) == best(plain)
         assert targets_of(body) == targets_of(plain)
         assert listing(body, "", None).rows == listing(plain, "", None).rows
@@ -58,8 +65,8 @@ class TestUnknownMembers:
 
 def test_an_empty_kind_gives_no_endpoint() -> None:
     """The iterator ends at once where the array is empty."""
-    body = codec.dumps(EndpointConfig())
-    assert [list(codec.iter_endpoints(body, kind)) for kind in Kind] == [[], []]
+    body = dumps(EndpointConfig())
+    assert [list(iter_endpoints(body, kind)) for kind in Kind] == [[], []]
 
 
 def test_a_kind_has_one_spelling_for_each_purpose() -> None:
