@@ -52,9 +52,5 @@ def send(signal: NamedSignal, sender: Any, **kwargs: Any) -> None:
     for receiver in signal.receivers_for(sender):
         try:
             receiver(sender, **kwargs)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:  # else SystemExit would silently end the reload thread
-            name = getattr(receiver, "__qualname__", receiver)
-            reason = f"{type(error).__name__}: {error}"
-            logger.error("receiver %r of the signal %s failed: %s", name, signal.name, reason)
+        except (Exception, SystemExit) as error:  # SystemExit would end the reload thread
+            logger.error("receiver %s of the signal %s failed: %r", receiver, signal.name, error)

@@ -5,18 +5,16 @@ follow RFC 1123 and RFC 5890 (internationalised names become A-labels by UTS 46)
 RFC 5952, URLs follow RFC 3986.
 """
 
-import functools
+import contextlib
 import ipaddress
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import Iterator
+from typing import NamedTuple
 from urllib.parse import quote
 
 import idna
 
 from ..errors import AddressError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 ETCD_PORT = 2379
@@ -70,19 +68,15 @@ def without_userinfo(text: str) -> str:
     return f"***@{text[secret:]}" if secret else text
 
 
-def _naming_value(function: F) -> F:
-    """Add the argument of a parsing function to each ``AddressError`` that it raises."""
-
-    @functools.wraps(function)
-    def named(text: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(text, *args, **kwargs)
-        except AddressError as error:
-            value = without_userinfo(text)
-            value = value if len(value) <= MAX_SHOWN else value[: MAX_SHOWN - 1] + "…"
-            raise AddressError(error.code, error.message, value) from None
-
-    return cast(F, named)
+@contextlib.contextmanager
+def _naming(text: str) -> Iterator[None]:
+    """Add a text, which is parsed in the block, to each ``AddressError`` that the block raises."""
+    try:
+        yield
+    except AddressError as error:
+        value = without_userinfo(text)
+        value = value if len(value) <= MAX_SHOWN else value[: MAX_SHOWN - 1] + "…"
+        raise AddressError(error.code, error.message, value) from None
 
 
 class Url(NamedTuple):
@@ -101,11 +95,6 @@ class Url(NamedTuple):
     host: str
     port: int | None
     path: str
-
-    @property
-    def identity(self) -> str:
-        """A key that is equal for two URLs of the same address; see ``identity``."""
-        return identity(self.scheme, self.host, self.port, self.path)
 
 
 def identity(scheme: str, host: str, port: int | None, path: str) -> str:
@@ -128,7 +117,6 @@ def is_ip(host: str) -> bool:
     return host.startswith("[") or _IPV4_HOST.fullmatch(host) is not None
 
 
-@_naming_value
 def normalise_host(text: str, *, underscores: bool = False) -> str:
     """Return the canonical spelling of a host, in its URL form.
 
@@ -145,18 +133,20 @@ def normalise_host(text: str, *, underscores: bool = False) -> str:
     """
     if len(text) <= MAX_LABEL_LENGTH and "xn--" not in text and _NAME_HOST.fullmatch(text):
         return text
-    _refuse_userinfo(text)
-    refuse_network(text)
-    if "/" in text:
-        what = "a URL is not a host: write only its host" if "://" in text else "a host has no path"
-        raise AddressError("bad-host", what)
-    if text.startswith("["):
-        if not text.endswith("]"):
-            raise AddressError("bad-ip", "an IPv6 address that starts with '[' must end with ']'")
-        return _normalise_ipv6(text[1:-1])
-    if ":" in text:
-        return _normalise_ipv6(text)
-    return _normalise_name(text, underscores=underscores)
+    with _naming(text):
+        _refuse_userinfo(text)
+        refuse_network(text)
+        if "/" in text:
+            url = "://" in text
+            what = "a URL is not a host: write only its host" if url else "a host has no path"
+            raise AddressError("bad-host", what)
+        if text.startswith("["):
+            if not text.endswith("]"):
+                raise AddressError("bad-ip", "an IPv6 address with a '[' must end with ']'")
+            return _normalise_ipv6(text[1:-1])
+        if ":" in text:
+            return _normalise_ipv6(text)
+        return _normalise_name(text, underscores=underscores)
 
 
 def _refuse_userinfo(text: str) -> None:
@@ -266,7 +256,6 @@ def normalise_port(text: str) -> int:
     raise AddressError("bad-port", f"the port must be a number from 1 to {MAX_PORT}")
 
 
-@_naming_value
 def split_port(text: str) -> tuple[str, int | None]:
     """Split ``host``, ``host:port``, an IPv6 address or ``[IPv6]:port`` into host and port.
 
@@ -277,19 +266,19 @@ def split_port(text: str) -> tuple[str, int | None]:
     Raises:
         AddressError: With code ``bad-port``, ``bad-ip`` or ``cidr``.
     """
-    refuse_network(text)
-    if text.startswith("["):
-        host, bracket, rest = text.partition("]")
-        if rest and not rest.startswith(":"):
-            raise AddressError("bad-ip", "only ':' and a port may follow ']'")
-        return host + bracket, normalise_port(rest[1:]) if rest else None
-    if text.count(":") == 1:
-        host, _, port = text.partition(":")
-        return host, normalise_port(port)
-    return text, None
+    with _naming(text):
+        refuse_network(text)
+        if text.startswith("["):
+            host, bracket, rest = text.partition("]")
+            if rest and not rest.startswith(":"):
+                raise AddressError("bad-ip", "only ':' and a port may follow ']'")
+            return host + bracket, normalise_port(rest[1:]) if rest else None
+        if text.count(":") == 1:
+            host, _, port = text.partition(":")
+            return host, normalise_port(port)
+        return text, None
 
 
-@_naming_value
 def parse_url(
     text: str,
     schemes: tuple[str, ...] = ("http", "https", "ws", "wss"),
@@ -307,23 +296,24 @@ def parse_url(
         AddressError: With code ``bad-url``, ``bad-scheme``, ``userinfo``, ``bad-port``, or one
             of ``normalise_host``.
     """
-    if _NOT_IN_URLS.search(text):
-        raise AddressError("bad-url", "the URL has a character that is not allowed in URLs")
-    match = _URL.fullmatch(text)
-    if not match:
-        example = "https" if "https" in schemes else schemes[0]
-        raise AddressError("bad-url", f"not a URL of the form {example}://host[:port][/path]")
-    scheme, authority = match[1].lower(), match[2]
-    _refuse_userinfo(authority)
-    if scheme not in schemes:
-        raise AddressError("bad-scheme", f"the scheme must be one of {', '.join(schemes)}")
-    for part, text in (("query", match[4]), ("fragment", match[5])):
-        if text is not None:
-            raise AddressError("bad-url", f"the URL may have no {part}")
-    host, port = _split_authority(authority, underscores=underscores)
-    path = normalise_path(match[3])
-    spelled_port = "" if port is None else f":{port}"
-    return Url(f"{scheme}://{host}{spelled_port}{path}", scheme, host, port, path)
+    with _naming(text):
+        if _NOT_IN_URLS.search(text):
+            raise AddressError("bad-url", "the URL has a character that is not allowed in URLs")
+        match = _URL.fullmatch(text)
+        if not match:
+            example = "https" if "https" in schemes else schemes[0]
+            raise AddressError("bad-url", f"not a URL of the form {example}://host[:port][/path]")
+        scheme, authority = match[1].lower(), match[2]
+        _refuse_userinfo(authority)
+        if scheme not in schemes:
+            raise AddressError("bad-scheme", f"the scheme must be one of {', '.join(schemes)}")
+        for part, text in (("query", match[4]), ("fragment", match[5])):
+            if text is not None:
+                raise AddressError("bad-url", f"the URL may have no {part}")
+        host, port = _split_authority(authority, underscores=underscores)
+        path = normalise_path(match[3])
+        spelled_port = "" if port is None else f":{port}"
+        return Url(f"{scheme}://{host}{spelled_port}{path}", scheme, host, port, path)
 
 
 def _split_authority(text: str, *, underscores: bool) -> tuple[str, int | None]:
@@ -352,7 +342,6 @@ class EtcdAddress(NamedTuple):
         return f"etcd://{hosts}/{self.key}"
 
     @staticmethod
-    @_naming_value
     def parse(text: str) -> "EtcdAddress":
         """Parse ``etcd://host[:port][,host[:port]]/key``; the default port is 2379.
 
@@ -362,22 +351,22 @@ class EtcdAddress(NamedTuple):
             AddressError: With code ``bad-url``, ``userinfo``, ``bad-port``, or one of
                 ``normalise_host``.
         """
-        hosts, _, key = text.removeprefix("etcd://").partition("/")
-        if not text.startswith("etcd://") or not key:
-            raise AddressError("bad-url", "a host, a slash and a key are needed")
-        if USERINFO.search(hosts):
-            where = "ENDPOINT_ETCD_USER and ENDPOINT_ETCD_PASSWORD"
-            raise AddressError("userinfo", f"user name and password are set by {where}")
-        if _NOT_IN_URLS.search(key):
-            raise AddressError("bad-url", "the key has a character that is not allowed in it")
-        members = []
-        for item in hosts.split(","):
-            host, port = _split_authority(item, underscores=True)
-            members.append((host, port or ETCD_PORT))
-        return EtcdAddress(tuple(members), key)
+        with _naming(text):
+            hosts, _, key = text.removeprefix("etcd://").partition("/")
+            if not text.startswith("etcd://") or not key:
+                raise AddressError("bad-url", "a host, a slash and a key are needed")
+            if USERINFO.search(hosts):
+                where = "ENDPOINT_ETCD_USER and ENDPOINT_ETCD_PASSWORD"
+                raise AddressError("userinfo", f"user name and password are set by {where}")
+            if _NOT_IN_URLS.search(key):
+                raise AddressError("bad-url", "the key has a character that is not allowed in it")
+            members = []
+            for item in hosts.split(","):
+                host, port = _split_authority(item, underscores=True)
+                members.append((host, port or ETCD_PORT))
+            return EtcdAddress(tuple(members), key)
 
 
-@_naming_value
 def normalise_path(path: str) -> str:
     """Return the canonical spelling of a URL path, with non-ASCII characters percent-encoded.
 
@@ -386,8 +375,9 @@ def normalise_path(path: str) -> str:
     """
     if _CANONICAL_PATH.fullmatch(path):
         return path
-    if _NOT_IN_URLS.search(path) or "?" in path or "#" in path:
-        raise AddressError("bad-url", "the path has a character that is not allowed in paths")
-    if _BARE_PERCENT.search(path):
-        raise AddressError("bad-url", "a '%' in a URL needs two hexadecimal digits after it")
-    return quote(path, safe=_PATH_SAFE)
+    with _naming(path):
+        if _NOT_IN_URLS.search(path) or "?" in path or "#" in path:
+            raise AddressError("bad-url", "the path has a character that is not allowed in paths")
+        if _BARE_PERCENT.search(path):
+            raise AddressError("bad-url", "a '%' in a URL needs two hexadecimal digits after it")
+        return quote(path, safe=_PATH_SAFE)

@@ -449,7 +449,7 @@ class TestTelling:
         ):
             assert client.get("/users").status_code == 200
         assert len(heard) == 1
-        assert "RuntimeError: no" in caplog.text
+        assert "RuntimeError('no')" in caplog.text
 
     def test_a_receiver_may_use_the_manager(self, two: tuple[Handmade, Handmade]) -> None:
         """A receiver may call the manager, because no lock is held during the signal."""

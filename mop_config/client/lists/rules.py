@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from ... import errors
-from ...model.address import is_ip, parse_url
+from ...model.address import identity, is_ip, parse_url
 from ...model.endpoint import Endpoint, EndpointConfig, loads
 from ...model.jws import SignedList, looks_signed
 from ...net.http import HttpReply, may_send_token
@@ -417,7 +417,7 @@ def canonical_url(url: str) -> str:
     """
     if not isinstance(url, str):
         raise TypeError(f"an endpoint's URL must be a text, not {url!r}")
-    return parse_url(url).identity.rstrip("/")
+    return identity(*parse_url(url)[1:]).rstrip("/")
 
 
 def without_query(url: str) -> str:

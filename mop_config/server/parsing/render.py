@@ -100,7 +100,7 @@ class _Builder:
             if url is None:
                 text, key = self._generate(entry.host, entry.port or port, path)
             else:
-                text, key = url.text, url.identity
+                text, key = url.text, identity(*url[1:])
             first = taken.setdefault(key, entry)
             if first is not entry:
                 others = later.setdefault(key, [first])

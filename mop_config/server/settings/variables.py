@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ...errors import AddressError, SettingsError
 from ...model.address import (
     EtcdAddress,
+    identity,
     normalise_host,
     normalise_path,
     parse_url,
@@ -163,7 +164,7 @@ def origins(value: str) -> tuple[str, ...]:
         if any(url.path not in {"", "/"} for url in urls):
             raise AddressError("bad-url", "an origin has no path")
     # A browser's Origin never names the default port.
-    return tuple(url.identity.rstrip("/") for url in urls)
+    return tuple(identity(*url[1:]).rstrip("/") for url in urls)
 
 
 def hosts(value: str) -> tuple[str, ...]:
