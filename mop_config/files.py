@@ -5,6 +5,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,51 +39,34 @@ def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) 
     name = os.path.realpath(path)
     if os.path.exists(name) and not os.path.isfile(name):
         raise OSError(errno.EINVAL, "it is no regular file", name)
-    with scratch_file(name, mode=mode) as scratch:
-        scratch.write(data)
-        replace_by(scratch, name, sync=sync)
+    with replacing(name, sync=sync, mode=mode) as file:
+        file.write(data)
 
 
 @contextlib.contextmanager
-def scratch_file(name: str, *, folder: int | None = None, mode: int) -> Iterator[BinaryIO]:
-    """Make a temporary file beside a file, and remove it again unless ``replace_by`` is called.
+def replacing(name: str, *, sync: bool, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Replace a file in one step when the context ends without an exception.
 
-    The temporary file is created with ``O_EXCL``, so that another user cannot have planted a link
-    or a file under its name. The context is the open file.
+    The context is a new file beside it, which is created with ``O_EXCL``, so that another user
+    cannot have planted a link or a file under its name.
 
     Args:
-        name: The file to replace: a path, or a name in ``folder``.
-        folder: Descriptor of the folder, or None if ``name`` is a path.
+        name: Path of the file; a symbolic link is replaced itself.
+        sync: Whether to fsync the bytes before the replacement, against a loss of power.
         mode: Permissions of the new file, less the umask.
     """
     parent, base = os.path.split(name)
     path = os.path.join(parent, f".{base}.{os.getpid()}.{os.urandom(6).hex()}")
-
-    def opener(path: str, flags: int) -> int:
-        return os.open(path, flags, mode, dir_fd=folder)
-
     try:
-        with open(path, "xb", opener=opener) as file:
+        with open(path, "xb", opener=partial(os.open, mode=mode)) as file:
             yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(path, name)  # Windows cannot rename an open file
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(path, dir_fd=folder)
-
-
-def replace_by(scratch: BinaryIO, name: str, *, folder: int | None = None, sync: bool) -> None:
-    """Close a temporary file, and let it replace the file ``name`` in the same folder.
-
-    Args:
-        scratch: The context of ``scratch_file``.
-        name: The file to replace.
-        folder: Descriptor of the folder, or None if ``name`` is a path.
-        sync: Whether to flush the bytes to the disk before the replacement.
-    """
-    scratch.flush()
-    if sync:
-        os.fsync(scratch.fileno())
-    scratch.close()  # Windows cannot rename an open file
-    os.replace(scratch.name, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.unlink(path)
 
 
 @contextlib.contextmanager
@@ -101,28 +85,15 @@ def locked(path: Path, patience: float) -> Iterator[None]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, flags, 0o600)
     try:
-        if fcntl is not None:
-            lock_descriptor(descriptor, time.monotonic() + patience)
+        deadline = time.monotonic() + patience
+        while fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
         yield
     finally:
         os.close(descriptor)
-
-
-def lock_descriptor(descriptor: int, deadline: float) -> None:
-    """Take an exclusive flock of an open file, held until the file is closed.
-
-    Args:
-        descriptor: Descriptor of the file.
-        deadline: Monotonic seconds until which to wait for another holder.
-
-    Raises:
-        BlockingIOError: If another process holds the lock at the deadline.
-    """
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.005)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import click
 
 from ..errors import MopConfigError, SourceError
-from ..files import replace_by, scratch_file
+from ..files import replacing
 from ..model.address import EtcdAddress, without_userinfo
 from ..model.endpoint import Difference
 from ..server.parsing.problems import Code
@@ -294,7 +294,7 @@ class FileTarget:
             raise MopConfigError(self._reason(error)) from None
 
     def _replace(self, data: bytes) -> None:
-        with scratch_file(self._path, mode=0o600) as scratch:
+        with replacing(self._path, sync=True) as scratch:
             if self._text is None:
                 os.fchmod(scratch.fileno(), 0o644)
             else:
@@ -304,7 +304,6 @@ class FileTarget:
                 # The mode, and the extended attributes with the access control lists.
                 shutil.copystat(self._path, scratch.fileno())  # type: ignore[arg-type]
             scratch.write(data)
-            replace_by(scratch, self._path, sync=True)
 
     def _reason(self, error: OSError) -> str:
         reason = f"{self} cannot be written ({error.strerror or error})"

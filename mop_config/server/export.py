@@ -19,11 +19,10 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 from .. import qr
 from ..errors import QrTooLong, SourceError
-from ..files import open_flags, replace_by, scratch_file
+from ..files import open_flags
 from ..model.endpoint import read_own
 from ..model.jws import jwk_set
 from .parsing.problems import Code
@@ -35,7 +34,7 @@ from .serving.responder import Signer, check_key
 from .serving.store import ServerState, Snapshot, SnapshotStore, SourceState
 from .settings import Settings
 from .sources import check_source, open_source
-from .state.directory import StateDirectory, key, owner_of
+from .state.directory import StateDirectory, key, owner_of, replacing
 from .state.releases import ReleaseStore
 
 logger = logging.getLogger(__name__)
@@ -92,9 +91,8 @@ def write(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:
         # Remove first: an old compressed list must not stand beside a new plain list.
         for name in removed:
             os.unlink(files[name].name, dir_fd=files[name].folder)
-        staged = {name: files[name].stage(wanted[name], stack) for name in changed}
-        for name, scratch in staged.items():
-            replace_by(scratch, files[name].name, folder=files[name].folder, sync=False)
+        for name in changed:
+            files[name].stage(wanted[name], stack)
     return [*changed, *removed]
 
 
@@ -122,7 +120,7 @@ class PublicFile:
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(status.st_mode):
-            raise _refusal(status, self._path)
+            raise _refusal(self._path, "no regular file")
         return status
 
     def read(self) -> bytes | None:
@@ -137,27 +135,25 @@ class PublicFile:
         with open(os.open(self.name, _READ, dir_fd=self.folder), "rb") as file:
             return file.read()
 
-    def stage(self, data: bytes, stack: contextlib.ExitStack) -> BinaryIO:
+    def stage(self, data: bytes, stack: contextlib.ExitStack) -> None:
         """Write the new content of the file beside the file.
 
         Args:
             data: The content.
-            stack: Removes the new file, unless it has replaced the old one.
+            stack: Replaces the file at its end, unless that is an exception.
 
         Raises:
             OSError: If the new file cannot be written; the error names the file.
         """
+        replacement = replacing(self.name, self.folder, sync=False, mode=_FILE_MODE)
         try:
-            scratch = stack.enter_context(
-                scratch_file(self.name, folder=self.folder, mode=_FILE_MODE)
-            )
-            scratch.write(data)
-            scratch.flush()
-            os.fsync(scratch.fileno())
-            _date(scratch.fileno(), self.status())
+            file = stack.enter_context(replacement)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            _date(file.fileno(), self.status())
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from None
-        return scratch
 
 
 def _date(descriptor: int, before: os.stat_result | None) -> None:
@@ -170,9 +166,7 @@ def _date(descriptor: int, before: os.stat_result | None) -> None:
         os.utime(descriptor, (now, int(before.st_mtime) + 1))
 
 
-def _refusal(status: os.stat_result, path: Path) -> OSError:
-    link = stat.S_ISLNK(status.st_mode)
-    kind = f"a symbolic link of user {status.st_uid}" if link else stat.filemode(status.st_mode)
+def _refusal(path: Path, kind: str) -> OSError:
     return OSError(errno.EEXIST, f"it is {kind}, which is not replaced", str(path))
 
 
@@ -194,7 +188,7 @@ def _open_or_make(path: Path, above: int | None) -> int:
         status = os.stat(name, dir_fd=above, follow_symlinks=False)
         trusted = stat.S_ISLNK(status.st_mode) and status.st_uid in {0, os.geteuid()}
         if above is not None or not trusted:
-            raise _refusal(status, path) from None
+            raise _refusal(path, "no folder of ours") from None
         return os.open(path, _FOLDER)
 
 

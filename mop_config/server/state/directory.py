@@ -21,10 +21,11 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NotRequired, Self, TypedDict, TypeVar
+from typing import Any, BinaryIO, NotRequired, Self, TypedDict, TypeVar
 
-from ...files import lock_descriptor, open_flags, replace_by, scratch_file
+from ...files import open_flags
 from ..serving.store import HistoryEntry, ReloadRecord, ServedDocument
 from ..sources.file import Fingerprint
 
@@ -75,6 +76,32 @@ def _open(path: str | Path, flags: int, folder: int | None = None) -> Iterator[i
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(name: str, folder: int, *, sync: bool, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Replace a file in an open folder in one step when the context ends without an exception.
+
+    The context is a new file beside it, which is created with ``O_EXCL``, so that another user
+    cannot have planted a link or a file under its name.
+
+    Args:
+        name: Name of the file in the folder.
+        folder: Descriptor of the folder.
+        sync: Whether the bytes must be on the disk before the file is replaced.
+        mode: Permissions of the new file, less the umask.
+    """
+    scratch = f".{name}.{os.getpid()}.{os.urandom(6).hex()}"
+    try:
+        with open(scratch, "xb", opener=partial(os.open, mode=mode, dir_fd=folder)) as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch, dir_fd=folder)
 
 
 class StateDirectory:
@@ -225,13 +252,9 @@ class StateDirectory:
         Raises:
             OSError: If the record cannot be written; the old record stays.
         """
-        with (
-            self._opened(make=True) as folder,
-            scratch_file(name, folder=folder, mode=0o600) as scratch,
-        ):
-            self._own(scratch.fileno())
-            scratch.write(data)
-            replace_by(scratch, name, folder=folder, sync=sync)
+        with self._opened(make=True) as folder, replacing(name, folder, sync=sync) as file:
+            self._own(file.fileno())
+            file.write(data)
 
     def save(self, name: str, data: bytes, what: str, *, sync: bool = False) -> bool:
         """Write a record; a failure is logged and remembered instead of raised.
@@ -290,15 +313,21 @@ class StateDirectory:
             BlockingIOError: If another process holds the lock for too long.
             OSError: If the lock file cannot be opened.
         """
+        import fcntl  # Windows has no flock; its commands import this module, but lock nothing
+
         descriptor = self._open_lock(name)
         try:
             began = time.monotonic()
-            try:
-                lock_descriptor(descriptor, began + patience)
-            except BlockingIOError:
-                if not (patience and os.pread(descriptor, 1, 0)):
-                    raise
-                lock_descriptor(descriptor, began + LONG_PATIENCE)
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if patience and os.pread(descriptor, 1, 0):
+                        patience = LONG_PATIENCE
+                    if time.monotonic() > began + patience:
+                        raise
+                    time.sleep(0.005)
             os.ftruncate(descriptor, 0)
             if mark:
                 os.pwrite(descriptor, b"+", 0)

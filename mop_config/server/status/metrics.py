@@ -31,7 +31,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from ...files import locked, replace_by, scratch_file
+from ...files import locked, replacing
 from ..logs import describe
 from ..monitor.reports import ReportedEndpoint
 from ..monitor.thread import HealthDocument
@@ -224,9 +224,8 @@ def _allocate(path: Path) -> None:
     mapped page while the disk is full. The file appears complete, since other workers read it.
     """
     if not os.path.lexists(path):
-        with scratch_file(str(path), mode=0o600) as scratch:
-            os.posix_fallocate(scratch.fileno(), 0, FILE_SIZE)
-            replace_by(scratch, str(path), sync=False)
+        with replacing(str(path), sync=False) as file:
+            os.posix_fallocate(file.fileno(), 0, FILE_SIZE)
 
 
 def host_gauges(
