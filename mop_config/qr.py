@@ -1,15 +1,13 @@
 """QR codes of endpoint lists: choose the text, draw the code, and scan an image.
 
 ``parse`` and ``dumps``, from ``model.endpoint``, decode and encode the JSON of the three forms.
-The largest code has room for 2953 bytes (ISO/IEC 18004, version 40-L), which is about fifty
-endpoints in the ``full`` form. The least preferred endpoints are left out.
+The largest code has room for 2952 bytes, which is about fifty endpoints in the ``full`` form. The
+least preferred endpoints are left out.
 
 segno, which draws, and zxing-cpp, which reads, are imported at first use.
 """
 
-import contextlib
 import io
-import warnings
 from bisect import bisect_left
 from functools import lru_cache
 from heapq import nsmallest
@@ -27,18 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["QR_FORMATS", "QrData", "QrText", "dumps", "fit", "image", "modules", "parse", "scan"]
 
-#: Capacity in bytes of a code of each version, beginning with version 1, at error correction L.
-# fmt: off
-CAPACITIES = (
-    17, 32, 53, 78, 106, 134, 154, 192, 230, 271, 321, 367, 425, 458, 520, 586, 644, 718, 792, 858,
-    929, 1003, 1091, 1171, 1273, 1367, 1465, 1528, 1628, 1732, 1840, 1952, 2068, 2188, 2303, 2431,
-    2563, 2699, 2809, 2953,
-)
-# fmt: on
-#: Capacity of the largest code.
-CAPACITY = CAPACITIES[-1]
-#: The same for a text that is not ASCII: one byte declares the encoding UTF-8.
-CAPACITY_UTF8 = CAPACITY - 1
+#: Capacity in bytes of the largest code, version 40 at error correction L (ISO/IEC 18004). A text
+#: that is not ASCII has one byte less than others, which declares the encoding UTF-8.
+CAPACITY = 2952
 #: Upper bound of ``limit``; far fewer endpoints fit into a code.
 MAX_LIMIT = 1000
 #: Width in modules of the white border around a code (ISO/IEC 18004).
@@ -77,7 +66,6 @@ def fit(
     format: str | None = None,  # noqa: A002 - as in the route and on the command line
     room_id: str | None = None,
     limit: int | None = None,
-    capacity: int = CAPACITY,
 ) -> QrText:
     """Choose the text of a code.
 
@@ -86,7 +74,6 @@ def fit(
         format: ``full``, ``list`` or ``single``; None chooses the first of these that fits.
         room_id: The room that the app joins, or None.
         limit: Number of endpoints of each kind, the best ones; None for all.
-        capacity: Capacity of the code in bytes.
 
     Raises:
         PayloadError: If a parameter is invalid, or the list has no endpoint.
@@ -95,20 +82,17 @@ def fit(
     check(format, room_id, limit)
     if not config:
         raise PayloadError("endpoints", "the list has no endpoint to put into a code")
-    # Only the room id can have characters that are not ASCII.
-    plain = room_id is None or room_id.isascii()
-    room = capacity if plain else capacity - (CAPACITY - CAPACITY_UTF8)
     shortlist = _best(config, MAX_LIMIT)  # more endpoints fit into no code
 
     def text_of(form: str, limit: int | None) -> QrText:
         return QrText(form, dumps(_best(shortlist, limit or MAX_LIMIT), form, room_id))
 
     def fits(form: str, limit: int | None) -> bool:
-        return text_of(form, limit).size <= room
+        return text_of(form, limit).size <= CAPACITY
 
     for form in (format,) if format else QR_FORMATS:
         text = text_of(form, limit)
-        if text.size <= room:
+        if text.size <= CAPACITY:
             return text
     wanted = format or QR_FORMATS[-1]
     alternatives: list[tuple[str, int | None]] = []
@@ -122,7 +106,7 @@ def fit(
                 alternatives.append((form, most))
     whole = config if limit is None else _best(config, limit)
     size = len(dumps(whole, wanted, room_id).encode())
-    raise QrTooLong(wanted, size, capacity, tuple(alternatives))
+    raise QrTooLong(wanted, size, CAPACITY, tuple(alternatives))
 
 
 def check(format: str | None, room_id: str | None, limit: int | None) -> None:  # noqa: A002
@@ -214,8 +198,7 @@ def _encode(text: str) -> "QRCode":
     try:
         return segno.make(text, error="l", micro=False, boost_error=True, **encoded)
     except segno.DataOverflowError:
-        capacity = CAPACITY if text.isascii() else CAPACITY_UTF8
-        raise QrTooLong("text", size, capacity) from None
+        raise QrTooLong("text", size, CAPACITY) from None
 
 
 def scan(source: str | Path | bytes) -> str:
@@ -250,7 +233,7 @@ def scan(source: str | Path | bytes) -> str:
     except Exception as error:  # image decoders raise exceptions of any class
         damage = f"or is damaged ({type(error).__name__})"
         raise QrUnreadable(name, f"is not a {', '.join(IMAGES)} image, {damage}") from None
-    texts = {_text(code) for code in found}
+    texts = {str(code.text) for code in found}
     if not texts:
         raise QrUnreadable(name, "no QR code was recognized")
     if len(texts) > 1:
@@ -261,27 +244,11 @@ def scan(source: str | Path | bytes) -> str:
 def _open(images: Any, name: str, data: bytes) -> Any:
     if len(data) > MAX_IMAGE_BYTES:
         raise QrUnreadable(name, f"is larger than {MAX_IMAGE_BYTES >> 20} MiB")
-    too_large = QrUnreadable(name, f"has more than {MAX_PIXELS} pixels")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MAX_PIXELS is checked below
-        try:
-            picture = images.open(io.BytesIO(data), formats=IMAGES)
-        except images.DecompressionBombError:
-            raise too_large from None
-    with picture:
+    with images.open(io.BytesIO(data), formats=IMAGES) as picture:
         picture.draft("L", _DRAFT)
         if picture.width * picture.height > MAX_PIXELS:
-            raise too_large
-        if not picture.has_transparency_data:
-            return picture.convert("L")
-        paper = images.new("L", picture.size, 255)  # transparent pixels become white
+            raise QrUnreadable(name, f"has more than {MAX_PIXELS} pixels")
         picture = picture.convert("RGBA")
-        paper.paste(picture.convert("L"), mask=picture.getchannel("A"))
-        return paper
-
-
-def _text(code: Any) -> str:
-    # JSON is UTF-8, even if the code declares another encoding, or none.
-    with contextlib.suppress(UnicodeDecodeError):
-        return bytes(code.bytes).decode()
-    return str(code.text)
+    paper = images.new("L", picture.size, 255)  # transparent pixels become white
+    paper.paste(picture.convert("L"), mask=picture.getchannel("A"))
+    return paper

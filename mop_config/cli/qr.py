@@ -1,7 +1,6 @@
 """``mop-config qr``: draw the QR code of a list, or read a code from an image."""
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -9,9 +8,9 @@ from pathlib import Path
 import click
 
 from .. import qr as codes
-from ..errors import MopConfigError, PayloadError, QrTooLong
+from ..errors import MopConfigError, PayloadError
 from ..files import write_atomically
-from ..model.endpoint import EndpointConfig, entry_of
+from ..model.endpoint import entry_of
 from ..model.printable import blanked
 from .input import env_file_option, read_list
 from .output import complain, json_text, say
@@ -19,8 +18,6 @@ from .server_api import token_option
 
 _FORM = click.Choice(codes.QR_FORMATS)
 _LIMIT = click.IntRange(1, codes.MAX_LIMIT)
-#: Width of QR version 1 in modules, and additional modules of each further version.
-_SMALLEST, _STEP = 21, 4
 # Black and white from the fixed part of the palette, which terminal themes do not change.
 _BLACK_ON_WHITE, _PLAIN = "\x1b[38;5;16;48;5;231m", "\x1b[0m"
 _BLOCKS = " ▄▀█"
@@ -66,9 +63,7 @@ def qr(
     except PayloadError as error:
         raise click.BadParameter(error.message, param_hint="--room-id") from None
     config = read_list(source, token_file)
-    draw = out is None and not as_json and sys.stdout.isatty()
-    fit = _for_terminal if draw else codes.fit
-    text = fit(config, form, room_id, limit)
+    text = codes.fit(config, form, room_id, limit)
     if form is None and text.format != codes.QR_FORMATS[0]:
         complain(f"only the {text.format} form fits: URLs, without priorities and server names")
     if out is not None:
@@ -78,23 +73,10 @@ def qr(
         print(json_text({**document, "text": text.text, **({"out": out} if out else {})}))
     elif out is not None:
         say(f"{out}: {text.format} form, {text.size} bytes")
-    elif draw:
+    elif sys.stdout.isatty():
         _draw(text.text)
     else:
         print(text.text)
-
-
-def _for_terminal(
-    config: EndpointConfig, form: str | None, room_id: str | None, limit: int | None
-) -> codes.QrText:
-    columns = shutil.get_terminal_size().columns
-    version = (columns - 2 * codes.QUIET_ZONE - _SMALLEST) // _STEP + 1
-    room = codes.CAPACITIES[min(version, len(codes.CAPACITIES)) - 1] if version > 0 else 0
-    try:
-        return codes.fit(config, form, room_id, limit, room)
-    except QrTooLong as error:
-        hint = "; a wider terminal, or --out FILE, has more room"
-        raise MopConfigError(f"the terminal is {columns} columns wide: {error}{hint}") from None
 
 
 def _save(text: str, out: str) -> None:
@@ -107,19 +89,15 @@ def _save(text: str, out: str) -> None:
 
 def _draw(text: str) -> None:
     rows = codes.modules(text)
-    if len(rows) % 2:
-        rows.append([False] * len(rows[0]))
-    # Assume a dark background on a terminal without colours.
-    colour = os.environ.get("TERM", "dumb") != "dumb"
-    blocks = _BLOCKS if colour else _BLOCKS[::-1]
-    before, after = (_BLACK_ON_WHITE, _PLAIN) if colour else ("", "")
+    rows.append([False] * len(rows[0]))  # a code has an odd number of rows
     for upper, lower in zip(rows[::2], rows[1::2], strict=True):
-        line = "".join(blocks[2 * up + down] for up, down in zip(upper, lower, strict=True))
-        print(f"{before}{line}{after}")
-    height, lines = len(rows) // 2, shutil.get_terminal_size().lines
-    if height >= lines:
-        size = f"{height} lines high, and the terminal {lines}"
-        complain(f"the code is {size}: enlarge it, or use --out FILE")
+        line = "".join(_BLOCKS[2 * up + down] for up, down in zip(upper, lower, strict=True))
+        print(f"{_BLACK_ON_WHITE}{line}{_PLAIN}")
+    width, height = len(rows[0]), len(rows) // 2
+    columns, lines = shutil.get_terminal_size()
+    if width > columns or height >= lines:
+        size = f"{width} columns wide and {height} lines high"
+        complain(f"the code is {size}: enlarge the terminal, or use --limit or --out FILE")
 
 
 def _show_scanned(image: str, *, as_json: bool) -> None:

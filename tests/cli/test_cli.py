@@ -26,14 +26,12 @@ from ..waiting import wait_for
 from .forks import ended, run, start
 
 
-def on_a_terminal(
-    *arguments: str, columns: int = 0, lines: int = 0, term: str = "xterm-256color"
-) -> str:
+def on_a_terminal(*arguments: str, columns: int = 0, lines: int = 0) -> str:
     """Return the command's output on a real terminal, with colours; width 0 means unknown."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     names = os.environ.keys() - {"COLUMNS", "LINES", "NO_COLOR"}
-    environ = {**{name: os.environ[name] for name in names}, "TERM": term}
+    environ = {**{name: os.environ[name] for name in names}, "TERM": "xterm-256color"}
     start(arguments, environ, (slave, slave, slave))
     os.close(slave)
     shown = b""
