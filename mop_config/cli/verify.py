@@ -5,7 +5,8 @@ import time
 import click
 
 from ..errors import MopConfigError, SignatureError, SigningKeyError
-from ..model.jws import MEDIA_TYPE, TrustedKeys, check_ahead, moment
+from ..model.endpoint import rfc3339
+from ..model.jws import MEDIA_TYPE, TrustedKeys, check_ahead
 from .output import counts_of, json_text, say
 from .server_api import LIST_PATH, ask, is_url, read_file, read_token, route, token_option
 
@@ -49,7 +50,7 @@ def verify(source: str, keys: tuple[str, ...], as_json: bool, token_file: str | 
         if as_json:
             click.echo(json_text({"ok": False, "code": error.code, "reason": str(error)}))
         raise MopConfigError(f"{source}: {error}") from None
-    iat, exp = moment(signed.iat), moment(signed.exp)
+    iat, exp = rfc3339(signed.iat), rfc3339(signed.exp)
     if as_json:
         document = {
             "ok": True,

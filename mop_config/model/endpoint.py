@@ -485,5 +485,6 @@ def _how(change: EndpointChange) -> str:
 
 
 def rfc3339(posix: float) -> str:
-    """Format a POSIX time as RFC 3339 in UTC, with milliseconds."""
-    return datetime.fromtimestamp(posix, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    """Format a POSIX time as RFC 3339 in UTC, with milliseconds; at most ``MAX_DATE``."""
+    moment = datetime.fromtimestamp(min(posix, MAX_DATE), UTC)
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"

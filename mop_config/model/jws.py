@@ -15,11 +15,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import MissingExtra, PayloadError, SignatureError, SigningKeyError
-from .endpoint import MAX_DATE, EndpointConfig, check_room_id, config_of, dumps
+from .endpoint import EndpointConfig, check_room_id, config_of, dumps, rfc3339
 
 if TYPE_CHECKING:
     from joserfc.jwk import OKPKey
@@ -199,7 +198,7 @@ class TrustedKeys:
         digest = hashlib.sha256(dumps(config)).hexdigest()
         signed = SignedList(config, kid=kid, text=text, digest=digest, room_id=room_id, **numbers)
         if now is not None and signed.expired(now):
-            raise SignatureError("expired", f"it has expired at {moment(signed.exp)}")
+            raise SignatureError("expired", f"it has expired at {rfc3339(signed.exp)}")
         return signed
 
 
@@ -216,13 +215,6 @@ def check_ahead(signed: SignedList, now: float) -> None:
     if signed.ver > (max(now, signed.iat) + DAY) * 1000:
         message = f"its version {signed.ver} is more than a day in the future"
         raise SignatureError("ahead", message)
-
-
-def moment(seconds: int) -> str:
-    """Format the time in a claim as RFC 3339; a time outside the calendar is shown as a number."""
-    if seconds > MAX_DATE:
-        return str(seconds)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def looks_signed(text: str | bytes) -> bool:
@@ -323,14 +315,9 @@ def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
 
 
 def _of_jwk(jwk: Mapping[str, Any]) -> "OKPKey":
-    if jwk.get("alg", ALGORITHM) not in (ALGORITHM, "EdDSA") or jwk.get("use", "sig") != "sig":
-        raise SigningKeyError(f"its alg or use is not for signing with {ALGORITHM}")
     # Without other members: a JWK's own ``kid`` is arbitrary, and we use the thumbprint.
     bare = {name: jwk[name] for name in ("kty", "crv", "x", "d") if name in jwk}
-    key = _import(_import(bare, _JWK_RULE).raw_value, "it is damaged")
-    if key.as_dict()["x"] != str(jwk["x"]).rstrip("="):
-        raise SigningKeyError("its x is not the public key of its d")
-    return key
+    return _import(bare, _JWK_RULE)
 
 
 def _import(value: Any, reason: str) -> "OKPKey":

@@ -322,7 +322,7 @@ class TestVerify:
             (
                 lambda text: KEY.sign(b'{"api_endpoints":[]}', ver=1, iat=1, exp=2).decode(),
                 "key.pub",
-                "expired at 1970-01-01T00:00:02Z",
+                "expired at 1970-01-01T00:00:02.000Z",
             ),
             (
                 lambda text: KEY.sign(wire(["https://a.b"]), ver=2**52, iat=1, exp=2**40).decode(),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ...errors import SignatureError, SigningKeyError
 from ...model import jws
+from ...model.endpoint import rfc3339
 from ..keywords import Several
 from .cache_file import DAMAGED, write
 
@@ -180,7 +181,7 @@ class Trust:
         if ahead and not self._warned_of_clock:
             logger.warning(
                 "the endpoint list was signed at %s, which is in the future: is this clock behind?",
-                jws.moment(signed.iat),
+                rfc3339(signed.iat),
             )
         self._warned_of_clock = ahead
         if mark is None or signed.ver >= mark.ver:
