@@ -55,7 +55,7 @@ def header(environ: Mapping[str, Any], name: str) -> str | None:
 
 
 class ConditionalAnswer(NamedTuple):
-    """A status code, headers, and a body (empty for HEAD and 304)."""
+    """A status code, headers, and a body (empty for 304); each front leaves it out for HEAD."""
 
     status: int
     headers: HeaderFields

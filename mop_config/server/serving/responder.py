@@ -337,8 +337,7 @@ def respond_conditionally(
         fresh = dated and since == snapshot.last_modified_text
     if fresh:
         return ConditionalAnswer(304, variant.not_modified, b"")
-    body = b"" if environ["REQUEST_METHOD"] == "HEAD" else variant.body
-    return ConditionalAnswer(200, variant.headers, body)
+    return ConditionalAnswer(200, variant.headers, variant.body)
 
 
 def etag_matches(if_none_match: str, snapshot: Snapshot) -> bool:

@@ -86,13 +86,15 @@ class Settings:
     )
     max_removed: float = setting(
         1.0,
-        to.share,
+        to.number(0.0, 1.0),
         "share of the endpoints of a kind, from 0 to 1, that one edit may remove without the line"
         " `# confirm: removes N api` (or `socket`) that the refusal names",
     )
     max_bytes: int = setting(1048576, to.number(1, 2**40), "maximum size of the file in bytes")
     poll_interval: float = setting(
-        5.0, to.seconds(), "seconds between two reads of the content, beside watching; `0` is never"
+        5.0,
+        to.number(0.0, to.MAX_SECONDS),
+        "seconds between two reads of the content, beside watching; `0` is never",
     )
     state_dir: str | None = setting(
         None,
@@ -116,7 +118,7 @@ class Settings:
     # Checking more often than ten times a second would be an attack.
     probe_interval: float = setting(
         0.0,
-        to.seconds(least=0.1),
+        to.number(0.1, to.MAX_SECONDS),
         "seconds between two checks of the served endpoints, 0.1 or more; `0` is never",
     )
     health_path: str = setting(

@@ -112,13 +112,9 @@ def init_app(
 
 def _environ_of(app: Flask) -> dict[str, str]:
     """Return the environment, overridden by the application's configuration."""
-    environ = dict(os.environ)
-    for name, value in app.config.items():
-        if name.startswith(PREFIX) and value is not None:
-            value = int(value) if isinstance(value, bool) else value
-            items = value if isinstance(value, (list, tuple)) else [value]
-            environ[name] = ",".join(map(str, items))
-    return environ
+    config = app.config.items()
+    ours = {name: str(v) for name, v in config if name.startswith(PREFIX) and v is not None}
+    return os.environ | ours
 
 
 def _install(
@@ -160,9 +156,7 @@ def _register_as_guest(app: Flask, ours: Blueprint) -> None:
     for all operational routes gives way to each static route of the application.
     """
     app.url_map.converters["mop_config_operation"] = _Operation
-    ours.add_url_rule(
-        "/<mop_config_operation:name>", guards.OPERATION, lambda name: _OPERATIONS[name]()
-    )
+    ours.add_url_rule("/<mop_config_operation:name>", "operation", lambda name: _OPERATIONS[name]())
     # werkzeug's own redirect would contain the host of the request.
     ours.add_url_rule(GUEST_PREFIX, "home", lambda: redirect(f"{GUEST_PREFIX[1:]}/", 308))
     app.register_blueprint(ours)

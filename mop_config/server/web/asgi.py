@@ -427,5 +427,4 @@ async def send_answer(
     # A copy, since an application around this one may add headers in place.
     headers = [*answer.headers.pairs]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    body = b"" if environ["REQUEST_METHOD"] == "HEAD" else answer.body
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": answer.body})

@@ -8,11 +8,10 @@ that the views share stand here too.
 import logging
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote_from_bytes
 
 from flask import Blueprint, Flask, Response, current_app, request
 from werkzeug.datastructures import Headers as ResponseHeaders
-from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, NotFound
 
 from ...errors import AddressError
 from ...model.address import normalise_host, split_port
@@ -26,13 +25,10 @@ logger = logging.getLogger(__name__)
 
 #: Limit of a request's body in bytes: no route of ours needs more.
 MAX_BODY = 64 * 1024
-#: Name of the one rule that serves the operational routes in an application that is not ours.
-OPERATION = "operation"
 
 _FOR_ANY_HOST = frozenset({"/health", "/ready"})
 #: The headers of content negotiation and of conditions, by the beginnings of their names.
 _NEGOTIATING = ("HTTP_ACCEPT", "HTTP_IF_", "HTTP_RANGE")
-_ASCII = bytes(range(0x21, 0x7F)).decode()
 
 _PREFLIGHT: Headers = (
     ("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS"),
@@ -78,6 +74,9 @@ def refusal(service: ConfigService, environ: dict[str, Any]) -> ConditionalAnswe
         service: The service that the request is for.
         environ: The request in WSGI's form; the name of a good token is noted in it.
     """
+    # werkzeug fails on a query with raw bytes that are not UTF-8.
+    if not environ["QUERY_STRING"].isascii():
+        return problem(400, "the query must be percent-encoded")
     hosts = service.settings.trusted_hosts
     known = not hosts or environ["PATH_INFO"] in _FOR_ANY_HOST
     if not known and not is_trusted(environ.get("HTTP_HOST", ""), hosts):
@@ -130,9 +129,6 @@ def install(ours: Flask | Blueprint, service: ConfigService) -> None:
 
     @ours.before_request
     def check() -> Response | None:
-        # werkzeug fails on a query with raw bytes that are not UTF-8.
-        if not request.query_string.isascii():
-            request.query_string = quote_from_bytes(request.query_string, safe=_ASCII).encode()
         answer = refusal(service, request.environ)
         if answer is not None:
             return as_response(answer)
@@ -144,15 +140,11 @@ def install(ours: Flask | Blueprint, service: ConfigService) -> None:
         for name in [name for name in request.environ if name.startswith(_NEGOTIATING)]:
             if len(request.environ[name]) > MAX_VALUE:
                 del request.environ[name]
-        if request.method not in {"GET", "HEAD"} and (request.content_length or 0) > MAX_BODY:
-            raise RequestEntityTooLarge(f"a body may have {MAX_BODY} bytes here")
         return None
 
     @ours.after_request
     def finish(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule is not None else OTHER
-        if str(request.endpoint).rpartition(".")[2] == OPERATION:
-            route = request.path
         service.metrics.request(route, str(response.status_code))
         for name, value in SECURITY_HEADERS:
             response.headers.setdefault(name, value)

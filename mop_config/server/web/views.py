@@ -10,10 +10,11 @@ import logging
 import os
 import re
 import time
+from collections.abc import Mapping
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -117,9 +118,8 @@ def health_url(kind: Kind, url: str, path: str = DEFAULT_PATH) -> str:
 
 
 def _answer_code(kind: str) -> Response:
-    query = request.query_string.decode("latin-1")
     try:
-        found = choose(query, current_service().store.view.snapshot.plain.body)
+        found = choose(request.args, current_service().store.view.snapshot.plain.body)
     except PayloadError as error:
         return as_response(problem(400, str(error), {"parameter": error.field}))
     except QrTooLong as error:
@@ -138,27 +138,17 @@ for _kind in _TYPES:
     blueprint.add_url_rule(f"/qr.{_kind}", _kind, partial(_answer_code, _kind))
 
 
-def choose(query: str, body: bytes) -> tuple[qr.QrText, str] | None:
+def choose(given: Mapping[str, str], body: bytes) -> tuple[qr.QrText, str] | None:
     """Choose the text and the title of a code; None if the list is empty.
 
     Args:
-        query: The query string, as for the routes; parameters of other names are ignored.
+        given: The parameters of the query; those of other names are ignored.
         body: The wire form of the list.
 
     Raises:
         PayloadError: If a parameter is invalid; the error names the parameter.
         QrTooLong: If the text does not fit.
     """
-    try:
-        fields = parse_qsl(query, keep_blank_values=True, errors="strict")
-    except ValueError:
-        raise PayloadError("query", "must be UTF-8") from None
-    given: dict[str, str] = {}
-    for name, value in fields:
-        if name in given:
-            raise PayloadError(name, "must be given once")
-        if name in {"format", "room_id", "limit"}:
-            given[name] = value
     form, room, number = given.get("format"), given.get("room_id"), given.get("limit")
     limit = None
     if number is not None:

@@ -34,6 +34,7 @@ from ..web.test_fronts import METHODS, Sides, ask_asgi, threads_end  # noqa: F40
 ENDPOINTS = "/api/v1/config/endpoints"
 STATUS = "/api/v1/config/status"
 RELOAD = "/api/v1/config/reload"
+REPORTS = "/api/v1/config/reports"
 ADMIN, READER = "the-admin-token", "the-reader-token"
 TOKENS = (Token("op", digest(ADMIN), True), Token("app", digest(READER), False))
 AUTHENTICATOR = TokenAuthenticator(Settings())
@@ -244,11 +245,11 @@ def test_the_name_goes_with_the_request_and_failures_are_counted(
 
 
 def test_a_body_that_nobody_needs_is_refused(tmp_path: Path) -> None:
-    """A body beyond the limit gets 413 before the request is handled."""
+    """A body beyond the limit gets 413 where a body is read."""
     client = create_app(
-        Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False
+        Settings(source=str(SAMPLE), state_dir=str(tmp_path), reports=True), start=False
     ).test_client()
-    answer = client.post(RELOAD, data=b"x" * (MAX_BODY + 1))
+    answer = client.post(REPORTS, json="x" * MAX_BODY)
     assert (answer.status_code, answer.content_type) == (413, "application/problem+json")
 
 

@@ -127,16 +127,6 @@ def test_if_none_match_outweighs_if_modified_since() -> None:
     assert ask(SERVED, "GET", None, '"x"', DATE).status == 200
 
 
-def test_head_has_the_headers_of_get_and_no_body() -> None:
-    """HEAD has the headers of GET, also Content-Length, and no body."""
-    for accept in (None, "gzip"):
-        get, head = (
-            ask(SERVED, "GET", accept),
-            ask(SERVED, "HEAD", accept),
-        )
-        assert (head.status, head.headers, head.body) == (get.status, get.headers, b"")
-
-
 def test_an_empty_list_must_not_be_cached() -> None:
     """The empty list has no-store, since it stands for a moment without a list."""
     empty = Snapshot.of(EMPTY, Settings(), 0.0, 0)

@@ -100,15 +100,14 @@ def test_a_route_of_the_applications_own_with_a_slash_stays(settings: Settings) 
         assert app.test_client().get("/health", follow_redirects=True).text == "theirs"
 
 
-def test_the_metrics_name_the_operational_routes(settings: Settings) -> None:
-    """The metrics name the operational routes by path, not by the rule that they share."""
+def test_the_metrics_name_the_rule_of_the_operational_routes(settings: Settings) -> None:
+    """The metrics name the operational routes by the rule that they share."""
     app = Flask("guest")
     init_app(app, settings, start=False)
     client = app.test_client()
     client.get("/ready")
     text = client.get("/metrics").text
-    assert 'route="/ready"' in text
-    assert "mop_config_operation" not in text
+    assert 'route="/<mop_config_operation:name>"' in text
 
 
 @pytest.mark.parametrize("prefix", ["/endpoints", "/a/b", "/a/b/", "a", ""])
@@ -154,12 +153,14 @@ def test_the_applications_configuration_counts_before_the_environment(
         ENDPOINT_STATE_DIR=tmp_path / "state",
         ENDPOINT_API_PATH="",
         ENDPOINT_STRICT=False,
+        ENDPOINT_ALLOW_EMPTY=True,
         ENDPOINT_MAX_AGE=None,
         ENDPOINT_DEFAULT_PORT=8443,
-        ENDPOINT_CORS_ORIGINS=["https://a.example", "https://b.example"],
+        ENDPOINT_CORS_ORIGINS="https://a.example, https://b.example",
     )
     service = init_app(app, start=False)
     assert service.settings.cors_origins == ("https://a.example", "https://b.example")
+    assert (service.settings.strict, service.settings.allow_empty) == (False, True)
     answer = app.test_client().get("/api/v1/config/endpoints")
     assert answer.json["api_endpoints"][0]["url"] == "https://log.ym1.com:8443"  # type: ignore[index]
     assert answer.headers["Cache-Control"] == "max-age=7"

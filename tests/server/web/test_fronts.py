@@ -168,7 +168,15 @@ ACCEPTS = [
     "text/html, application/jose;q=0.1",
 ]
 QUERIES = ["", "x=1", "wait", "wait=", "wait=0", "wait=61", "wait=-1", "wait=x", "%77ait=0"]
-QUERIES += ["wait=0&wait=0"]
+QUERIES += ["wait=0&wait=0", "x=\xff", "%ff"]
+
+
+def test_head_has_the_headers_of_get_and_no_body(sides: Sides) -> None:
+    """HEAD has the headers of GET, also Content-Length, and no body, in both fronts."""
+    for encoding in ("", "gzip"):
+        status, headers, body = sides.ask("GET", Accept_Encoding=encoding)
+        assert body
+        assert sides.ask("HEAD", Accept_Encoding=encoding) == (status, headers, b"")
 
 
 @pytest.mark.slow

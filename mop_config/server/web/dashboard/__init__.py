@@ -88,10 +88,10 @@ def static(name: str) -> Response:
 
 def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
     """Return the form of the QR code and the query of its images, or why there is no code."""
-    wanted = {name: query[name] for name in ("format", "room_id", "limit")}
+    wanted = {name: query[name] for name in ("format", "room_id", "limit") if query[name]}
     problem = found = None
     try:
-        found = choose(_encoded(wanted)[1:], body)
+        found = choose(wanted, body)
     except (PayloadError, QrTooLong) as error:
         problem = str(error)
     return {
