@@ -8,14 +8,13 @@ import base64
 import hashlib
 import hmac
 import logging
+import math
 import re
-import threading
 import time
 from typing import Any, NamedTuple
 
 from ..errors import SourceError
 from .parsing.problems import Code, Problem
-from .reload.thread import Debouncer
 from .serving.answers import ConditionalAnswer, problem
 from .settings import TOKEN, Settings
 from .sources.file import FileSource
@@ -153,9 +152,10 @@ def _refusal(
 MAX_BYTES = 1 << 20
 #: Limit of one read of the file in seconds; a start also reads the source, and may take 5 s in all.
 LOOK = 1.5
-#: Seconds without a check of the file after which a request checks it, because the reload thread
-#: hangs or does not run.
-NEGLECTED = 3.0
+#: Seconds for which a changed file must stay the same before it is read: a save may take a moment.
+SETTLED = 0.5
+#: Seconds after which a read is repeated that this process had no descriptor for.
+AGAIN = 5.0
 #: Limit of the bad lines that are reported one by one.
 MAX_FAULTS = 20
 
@@ -177,17 +177,16 @@ class TokenAuthenticator:
     def __init__(self, settings: Settings) -> None:
         path = settings.tokens_file
         # The tokens of ``ENDPOINT_TOKENS`` are admin tokens.
-        self._own = self._tokens = tuple(
+        self._own = tuple(
             Token(f"env-{number}", digest(text), True)
             for number, text in enumerate(settings.tokens, 1)
         )
+        self._tokens: tuple[Token, ...] = self._own if path is None else ()
         self._file = None if path is None else FileSource(path, MAX_BYTES, LOOK)
         self.problems: tuple[Problem, ...] = ()
-        self._lock = threading.Lock()
-        self._found: tuple[Any, ...] = ()  # by the last read
-        self._looked_at = time.monotonic()
+        self._due = math.inf  # monotonic time of the next read
         if self._file is not None:
-            self._debouncer = Debouncer(self._file.signature())
+            self._seen = self._file.signature()
             self._read(self._file)
 
     def find(self, shown: str) -> Token | None:
@@ -195,19 +194,9 @@ class TokenAuthenticator:
 
         Every digest is compared, in constant time, so that the duration reveals nothing.
         """
-        if self._file is not None and time.monotonic() - self._looked_at > NEGLECTED:
-            self.refresh()
         wanted = digest(shown)
         matches = [t for t in self._tokens if hmac.compare_digest(t.digest, wanted)]
         return matches[0] if matches else None
-
-    def check(self, environ: dict[str, Any]) -> ConditionalAnswer | None:
-        """Return the refusal of a request, or None if it is authorised; see ``authorise``."""
-        preflight = "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
-        preflight = preflight and environ["REQUEST_METHOD"] == "OPTIONS"
-        if preflight or environ["PATH_INFO"] in OPEN_PATHS:
-            return None
-        return self.authorise(environ)
 
     def authorise(self, environ: dict[str, Any]) -> ConditionalAnswer | None:
         """Authorise a request that needs a token: RFC 6750, section 3.1.
@@ -244,46 +233,33 @@ class TokenAuthenticator:
     def refresh(self) -> None:
         """Check the token file, and read it if it has changed and then stayed the same (debounce).
 
-        While another thread checks the file, the method returns at once, since the disk may be
-        slow.
+        The reload thread calls this method after each of its turns.
         """
         file = self._file
-        if file is None or not self._lock.acquire(blocking=False):
+        if file is None:
             return
-        try:
-            now = time.monotonic()
-            signature = file.signature()
-            # An editor may be about to write an empty or missing file.
-            self._debouncer.writing = bool(signature.error)
-            self._debouncer.looked(signature, now, by_event=True, expected=True)
-            if self._debouncer.wait(now) == 0:
-                self._read(file)
-        finally:
-            self._looked_at = time.monotonic()
-            self._lock.release()
+        now = time.monotonic()
+        signature = file.signature()
+        if signature != self._seen:
+            self._seen = signature
+            self._due = now + SETTLED
+        elif now >= self._due:
+            self._due = math.inf
+            self._read(file)
 
     def _read(self, file: FileSource) -> None:
         tokens, faults = parse(b"")
-        detached = ""
         failure = f"{file} holds no token"
-        self._debouncer.read(self._debouncer.seen)
         try:
-            text = file.read()
-            tokens, faults = parse(text.data)
-            detached = text.detached
+            tokens, faults = parse(file.read().data)
         except SourceError as error:
             if error.code == Code.CHANGING:
-                self._debouncer.again(time.monotonic())
-                if self._found:
-                    return
+                return  # the next check sees the change
             failure = str(error)
         except OSError as error:  # this process has no descriptor left; the file may be good
             logger.warning("the tokens in %s cannot be read now: %s", file, error.strerror)
+            self._due = time.monotonic() + AGAIN
             return
-        found = tokens, faults, failure, detached
-        if found == self._found:
-            return
-        self._found = found
         self._tokens = self._own + tokens if tokens else ()
         if tokens:
             logger.info("tokens: %d in %s", len(tokens), file)
@@ -296,7 +272,4 @@ class TokenAuthenticator:
         if faults:
             told = "; ".join(problem.message for problem in problems)
             logger.error("tokens: bad lines, %d of them: %s", len(faults), told)
-        if detached:
-            logger.error("tokens: %s", detached)
-            problems.append(Problem.of(Code.DETACHED, detached))
         self.problems = tuple(problems)

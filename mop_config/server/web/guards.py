@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from ...errors import AddressError
 from ...model.address import normalise_host, split_port
 from ...model.printable import printable
+from ..auth import OPEN_PATHS
 from ..logs import describe
 from ..service import EXTENSION, ConfigService
 from ..serving.answers import MAX_VALUE, SECURITY_HEADERS, ConditionalAnswer, Headers, problem
@@ -81,9 +82,10 @@ def refusal(service: ConfigService, environ: dict[str, Any]) -> ConditionalAnswe
     known = not hosts or environ["PATH_INFO"] in _FOR_ANY_HOST
     if not known and not is_trusted(environ.get("HTTP_HOST", ""), hosts):
         return problem(400, "this host name is not served here (TRUSTED_HOSTS)")
-    if service.authenticator is None:
+    authenticator = service.authenticator
+    if authenticator is None or is_preflight(environ) or environ["PATH_INFO"] in OPEN_PATHS:
         return None
-    refused = service.authenticator.check(environ)
+    refused = authenticator.authorise(environ)
     if refused is not None:
         service.metrics.auth_failure()
     return refused
@@ -102,9 +104,13 @@ def cors(service: ConfigService, environ: dict[str, Any]) -> Headers:
     elif origin not in allowed:
         return vary
     headers = (("Access-Control-Allow-Origin", origin), _EXPOSED, *vary)
-    asked = "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
-    preflight = asked and environ["REQUEST_METHOD"] == "OPTIONS"
-    return headers + _PREFLIGHT if preflight else headers
+    return headers + _PREFLIGHT if is_preflight(environ) else headers
+
+
+def is_preflight(environ: dict[str, Any]) -> bool:
+    """Whether a request is a CORS preflight, by which a browser asks for leave (Fetch standard)."""
+    asked = "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+    return asked and environ["REQUEST_METHOD"] == "OPTIONS"
 
 
 def is_trusted(host: str, trusted: tuple[str, ...]) -> bool:

@@ -1,9 +1,10 @@
 """Tokens: the grammar of the token file, and the authenticator that follows the file."""
 
+import contextlib
 import hashlib
 import logging
 import os
-import threading
+import resource
 import time
 from pathlib import Path
 
@@ -22,9 +23,7 @@ from mop_config.server.auth import (
     parse,
 )
 from mop_config.server.parsing.problems import Code
-from mop_config.server.reload import thread as reload_thread
 from mop_config.server.settings import Settings
-from mop_config.server.sources.file import Fingerprint
 
 from ...waiting import wait_for
 
@@ -194,14 +193,6 @@ def test_a_bad_line_is_told_once_with_its_number(
         ring = Ring(tmp_path, f"ci:{HEX}\nsecret-of-app\n")
         for _ in range(5):
             assert ring.knows("secret-of-ci")
-        os.utime(ring.file, (1, 1))
-        debouncer = ring.keyring._debouncer
-        before = debouncer.seen
-        wait_for(
-            lambda: (
-                ring.knows("secret-of-ci") and debouncer.seen != before and not debouncer.pending
-            )
-        )
     (problem,) = ring.keyring.problems
     assert (problem.code, problem.line, problem.text) == (Code.TOKENS_LINE, 2, "")
     assert "line 2" in problem.message
@@ -213,7 +204,7 @@ def test_an_editor_that_empties_the_file_first_shuts_nobody_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is empty or missing for a moment does not count."""
-    monkeypatch.setattr(reload_thread, "CLOSE_WAIT", 30.0)
+    monkeypatch.setattr(keyring_module, "SETTLED", 2.0)
     ring = Ring(tmp_path, f"ci:{HEX}\n")
     with ring.file.open("w") as file:
         file.flush()
@@ -224,41 +215,25 @@ def test_an_editor_that_empties_the_file_first_shuts_nobody_out(
     wait_for(lambda: ring.knows("secret-of-app"))
 
 
-def test_a_slow_disk_holds_one_request_at_most(tmp_path: Path) -> None:
-    """While one request reads a slow file, other requests use the known tokens."""
+def test_a_read_without_a_descriptor_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While this process has no descriptor left, the known tokens count, and the read is due."""
+    monkeypatch.setattr(keyring_module, "AGAIN", 0.0)
     ring = Ring(tmp_path, f"ci:{HEX}\n")
-    ring.keyring._looked_at -= keyring_module.NEGLECTED + 1
-    os.utime(ring.file, (1, 1))
-    entered, leave = threading.Event(), threading.Event()
-    file = ring.keyring._file
-    assert file is not None
-    look = file.signature
-
-    def slowly() -> Fingerprint:
-        entered.set()
-        leave.wait(20)
-        return look()
-
-    file.signature = slowly  # type: ignore[method-assign, assignment]
-    thread = threading.Thread(target=ring.knows, args=("secret-of-ci",))
-    thread.start()
-    try:
-        assert entered.wait(20)
-        ring.keyring._looked_at -= keyring_module.NEGLECTED + 1
-        assert ring.keyring.find("secret-of-ci") is not None
-        assert thread.is_alive()
-    finally:
-        leave.set()
-        thread.join()
-
-
-def test_without_a_reload_thread_a_request_sees_to_it(tmp_path: Path) -> None:
-    """Without a reload thread a request refreshes the tokens, so a revoked one is refused."""
-    ring = Ring(tmp_path, f"ci:{HEX}\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ring.file.write_text(f"app:{OTHER}\n")
-
-    def taken_back() -> bool:
-        ring.keyring._looked_at -= keyring_module.NEGLECTED + 1
-        return ring.keyring.find("secret-of-ci") is None
-
-    wait_for(taken_back)
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        began = time.monotonic()
+        while time.monotonic() - began < 2 * keyring_module.SETTLED:
+            assert ring.knows("secret-of-ci")
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    wait_for(lambda: ring.knows("secret-of-app"))
