@@ -6,13 +6,10 @@ when the application drops it, and its finalizer cancels the threads. Every wait
 
 import contextlib
 import logging
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
-from math import inf
 
 from ..health import probe
 from ..model.endpoint import Endpoint
@@ -27,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which ``stop`` waits for all threads together.
 CLOSE_PATIENCE = 0.8
-#: Seconds until the scheduler tries again to start a thread that could not be started.
+#: Seconds after which a loop goes on after an exception, such as a lack of threads.
 RETRY = 1.0
-#: Seconds that the scheduler leaves the interpreter to the request that has woken it: its checks
+#: Seconds that a loop leaves the interpreter to the request that has woken it: health checks
 #: would hold the interpreter lock while the request goes on to another endpoint.
 YIELD = 0.02
 
@@ -40,10 +37,10 @@ def jobs_of(kind: str, members: Iterable[PoolMember]) -> list[probe.Job]:
 
 
 class Background:
-    """One run of a manager: health checks and updates, in threads once ``start`` is called.
+    """One run of a manager: health checks, updates and reports, once ``start`` is called.
 
-    The application may ask for checks and updates in its own threads, too. ``cancel`` cancels all
-    of them for good.
+    Each of the three has a loop in a thread of its own. The application may ask for checks and
+    updates in its own threads, too. ``cancel`` cancels all of them for good.
 
     Args:
         lists: The lists of the manager.
@@ -63,126 +60,105 @@ class Background:
         )
         self._stopped = False
         self.updates = ListUpdates(lists, self._any_healthy)
-        self._pid = os.getpid()
-        # A finalizer wakes the scheduler, too, and may run between any two bytecodes. A
-        # ``threading.Event`` could deadlock there: the interrupted thread may hold its lock.
-        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._parallel = state.policy.probe_parallelism
         self._checks = probe.CheckQueue(self._prober, self._record_scheduled, self._parallel)
-        self._lock = threading.Lock()
-        self._short_of_resources = False  # whether the last start lacked a thread or descriptor
-        #: When the work with a thread of its own is due; infinity while it runs, or for never.
-        self._due = {
-            "update": 0.0 if settings.update_interval or settings.watch else inf,
-            "report": time.monotonic() + EVERY if settings.report else inf,
+        #: The work of each loop, which returns the seconds until it is due again.
+        self._works: dict[str, Callable[[], float]] = {"client": self._run_due_checks}
+        if settings.update_interval or settings.watch:
+            self._works["update"] = self.updates.run
+        if settings.report:
+            self._works["report"] = self.updates.report
+        # A finalizer wakes the loops, too, and may run between any two bytecodes. A
+        # ``threading.Event`` could deadlock there: the interrupted thread may hold its lock.
+        self._wakeups: dict[str, queue.SimpleQueue[None]] = {
+            name: queue.SimpleQueue() for name in self._works
         }
-        self._threads: list[threading.Thread] = []
-        self._scheduler: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._loops: dict[str, threading.Thread] = {}
+        self._checking: list[threading.Thread] = []
+        with state:
+            for pool in state.pools:
+                for member in pool.members():
+                    member.probing = False  # checks of an earlier run never ended
 
-    def start(self) -> None:
-        """Start the scheduler, which begins the first checks and the first update at once.
+    def start(self, name: str = "client") -> None:
+        """Start a loop unless it runs; that of the health checks starts the other loops.
 
         Raises:
             RuntimeError: If the machine has no thread left; then no thread runs.
         """
-        self._scheduler = self._spawn(self._run_schedule, "mop-config-client")
-
-    def _spawn(self, target: Callable[[], None], name: str) -> threading.Thread:
-        thread = start_thread(target, name)
-        self._threads = [*(t for t in self._threads if t.is_alive()), thread]
-        return thread
-
-    def _try_spawn(self, target: Callable[[], None], name: str) -> threading.Thread | None:
-        """Start a thread. Return None if the start fails; the scheduler retries it soon."""
-        try:
-            thread = self._spawn(target, name)
-        except (RuntimeError, MemoryError) as error:
-            self._warn_of_shortage(f"{name} could not be started: {error}")
-            return None
-        self._short_of_resources = False
-        return thread
-
-    def _warn_of_shortage(self, what: str) -> None:
-        """Log a lack of threads or descriptors once, until they are available again."""
-        if not self._short_of_resources:
-            logger.warning("%s; no endpoint is blamed, and it is tried again", what)
-        self._short_of_resources = True
+        with self._lock:
+            loop = self._loops.get(name)
+            if not self._stopped and (loop is None or not loop.is_alive()):
+                self._loops[name] = start_thread(self._loop, f"mop-config-{name}", name)
 
     def wake(self) -> None:
-        """Wake the scheduler; start its thread if that start failed in a forked child."""
-        self._wakeups.put(None)
-        with self._lock:
-            scheduler = self._scheduler
-            if not self._stopped and (scheduler is None or not scheduler.is_alive()):
-                self._scheduler = self._try_spawn(self._run_schedule, "mop-config-client")
+        """Wake the loop of the health checks; start it if it does not run, as in a forked child."""
+        self._wakeups["client"].put(None)
+        with contextlib.suppress(RuntimeError, MemoryError):  # no thread left: the next call tries
+            self.start()
 
     def cancel(self) -> None:
         """Tell every thread to end, without waiting and without a lock."""
         self._stopped = True
-        self._wakeups.put(None)
-        # Don't shut down a parent's sockets from a forked child: the parent still uses them.
-        if self._pid == os.getpid():
-            self._prober.abort()
-            self.updates.close()
+        for wakeups in self._wakeups.values():
+            wakeups.put(None)
+        self._prober.abort()
+        self.updates.close()
 
     def stop(self) -> None:
         """Cancel running tasks and wait for the threads, for at most ``CLOSE_PATIENCE`` seconds."""
         self.cancel()
         deadline = time.monotonic() + CLOSE_PATIENCE
         own = threading.current_thread()
-        # A thread that ends may just have started another thread.
-        while others := [t for t in self._threads if t.is_alive() and t is not own]:
+        # A loop that ends may just have started another thread.
+        while others := [
+            thread
+            for thread in [*self._loops.values(), *self._checking]
+            if thread.is_alive() and thread is not own
+        ]:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
             others[0].join(left)
 
-    # -- the schedule
+    # -- the loops
 
-    def _run_schedule(self) -> None:
-        with self._state as state:
-            for pool in state.pools:
-                for member in pool.members():
-                    member.probing = False  # checks of an earlier run never ended
+    def _loop(self, name: str) -> None:
+        """Do the work of a loop, each time after the pause that the work has asked for."""
+        work = self._works[name]
+        if name == "report":
+            self._pause(name, EVERY)
         while not self._stopped:
             try:
-                delay = self._run_due_work()
+                delay = work()
             except Exception as error:
                 logger.error("the client goes on after %s: %s", type(error).__name__, error)
-                delay = 1.0
-            with contextlib.suppress(queue.Empty):
-                self._wakeups.get(timeout=min(max(0.0, delay), IDLE))
-                end = time.monotonic() + YIELD
-                # Wake-ups until then are one with the first; the end of the time raises Empty.
-                while not self._stopped:
-                    self._wakeups.get(timeout=max(0.0, end - time.monotonic()))
+                delay = RETRY
+            self._pause(name, delay)
 
-    def _run_due_work(self) -> float:
+    def _pause(self, name: str, seconds: float) -> None:
+        """Wait for a time, or until a wake-up and then for ``YIELD`` seconds."""
+        wakeups = self._wakeups[name]
+        with contextlib.suppress(queue.Empty):
+            wakeups.get(timeout=max(0.0, seconds))
+            end = time.monotonic() + YIELD
+            # Wake-ups until then are one with the first; the end of the time raises Empty.
+            while not self._stopped:
+                wakeups.get(timeout=max(0.0, end - time.monotonic()))
+
+    def _run_due_checks(self) -> float:
+        """Start the checks that are due; return the seconds until the next check."""
         self._lists.save()
         with self._state as state:
             now = state.clock()
             jobs = [job for pool in state.pools for job in jobs_of(pool.kind, pool.take_due(now))]
             wait = min(pool.next_due() for pool in state.pools) - now
-        self._checks.start(jobs, partial(self._try_spawn, name="mop-config-check"))
-        now = time.monotonic()
-        for name, work in (("update", self.updates.run), ("report", self.updates.report)):
-            at = self._due[name]
-            if now >= at:
-                self._due[name] = inf  # first: the thread may end before the spawn returns
-                run = partial(self._run, name, work)
-                if self._try_spawn(run, f"mop-config-{name}") is None:
-                    self._due[name] = at
-        return RETRY if self._short_of_resources else min(wait, min(self._due.values()) - now)
-
-    def _run(self, name: str, work: Callable[[], float]) -> None:
-        """Do work that was due; the work returns the seconds until it is due again."""
-        delay = EVERY
-        try:
-            delay = work()
-        except Exception as error:
-            logger.error("the %s failed: %s: %s", name, type(error).__name__, error)
-        self._due[name] = time.monotonic() + delay
-        self._wakeups.put(None)
+        running = [thread for thread in self._checking if thread.is_alive()]
+        self._checking = running + self._checks.start(jobs)
+        for name in self._works:
+            self.start(name)
+        return min(wait, IDLE)
 
     # -- health checks
 
@@ -208,10 +184,8 @@ class Background:
         """Record the result of a health check; return whether the checks are cancelled."""
         if self._stopped:
             return True
-        if result.fault is not Fault.OURS:
-            self._short_of_resources = False
-        else:
-            self._warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")
+        if result.fault is Fault.OURS:
+            logger.warning("%s could not be checked: %s", job[1].url, result.detail)
         with self._state as state:
             pool, now = state.pool(job[0]), state.clock()
             member = pool.get(job[1].url)
@@ -222,7 +196,7 @@ class Background:
 
     def _record_scheduled(self, job: probe.Job, result: probe.ProbeResult) -> bool:
         is_cancelled = self.record(job, result)
-        self._wakeups.put(None)  # the next check of the endpoint has a time now
+        self._wakeups["client"].put(None)  # the next check of the endpoint has a time now
         return is_cancelled
 
     def _any_healthy(self, kind: str, endpoints: tuple[Endpoint, ...]) -> bool:
@@ -284,8 +258,6 @@ class Lifecycle:
 
     def stop(self) -> None:
         """Stop the threads within a second, and save the list."""
-        with self._lists.state:
-            pass  # in a forked child, replace the locks and sockets of the parent
         with self._lock:
             if self.is_running:
                 self._lists.state.on_urgent = self._lists.save_later = None
@@ -296,9 +268,11 @@ class Lifecycle:
 
     def _restart_after_fork(self) -> None:
         """Replace locks, sockets and threads in a forked child: threads do not survive a fork."""
+        state = self._lists.state
         self._lock = threading.Lock()
         self._lists.reset_after_fork()
+        state.on_urgent = None  # would wake the parent's loop
         self.tasks = Background(self._lists, self._health)
         if self.is_running:
-            self._lists.state.on_urgent = self._lists.save_later = self.tasks.wake
-            self.tasks.wake()
+            state.on_urgent = self._lists.save_later = self.tasks.wake
+            state.api.urgent = True  # so the first use starts the threads

@@ -7,12 +7,10 @@ import contextlib
 import json
 import logging
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from logging import INFO, WARNING
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -36,10 +34,11 @@ FIRST_RETRY = 30.0
 #: Seconds until a failed long poll is retried; the pause doubles up to a minute.
 FIRST_WATCH_RETRY = 1.0
 MAX_WATCH_RETRY = 60.0
-#: A server that answers a long poll within fewer seconds did not hold its response.
-HELD_AT_LEAST = 1.0
-#: Longest pause in seconds between two looks at the schedule, and between two long polls of a
-#: server without long polls if updates are off.
+#: Least seconds from the start of an update to the long poll after it, also for a server that
+#: answers long polls at once.
+WATCH_PERIOD = 1.0
+#: Longest pause in seconds between two looks for due health checks, and the pause between two
+#: updates from a server without long polls if updates are off.
 IDLE = 3600.0
 #: Seconds between the requests to two sources; a failed source starts the next request at once.
 STAGGER = 0.25
@@ -73,8 +72,6 @@ class ListSearch:
 
     def __post_init__(self) -> None:
         self._events: SimpleQueue[tuple[int, rules.SourceAnswer | Exception]] = SimpleQueue()
-        # Sources that hold their response until the list changes. Their silence is no failure.
-        self._holding: set[int] = set()
 
     def run(self) -> rules.SourceAnswer:
         """Run the search to its end.
@@ -82,6 +79,7 @@ class ListSearch:
         Raises:
             UpdateFailed: If no list was found.
             UpdateRefused: If no list found may be applied.
+            RuntimeError: If the machine has no thread left.
         """
         count = len(self.known.sources)
         started = 0
@@ -89,10 +87,10 @@ class ListSearch:
         errors: dict[int, Exception] = {}
         while not self.client.aborted and len(errors) < count:
             pause = None  # wait until a source reports
-            if started < count and not self._holding:
+            if started < count:
                 pause = max(0.0, next_at - time.monotonic())
             if pause == 0.0:
-                self._start_source(started)
+                start_thread(self._run_source, "mop-config-list", started)
                 started += 1
                 next_at = time.monotonic() + STAGGER
                 continue
@@ -110,23 +108,15 @@ class ListSearch:
             next_at = 0.0
         raise rules.combined_error([errors[position] for position in sorted(errors)])
 
-    def _start_source(self, position: int) -> None:
-        run = partial(self._run_source, position)
-        try:
-            start_thread(run, "mop-config-list")
-        except (RuntimeError, MemoryError):  # no thread left: run in this thread
-            run()
-
     def _run_source(self, position: int) -> None:
-        source, fetch = self.known.sources[position], partial(self._fetch, position)
+        source = self.known.sources[position]
         try:
-            self._events.put((position, rules.update(source, self.known, fetch, self.any_healthy)))
+            answer = rules.update(source, self.known, self._fetch, self.any_healthy)
+            self._events.put((position, answer))
         except Exception as error:
             self._events.put((position, error))
 
-    def _fetch(
-        self, position: int, url: str, etag: str | None, wait: int, with_token: bool
-    ) -> HttpReply:
+    def _fetch(self, url: str, etag: str | None, wait: int, with_token: bool) -> HttpReply:
         policy = self.lists.state.policy
         accepted = MEDIA_TYPE if self.known.trust is not None else "application/json"
         tag = {} if etag is None else {"If-None-Match": etag}
@@ -139,12 +129,7 @@ class ListSearch:
             server_names=self.server_names,
             https_only=self.known.https_only,
         )
-        if wait:
-            self._holding.add(position)
-        try:
-            return self.client.request(request)
-        finally:
-            self._holding.discard(position)
+        return self.client.request(request)
 
 
 class ListUpdates:
@@ -160,10 +145,9 @@ class ListUpdates:
         self._any_healthy = any_healthy
         self._clients: set[HttpClient] = set()  # of the running searches and reports
         self._closed = False
-        self._applying_lock = threading.Lock()
-        self._manual_updates = 0
-        self._may_wait = False  # whether the next update may be a long poll
-        self._in_a_row = 0  # failed updates, or long polls that the server did not hold
+        #: Source of the next long poll; None: the next update asks all sources without waiting.
+        self._watched: str | None = None
+        self._in_a_row = 0  # failed updates
 
     def close(self) -> None:
         """Cancel all requests; takes no lock, so a finalizer may call it."""
@@ -191,8 +175,6 @@ class ListUpdates:
     def update(self, fallback: str | None, token: str | None, *, force: bool) -> bool:
         """Update the list for the application; return whether the list has changed.
 
-        A background update that began earlier is then dropped, because its list is older.
-
         Args:
             fallback: Source to request first, or None.
             token: Token to send; None for the manager's.
@@ -203,18 +185,18 @@ class ListUpdates:
             UpdateRefused: If every list found would leave no working endpoint, or is not
                 trusted.
         """
-        answer = self._search(fallback, token, force=force, wait=0)
-        if answer.found is None:
-            return False
-        with self._applying_lock:
-            self._manual_updates += 1
-            return self._lists.apply_remote(answer.found)
+        answer = self._search(fallback, token, force=force)
+        return answer.found is not None and self._lists.apply_remote(answer.found)
 
     def _search(
-        self, fallback: str | None, token: str | None, *, force: bool, wait: int
+        self, fallback: str | None, token: str | None, *, force: bool, watched: str | None = None
     ) -> rules.SourceAnswer:
+        """Ask all sources for the list, or only ``watched`` by a long poll."""
         lists = self._lists
-        known = lists.update_context(fallback, force=force, wait=wait)
+        known = lists.update_context(fallback, force=force)
+        if watched in known.sources:
+            wait = random.randint(*WATCH_WAIT)  # noqa: S311 - no secret
+            known = known._replace(sources=(watched,), wait=wait)
         sent = rules.current_token(lists.settings.token if token is None else token)
         names = lists.server_names(fallback)
         with self._client() as client:
@@ -223,31 +205,33 @@ class ListUpdates:
     def run(self) -> float:
         """Update the list in the background; return the seconds until the next update.
 
-        With ``watch``, each update after a good update is a long poll. After a failed update all
-        sources are requested again without waiting.
+        With ``watch``, each update after a good update is a long poll of the server that gave the
+        list in use. After a failed long poll all sources are asked again without waiting.
         """
         settings = self._lists.settings
-        began = time.monotonic()
-        manual = self._manual_updates
-        wait = random.randint(*WATCH_WAIT) if self._may_wait else 0  # noqa: S311
+        began, watched = time.monotonic(), self._watched
         try:
-            answer = self._search(None, None, force=False, wait=wait)
-            with self._applying_lock:
-                if answer.found is not None and self._manual_updates == manual:
-                    self._lists.apply_remote(answer.found)
+            answer = self._search(None, None, force=False, watched=watched)
+            if answer.found is not None:
+                self._lists.apply_remote(answer.found)
         except Exception as error:
             self._log_failure(error)
             first, longest = FIRST_RETRY, settings.update_interval
             if settings.watch:
                 first, longest = FIRST_WATCH_RETRY, MAX_WATCH_RETRY
-            self._may_wait = False
+            self._watched = None
             self._in_a_row += 1
             return _jittered(backoff(self._in_a_row, first, longest))
-        self._may_wait = settings.watch
-        is_quick = settings.watch and time.monotonic() - began < HELD_AT_LEAST
-        self._in_a_row = self._in_a_row + 1 if is_quick else 0
-        pause = self._until_next_watch(answer, self._in_a_row)
-        return _jittered(pause if settings.watch else settings.update_interval)
+        can_wait = settings.watch and answer.may_wait and self._lists.etags
+        self._watched = answer.source if can_wait else None
+        if watched is not None or self._watched is None:
+            self._in_a_row = 0  # not before the long poll: it may fail where an update does not
+        if self._watched is None:
+            return _jittered(settings.update_interval or IDLE)
+        # Any status may have ``Retry-After``: it comes with a 304 of many long polls.
+        policy = self._lists.state.policy
+        pause = policy.busy_for(503, answer.reply.headers.get("retry-after"), time.time())
+        return _jittered(max(pause or 0.0, began + WATCH_PERIOD - time.monotonic()))
 
     def _log_failure(self, error: Exception) -> None:
         """Log a failed update, at INFO if the failure is expected or was logged before."""
@@ -261,25 +245,6 @@ class ListUpdates:
         if not self._closed:
             name = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
             logger.log(INFO if expected or repeated else WARNING, "%s%s", name, error)
-
-    def _until_next_watch(self, answer: rules.SourceAnswer, quick_replies: int) -> float:
-        """Return the seconds until the next long poll.
-
-        A server without long polls is polled once per update interval. A server that claims to
-        hold its responses, but answers at once each time, is polled with growing delays.
-        """
-        headers = answer.reply.headers
-        if not answer.asked_to_wait and self._lists.etags:
-            # A long poll needs an ETag, and only the first response supplied an ETag.
-            return FIRST_WATCH_RETRY if quick_replies > 1 else 0.0
-        if not answer.asked_to_wait or "wait" not in headers.get("preference-applied", ""):
-            return self._lists.settings.update_interval or IDLE
-        # Any status may have ``Retry-After``: it comes with a 304 of many long polls.
-        policy = self._lists.state.policy
-        pause = policy.busy_for(503, headers.get("retry-after"), time.time()) or 0.0
-        if quick_replies == 0 or (quick_replies <= 2 and answer.found is not None):
-            return pause
-        return max(pause, backoff(quick_replies, FIRST_WATCH_RETRY, MAX_WATCH_RETRY))
 
     def report(self) -> float:
         """Send a report if counts are due; return the seconds until the next report.

@@ -118,8 +118,6 @@ Job = tuple[str, Endpoint, str | None]
 #: Function that gets each result, in the thread of the check. After it has returned True, no
 #: further check is begun.
 Report = Callable[[Job, ProbeResult], object]
-#: Function that starts a thread, which runs the function that is passed.
-Spawn = Callable[[Callable[[], None]], threading.Thread | None]
 #: Limit of a client's concurrent checks of one server (host and port).
 PER_SERVER = 4
 
@@ -238,20 +236,17 @@ class CheckQueue:
         self._waiting: deque[tuple[str, Job]] = deque()
         self._under_way: Counter[str] = Counter()
 
-    def start(self, jobs: Iterable[Job], spawn: Spawn = _spawn) -> list[threading.Thread]:
+    def start(self, jobs: Iterable[Job]) -> list[threading.Thread]:
         """Add checks at the end, start threads for them, and return the threads.
 
-        Args:
-            jobs: The new checks.
-            spawn: Starts a thread that runs a function; returns None if no thread can be started.
-                By default the caller runs the checks then.
+        If no thread can be started, the caller runs the checks.
         """
         with self._lock:
             self._waiting.extend((urlsplit(job[1].url).netloc, job) for job in jobs)
             ready = sum(self._under_way[server] < self._share for server, _ in self._waiting)
             more = min(ready, self._parallel - self._under_way.total())
         started: list[threading.Thread] = []
-        while len(started) < more and (thread := spawn(self._run)) is not None:
+        while len(started) < more and (thread := _spawn(self._run)) is not None:
             started.append(thread)
         return started
 

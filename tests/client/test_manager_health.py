@@ -91,7 +91,7 @@ class TestHealth:
             )
             with manager:
                 wait_for(lambda: "/health" in first.paths and ENDPOINTS in first.paths)
-                wait_for(lambda: "mop-config-update" not in [t.name for t in threading.enumerate()])
+                wait_for(lambda: manager._lifecycle.tasks.updates._in_a_row, what="it has failed")
                 assert [len(server.asked) for server in servers[1:]] == [0] * 11
                 first.answer = lambda asked: (502, {}, b"")
                 assert not manager.check_endpoint_health(first.url)

@@ -1,4 +1,4 @@
-"""``watch=True``: long polling for a new list, with growing pauses after hasty answers."""
+"""``watch=True``: long polling for a new list, at most once a second."""
 
 import threading
 import time
@@ -9,9 +9,6 @@ from functools import partial
 import pytest
 
 from mop_config.client import EndpointManager, updates
-from mop_config.client.lists.rules import NewList, SourceAnswer
-from mop_config.model.endpoint import EndpointConfig
-from mop_config.net.http import HttpReply
 
 from ..servers import ENDPOINTS
 from ..waiting import wait_for
@@ -90,9 +87,9 @@ def test_those_who_were_told_together_do_not_come_back_together() -> None:
 
 @pytest.fixture
 def quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the pauses after hasty answers to a fifth, and so the time to watch them."""
+    """Shorten the pauses to a fifth, and so the time to watch them."""
     monkeypatch.setattr(updates, "FIRST_WATCH_RETRY", 0.2)
-    monkeypatch.setattr(updates, "HELD_AT_LEAST", 0.2)
+    monkeypatch.setattr(updates, "WATCH_PERIOD", 0.2)
 
 
 @pytest.mark.usefixtures("quick_pauses")
@@ -138,7 +135,7 @@ def liar(asked: Asked) -> Answer:
 def full(asked: Asked) -> Answer:
     """Answer like a server with too many waiting clients, with Retry-After."""
     status, headers, body = liar(asked)
-    return status, {**headers, "Retry-After": "30"}, body
+    return status, {**headers, "Retry-After": "30"} if status == 304 else headers, body
 
 
 def broken(asked: Asked) -> Answer:
@@ -149,7 +146,7 @@ def broken(asked: Asked) -> Answer:
 @pytest.mark.usefixtures("quick_pauses")
 @pytest.mark.parametrize(("answer", "most"), [(flapping, 8), (liar, 6), (full, 4), (broken, 8)])
 def test_no_server_makes_it_spin(answer: Callable[[Asked], Answer], most: int) -> None:
-    """Answers at once, of whatever kind, make the client's pauses grow."""
+    """Answers at once, of whatever kind, are asked for again after a pause."""
     with handmade(answer) as server, watching(server.url):
         wait_for(lambda: len(server.asked) >= 2)
         settled = threading.Event()
@@ -204,37 +201,90 @@ def test_a_token_that_raises_does_not_end_the_watch() -> None:
     assert urls(manager.api_endpoints) == [A]
 
 
-NEW = NewList(EndpointConfig(), A, None)
+def tagged(headers: dict[str, str], seconds: float = 0.0) -> Callable[[Asked], Answer]:
+    """Answer long polls with 304 and these headers after a time, and other requests at once."""
 
+    def answer(asked: Asked) -> Answer:
+        if "wait=" not in asked.path:
+            return (200, {"ETag": '"x"'}, wire([A]))
+        time.sleep(seconds)
+        return (304, headers, b"")
 
-def polled(found: NewList | None = None, **headers: str) -> SourceAnswer:
-    """Return the answer to a long poll, with these headers."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return SourceAnswer(found, HttpReply(304, named), asked_to_wait=True)
+    return answer
 
 
 @pytest.mark.parametrize(
-    ("answer", "hasty", "low", "high"),
+    ("answer", "low", "high"),
     [
-        (polled(preference_applied="wait=40"), 0, 0, 0),
-        (polled(preference_applied="wait"), 1, 1, 1),
-        (polled(NEW, preference_applied="wait"), 1, 0, 0),
-        (polled(NEW, preference_applied="wait"), 2, 0, 0),
-        (polled(NEW, preference_applied="wait"), 3, 4, 4),
-        (polled(preference_applied="wait"), 4, 8, 8),
-        (polled(preference_applied="wait"), 50, 60, 60),
-        (polled(preference_applied="wait", retry_after="90"), 1, 90, 90),
-        (polled(preference_applied="wait", retry_after="5"), 0, 5, 5),
-        (polled(), 1, 3600, 3600),
-        (SourceAnswer(None, HttpReply(200, {}), asked_to_wait=False), 1, 3600, 3600),
+        (tagged({"Preference-Applied": "wait=40"}), 0.5, 1.1),
+        (tagged({"Preference-Applied": "wait"}, 1.0), 0.0, 0.0),
+        (tagged({"Preference-Applied": "wait", "Retry-After": "90"}), 81, 99),
+        (tagged({"Preference-Applied": "wait", "Retry-After": "5"}, 1.0), 4.5, 5.5),
+        (tagged({}), 3240, 3960),
+        (tagged({"Retry-After": "90"}), 3240, 3960),
     ],
 )
 def test_how_long_a_server_is_left_alone(
-    answer: SourceAnswer, hasty: int, low: float, high: float
+    answer: Callable[[Asked], Answer], low: float, high: float
 ) -> None:
-    """Held answers are repeated at once, hasty ones after growing pauses, others by interval."""
-    manager = EndpointManager(verify=NOBODY)
-    assert low <= manager._lifecycle.tasks.updates._until_next_watch(answer, hasty) <= high
+    """Held answers are repeated at once, hasty ones after a second, others by interval."""
+    with handmade(answer) as server:
+        manager = EndpointManager(
+            config_urls=[server.url], watch=True, policy=QUICK, verify=NOBODY, trust_env=False
+        )
+        updates = manager._lifecycle.tasks.updates
+        assert updates.run() <= 1.1
+        assert low <= updates.run() <= high
+        assert len(waits(server)) == 1
+
+
+def test_a_server_that_fails_long_polls_only_is_asked_ever_more_rarely() -> None:
+    """The good updates between the failed long polls do not end the growth of the pauses."""
+
+    def answer(asked: Asked) -> Answer:
+        return (400, {}, b"") if "wait=" in asked.path else (200, {"ETag": '"x"'}, wire([A]))
+
+    with handmade(answer) as server:
+        manager = EndpointManager(
+            config_urls=[server.url], watch=True, policy=QUICK, verify=NOBODY, trust_env=False
+        )
+        updates = manager._lifecycle.tasks.updates
+        pauses = [updates.run() for _ in range(10)]
+    assert all(pause <= 1.1 for pause in pauses[::2])
+    assert all(0.9 * 2**n <= pause <= 1.1 * 2**n for n, pause in enumerate(pauses[1::2]))
+
+
+@pytest.mark.usefixtures("quick_pauses")
+def test_a_long_poll_asks_the_server_of_the_list_until_that_fails() -> None:
+    """Only the server that gave the list is watched; when it fails, all sources are asked."""
+    with ExitStack() as stack:
+        lists, one = stack.enter_context(source(wire([A]), holds=True))
+        other, two = stack.enter_context(source(wire([B]), holds=True))
+        manager = stack.enter_context(watching(one.url, two.url))
+        wait_for(lambda: waits(one))
+        lists.put(wire([A, C]))
+        wait_for(lambda: len(waits(one)) >= 2)
+        assert two.count(ENDPOINTS) == 0
+        lists.body = b"broken"
+        lists.changed.set()
+        wait_for(lambda: has(manager, [B]))
+        wait_for(lambda: waits(two))
+        other.put(wire([B, C]))
+        wait_for(lambda: has(manager, [B, C]))
+
+
+@pytest.mark.usefixtures("quick_pauses")
+def test_a_server_that_is_removed_is_watched_no_longer() -> None:
+    """The source of the next long poll must still be a source."""
+    with source(wire([A])) as (_, one), source(wire([B])) as (_, two):
+        manager = EndpointManager(
+            config_urls=[two.url], watch=True, policy=QUICK, verify=NOBODY, trust_env=False
+        )
+        updates = manager._lifecycle.tasks.updates
+        updates._watched = one.url
+        updates.run()
+        assert has(manager, [B])
+        assert one.asked == []
 
 
 def test_health_is_checked_while_it_waits() -> None:

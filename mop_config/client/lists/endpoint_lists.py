@@ -173,15 +173,12 @@ class EndpointLists:
 
     # -- sources of updates
 
-    def update_context(
-        self, fallback: str | None, *, force: bool, wait: int
-    ) -> rules.UpdateContext:
+    def update_context(self, fallback: str | None, *, force: bool) -> rules.UpdateContext:
         """Return the state on which one update bases its decisions.
 
         Args:
             fallback: Server to request first, or None.
             force: Whether to apply a list that may leave no working endpoint.
-            wait: Seconds for which a server may hold its reply.
         """
         settings = self.settings
         built_in = [endpoint.url for endpoint in settings.built_in.api_endpoints]
@@ -204,12 +201,11 @@ class EndpointLists:
             usable,
             self.etags,
             force,
-            wait,
-            state.policy.max_endpoints,
-            configured,
-            settings.trust,
-            settings.allow_http or bool(rules.urls_of(self.config, rules.is_plain)),
-            settings.https_only,
+            max_endpoints=state.policy.max_endpoints,
+            configured=configured,
+            trust=settings.trust,
+            allow_http=settings.allow_http or bool(rules.urls_of(self.config, rules.is_plain)),
+            https_only=settings.https_only,
         )
 
     def server_names(self, fallback: str | None = None) -> dict[str, str]:
@@ -249,8 +245,6 @@ class EndpointLists:
         """Apply the endpoints of a QR text; see ``BaseManager.apply_qr``."""
         if not isinstance(text, (str, bytes)):
             raise TypeError(f"the QR text must be a text or bytes, not {type(text).__name__}")
-        with self.state:
-            pass  # in a forked child, replace the locks of the parent
         with self._lock, self._refusals("qr", _QR_CODE):
             data, signed = self._read_qr(text, plain=trust)
             found = EndpointConfig(data.api_endpoints or (), data.socketio_endpoints or ())

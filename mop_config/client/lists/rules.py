@@ -63,12 +63,14 @@ class SourceAnswer(NamedTuple):
     Attributes:
         found: The list to apply, or None if the list has not changed.
         reply: The response of the source.
-        asked_to_wait: Whether the request was a long poll.
+        source: The source.
+        may_wait: Whether the next request to the source may be a long poll.
     """
 
     found: NewList | None
     reply: HttpReply
-    asked_to_wait: bool
+    source: str
+    may_wait: bool
 
 
 #: Fetches a list from its URL. The other arguments are the ETag of the client's list from this URL
@@ -243,8 +245,10 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
         except (OSError, ValueError, RuntimeError, MemoryError) as error:
             failure = failure or _failed(url, "unreachable", str(error) or type(error).__name__)
             break
+        held = not wait or "wait" in reply.headers.get("preference-applied", "")
+        may_wait = is_route(url) and held
         if reply.status == 304 and etag is not None:
-            return SourceAnswer(None, reply, wait > 0)
+            return SourceAnswer(None, reply, source, may_wait)
         try:
             found = _read(url, reply, known)
         except (errors.UpdateFailed, errors.UpdateUntrusted) as error:
@@ -252,7 +256,7 @@ def update(source: str, known: UpdateContext, fetch: Fetch, any_healthy: Check) 
                 failure = error
         else:
             _check_acceptable(found, known, any_healthy)
-            return SourceAnswer(found, reply, wait > 0)
+            return SourceAnswer(found, reply, source, may_wait)
         if is_route(url) and reply.status not in _ABSENT:
             break
     raise failure or _failed(source, "unreachable", "not asked")

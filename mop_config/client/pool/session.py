@@ -83,24 +83,18 @@ class ClientState:
         self.on_fork: Callable[[], None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self._sender = weakref.ref(sender)
-        self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._locks = {self._pid: self._lock}
+        _STATES.add(self)
+
+    def reset_after_fork(self) -> None:
+        """Replace the lock in a forked child: another thread may have held the parent's lock."""
+        self._lock = threading.Lock()
+        if self.on_fork is not None:
+            self.on_fork()
 
     def __enter__(self) -> Self:
-        if self._pid != os.getpid():
-            self._forked()
         self._lock.acquire()
         return self
-
-    def _forked(self) -> None:
-        """Replace the lock in a forked child: another thread may have held the parent's lock."""
-        mine, pid = threading.Lock(), os.getpid()
-        # ``setdefault`` is atomic, so that the child's threads agree on one lock.
-        self._lock = self._locks.setdefault(pid, mine)
-        self._pid = pid
-        if self._lock is mine and self.on_fork is not None:
-            self.on_fork()
 
     def __exit__(self, *_: object) -> None:
         api, socketio = self.pools
@@ -138,3 +132,16 @@ class ClientState:
         else:
             with contextlib.suppress(RuntimeError):  # the loop has been closed
                 self.loop.call_soon_threadsafe(partial(signals.send, signal, sender, **about))
+
+
+#: The states of this process.
+_STATES: weakref.WeakSet[ClientState] = weakref.WeakSet()
+
+
+def _reset_all_after_fork() -> None:
+    for state in _STATES:
+        state.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_reset_all_after_fork)
