@@ -109,7 +109,7 @@ def test_the_key_of_the_environment(
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("DomainList:\n1.2.3.999\nother.example\n", "octet"),
+        ("DomainList:\n1.2.3.999\nother.example\n", "not an IPv4 address"),
         ("DomainList:\n", "no usable endpoint"),
         ("DomainList:\nx\0.example\n", "NUL"),
     ],
