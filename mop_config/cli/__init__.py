@@ -7,7 +7,6 @@ An error is one line on standard error. Exit code 0 means success, 1 that the fi
 the server is bad, 2 that the command was called wrongly.
 """
 
-import gc
 import io
 import os
 import sys
@@ -52,10 +51,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    code = run(arguments)
-    # The interpreter's last collection would look at every module's objects, for nothing.
-    gc.freeze()
-    sys.exit(code)
+    sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +64,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             if not word or (word.startswith("--") and word.endswith("=")):
                 where = word or f"after {['mop-config', *words][number - 1]}"
                 raise click.UsageError(f"argument {number} ({where}) must not be empty")
-        result = cli.main(words, obj=words, prog_name="mop-config", standalone_mode=False)
+        result = cli.main(words, prog_name="mop-config", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
@@ -87,8 +83,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = None
         if isinstance(error, BrokenPipeError):
             return 1  # the reader has closed the pipe
-        if _interrupted(error):
-            return 130
         if isinstance(error, OSError) and error.strerror:
             place = f": {error.filename}" if error.filename else ""
             complain(f"{error.strerror}{place}")
@@ -106,10 +100,3 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the exit
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _interrupted(error: BaseException) -> bool:
-    """Return whether Ctrl-C caused the error, directly or by a failed release of a lock."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return isinstance(error, KeyboardInterrupt)

@@ -52,41 +52,31 @@ def check(
     failed = [each for each in checks if not each.healthy]
     warnings = found.warnings + len(failed) + len(reading.settings.warnings)
     bad = found.errors > 0 or (strict and warnings > 0)
-    served = _fetched(url, token_file) if url is not None and reading.lines else None
-    code = int(bad or (url is not None and served is None))
     if as_json:
         document = _document(reading, ok=not bad)
         if probe:
             document["endpoints"] = [each.as_dict() for each in checks]
-        if served is not None:
+        if url is not None and reading.lines:
+            served = fetch(url, "--against", read_token(token_file))
             document["change"] = ListChanges(served, reading.config).as_dict()
             document["confirm"] = _unconfirmed(reading, served)
         print(json_text(document))
-        return code
+        return int(bad)
     warn(reading.settings, ())
     if not reading.lines:
         complain(reading.refusal)
         return 1
     _print(reading, failed, "error" if strict else "warning", bad=bad)
-    if url is None and sys.stdout.isatty():
+    if url is not None:
+        _print_change(reading, fetch(url, "--against", read_token(token_file)), url)
+    elif sys.stdout.isatty():
         try:
-            url, token = server_of(None, token_file)
-            served = fetch(url, "--against", token, silence=_OWN_SERVER_TIMEOUT)
+            own, token = server_of(None, token_file)
+            served = fetch(own, "--against", token, silence=_OWN_SERVER_TIMEOUT)
+            _print_change(reading, served, own)
         except MopConfigError as error:
             say(f"not compared with what is served: {error}")
-    if served is not None:
-        _print_change(reading, served, str(url))
-    return code
-
-
-def _fetched(url: str, token_file: str | None) -> EndpointConfig | None:
-    """Return the list of a server; None with a message if there is none, as the file counts too."""
-    token = read_token(token_file)
-    try:
-        return fetch(url, "--against", token)
-    except MopConfigError as error:
-        complain(error)
-        return None
+    return int(bad)
 
 
 def _print_change(reading: Reading, served: EndpointConfig, url: str) -> None:

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
@@ -69,13 +69,9 @@ def load_environment(file: str) -> dict[str, str]:
         MopConfigError: If the file cannot be read or used.
     """
     data = read_file(file, _MAX_ENVIRONMENT + 1)
-    if len(data) > _MAX_ENVIRONMENT or b"\0" in data:
-        raise MopConfigError(f"{file} is no environment file: it is binary or too large")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise MopConfigError(f"{file} is not UTF-8 text (line {line})") from None
+    text = data.decode(errors="replace")
+    if len(data) > _MAX_ENVIRONMENT or "\0" in text or "\ufffd" in text:
+        raise MopConfigError(f"{file} is no environment file: it is too large or not UTF-8 text")
     return parse_environment(file, text)
 
 
@@ -95,18 +91,9 @@ env_file_option = click.option(
 )
 
 
-class _Seconds(click.FloatRange):
-    name = "seconds"
-
-    def convert(self, value: Any, *about: Any) -> float:
-        seconds: float = super().convert(value, *about)
-        if seconds != seconds:
-            self.fail(f"{value} is no number of seconds", *about)
-        return seconds
-
-
 #: The option type for seconds: more than 0, at most a day.
-SECONDS = _Seconds(0, min_open=True, max=86400)
+SECONDS = click.FloatRange(0, min_open=True, max=86400)
+SECONDS.name = "seconds"
 
 
 class Reading(NamedTuple):
@@ -229,9 +216,6 @@ def read_list(source: str | None, token_file: str | None, *, quiet: bool = False
     if source is not None and is_url(source):
         return fetch(source, "FILE|URL", read_token(token_file))
     reading = read(source)
-    if reading.refusal is not None and reading.refusal.code == Code.NO_ENDPOINTS:
-        # Not the refusal's own message, which mentions a server.
-        raise MopConfigError(f"{reading.path} has no usable endpoint")
     if reading.refusal is not None:
         raise reading.refusal
     if not quiet:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 
 import click
 
@@ -21,19 +20,9 @@ def keygen(out: str | None, as_json: bool) -> None:
     Without --out the private key is printed, and the public half goes to standard error.
     """
     key = SigningKey.generate()
-    if out is not None:
-        _write(out, json.dumps(key.private_jwk()) + "\n")
-    try:
-        _print(key, out, as_json=as_json)
-        sys.stdout.flush()
-    except OSError:
-        if out is not None:
-            os.unlink(out)  # a private key is of no use if its public half was not printed
-        raise
-
-
-def _print(key: SigningKey, out: str | None, *, as_json: bool) -> None:
     private, public = key.private_jwk(), key.public
+    if out is not None:
+        _write(out, json.dumps(private) + "\n")
     if as_json:
         document: dict[str, object] = {"kid": key.kid, "public_key": public}
         if out is None:
@@ -51,13 +40,9 @@ def _write(path: str, text: str) -> None:
     try:
         # Mode x never overwrites a file, and follows no symbolic link.
         with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                os.unlink(path)  # an incomplete file would block the next attempt
-                raise
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
     except FileExistsError:
         raise MopConfigError(f"{path} is there already: a key is never overwritten") from None
     except OSError as error:

@@ -5,8 +5,6 @@ A terminal would execute control characters.
 
 import json
 import os
-import shlex
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +14,8 @@ from ..model.endpoint import EndpointChange, EndpointConfig, Kind, endpoint_chan
 from ..model.printable import plural, printable, replace_unprintable
 from ..server.parsing.attributes import PlannedChange
 
+#: The advice where this user lacks a permission. -E keeps the environment, which sudo removes.
+AS_ROOT = "run this command with sudo (sudo -E unless --env-file is given)"
 #: Units of time, in seconds, the largest first.
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 #: Maximum number of changes that are shown.
@@ -44,16 +44,6 @@ def say(line: str, *, err: bool = False, nl: bool = True, **style: Any) -> None:
 def complain(message: object) -> None:
     """Print a warning or an error on standard error, in one line."""
     say(f"mop-config: {' '.join(str(message).split())}", err=True)
-
-
-def as_root() -> str:
-    """Return the command line that runs this command by sudo."""
-    arguments: list[str] = click.get_current_context().find_root().obj
-    # -E keeps the environment, which sudo removes; with --env-file the file has the settings.
-    sudo = "sudo" if "--env-file" in " ".join(arguments) else "sudo -E"
-    # The path that sudo searches may lack the folder of this program.
-    program = shutil.which("mop-config") or "mop-config"
-    return f"{sudo} {shlex.join([program, *arguments])}"
 
 
 def counts_of(config: EndpointConfig) -> str:

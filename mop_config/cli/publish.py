@@ -46,12 +46,9 @@ def publish(file: str | None, out: str, key: str | None, watch: bool, as_json: b
     if watch:
         log_to_stderr()
         return 130 if publisher.follow() == signal.SIGINT else 0
-    reloads = logging.getLogger("mop_config.server.reload.pipeline")
-    reloads.disabled = True  # the command prints a refusal itself
-    try:
-        changed, view = publisher.publish()
-    finally:
-        reloads.disabled = False
+    # The command prints a refusal itself, so logging must not print it too for lack of a handler.
+    logging.getLogger("mop_config.server.reload.pipeline").addHandler(logging.NullHandler())
+    changed, view = publisher.publish()
     for problem in view.problems:
         complain(problem)
     for line in plan_lines(view.planned[:1], time.time()):

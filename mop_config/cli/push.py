@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import click
 
-from ..errors import MopConfigError, SourceError
+from ..errors import MopConfigError
 from ..server.settings import Settings
 from ..server.sources import SCHEME
 from ..server.sources.file import FileSource
 from ..server.state.releases import check_removals
 from .input import env_file_option, etcd_key, judged
 from .output import json_text, say
-from .texts import ChangedError, EtcdTarget, TextDifference, replace_text
+from .texts import EtcdTarget, TextDifference, replace_text
 
 
 @click.command(epilog="Example: mop-config push endpoints.txt etcd://10.0.0.1,10.0.0.2/endpoints")
@@ -41,36 +41,24 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> N
     reading = judged(file, lambda: FileSource(file, settings.max_bytes).read()[:2], settings)
     if not reading.lines and reading.refusal is not None:
         raise reading.refusal
-    problems = [problem.as_dict() for problem in reading.rendering.problems]
-    outcome: dict[str, object] = {"target": str(target), "problems": problems}
-
-    def report(result: str, **more: int | None) -> None:
-        if as_json:
-            print(json_text({**outcome, "result": result, **more}))
-
-    if not as_json:
-        for problem in reading.rendering.problems:
-            say(f"{file}: {problem} [{problem.code}]", err=True)
+    problems = reading.rendering.problems
+    for problem in problems:
+        say(f"{file}: {problem} [{problem.code}]", err=True)
     if reading.rendering.errors:
-        report("refused")
         raise MopConfigError(f"{file} has errors ({reading.rendering.errors}): nothing is written")
     old = target.read()
-    try:
-        check_removals(reading.rendering, settings, reading.data, old, time.time())
-    except SourceError:
-        report("refused")
-        raise
+    previous = target.revision
+    check_removals(reading.rendering, settings, reading.data, old, time.time())
     difference = TextDifference(old, reading.data, settings, time.time(), str(target), file)
-    outcome |= {"previous_revision": target.revision, **difference.as_dict()}
     if not as_json:
         difference.print()
-    try:
-        result = replace_text(target, old, reading.data, sure=yes or as_json)
-    except ChangedError:
-        report("conflict", revision=None)
-        raise
-    report(result, revision=target.revision)
-    if not as_json:
+    result = replace_text(target, old, reading.data, sure=yes or as_json)
+    if as_json:
+        outcome: dict[str, object] = {"target": str(target), "result": result}
+        outcome |= {"previous_revision": previous, "revision": target.revision}
+        outcome["problems"] = [problem.as_dict() for problem in problems]
+        print(json_text({**outcome, **difference.as_dict()}))
+    else:
         say(f"{target}: {result}, revision {target.revision}")
 
 

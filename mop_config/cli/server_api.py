@@ -22,7 +22,7 @@ from ..net.faults import HttpError
 from ..net.http import HttpClient, HttpRequest, may_send_token, proxy_of
 from ..server.parsing.problems import ProblemRecord
 from ..server.settings import TOKEN, ProcessSettings, Settings
-from .output import as_root
+from .output import AS_ROOT
 
 VARIABLE = "MOP_CONFIG_TOKEN"
 
@@ -67,6 +67,19 @@ class ServerReply(NamedTuple):
             hint = f"name it by --token-file FILE or {VARIABLE}"
             line += f" ({hint if safe else 'a token goes to https or to this machine only'})"
         return MopConfigError(line)
+
+    def config(self) -> EndpointConfig:
+        """Return the list in the body.
+
+        Raises:
+            MopConfigError: If the body is no valid list, or the status is not 200.
+        """
+        if self.status != 200:
+            raise self.refusal()
+        try:
+            return loads(self.body)
+        except PayloadError as error:
+            raise MopConfigError(f"{self.url} gives no list: {error}") from None
 
     @contextlib.contextmanager
     def expecting(self, what: str) -> Iterator[None]:
@@ -160,14 +173,14 @@ def read_file(path: str, limit: int) -> bytes:
     """Read a file, up to a number of bytes.
 
     Raises:
-        MopConfigError: If the file cannot be read; without the right to, it names what to run.
+        MopConfigError: If the file cannot be read; without the right to, it says how to run.
     """
     try:
         with open(path, "rb") as file:
             return file.read(limit)
     except OSError as error:
-        hint = f"; run: {as_root()}" if isinstance(error, PermissionError) else ""
-        raise MopConfigError(f"{path} cannot be read: {error.strerror or error}{hint}") from None
+        advice = f"; {AS_ROOT}" if isinstance(error, PermissionError) else ""
+        raise MopConfigError(f"{path} cannot be read: {error.strerror or error}{advice}") from None
 
 
 def ask(
@@ -221,10 +234,4 @@ def fetch(
         click.BadParameter: If the text is not an http or https URL.
         MopConfigError: If the server does not return a valid list.
     """
-    reply = ask(route(url, LIST_PATH, hint), token=token, silence=silence)
-    if reply.status != 200:
-        raise reply.refusal()
-    try:
-        return loads(reply.body)
-    except PayloadError as error:
-        raise MopConfigError(f"{reply.url} gives no list: {error}") from None
+    return ask(route(url, LIST_PATH, hint), token=token, silence=silence).config()

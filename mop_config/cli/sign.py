@@ -61,11 +61,6 @@ def sign(file: str, key: str, ttl: int | None, ver: int | None) -> None:
         # Higher than all earlier versions, so that no two lists share a version. A file server's
         # clock may be up to ``SKEW`` ahead; a later date is ignored.
         ver = int(max(reading.mtime if reading.mtime <= now + SKEW else 0.0, now) * 1000)
-    elif ver > (now + SKEW) * 1000:
-        complain(
-            f"version {ver} lies in the future: until then, every other list needs a --ver that is"
-            " higher still"
-        )
     exp = int(now) + (ttl or int(reading.settings.signing_ttl))
     # Without a newline, which is not part of a JWS, so that the output can be served unchanged.
     signed = signing_key.sign(reading.rendering.body, ver=ver, iat=int(now), exp=exp)

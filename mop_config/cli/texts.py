@@ -5,7 +5,6 @@ to a target: a file, or a key in etcd.
 """
 
 import difflib
-import errno
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from ..server.sources.etcd import EtcdSource, encode
 from ..server.sources.file import FileSource, SourceText
 from ..server.state import directory as records
 from ..server.state.releases import LastGood, ReleaseStore, missing_confirmations
-from .output import COLOURS, as_root, say
+from .output import AS_ROOT, COLOURS, say
 
 #: Number of lines above which texts are compared by their endpoints only.
 MOST_LINES = 20_000
@@ -149,21 +148,17 @@ def _users(folder: Path) -> list[int]:
         ) from None
     except PermissionError:
         raise MopConfigError(
-            f"this user may not read the state folder {folder}; run: {as_root()}"
+            f"this user may not read the state folder {folder}; {AS_ROOT}"
         ) from None
     users = [int(match[1]) for match in map(_RECORDS.match, names) if match]
     allowed = [user for user in users if os.geteuid() in {0, user}]
     if users and not allowed:
-        raise MopConfigError(f"the records in {folder} belong to another user; run: {as_root()}")
+        raise MopConfigError(f"the records in {folder} belong to another user; {AS_ROOT}")
     return allowed
 
 
 #: Maximum size in bytes of the present text, which is only shown and may exceed the server's limit.
 MOST_BYTES = 64 << 20
-
-
-class ChangedError(MopConfigError):
-    """Another program has written the file or key since the comparison."""
 
 
 class EtcdTarget:
@@ -202,7 +197,7 @@ class EtcdTarget:
         """Write the key in one transaction.
 
         Raises:
-            ChangedError: If another client has written the key since ``read``.
+            MopConfigError: If another client has written the key since ``read``.
             SourceError: If etcd refuses the write, or does not answer; without an answer, the
                 key may have been written.
         """
@@ -210,25 +205,12 @@ class EtcdTarget:
         expected = {"target": "MOD", "result": "EQUAL", "mod_revision": str(self.revision or 0)}
         compare = [] if self._force else [{"key": etcd.key, **expected}]
         put = {"request_put": {"key": etcd.key, "value": encode(data)}}
-        try:
-            answer = etcd.ask("/kv/txn", {"compare": compare, "success": [put]})
-        except SourceError as error:
-            if error.code != Code.UNREACHABLE:
-                raise
-            message = f"{error}; it may have been written all the same"
-            raise SourceError(error.code, message) from None
-        if answer.get("succeeded"):
-            self.revision = int(answer["header"]["revision"])
-            return
-        there = etcd.get()
-        if there is not None and there.data == data:
-            self.revision = there.order.revision  # our own write, whose first response was lost
-            return
-        now = f"now at revision {there.order.revision}" if there else "now not there"
-        raise ChangedError(
-            f"{etcd} has changed since it was compared ({now}): nothing is written;"
-            " look at the difference again, or use --force"
-        )
+        answer = etcd.ask("/kv/txn", {"compare": compare, "success": [put]})
+        if not answer.get("succeeded"):
+            # The change may be this very write: a member that failed may have done it.
+            advice = "look at the difference again, or use --force"
+            raise MopConfigError(f"{etcd} has changed since it was compared: {advice}")
+        self.revision = int(answer["header"]["revision"])
 
 
 class FileTarget:
@@ -274,13 +256,13 @@ class FileTarget:
         """Write the file.
 
         Raises:
-            ChangedError: If another program has written the file since ``read``.
-            MopConfigError: If the file cannot be written.
+            MopConfigError: If the file cannot be written, or another program has written it since
+                ``read``.
         """
         text = self._text
         if os.path.lexists(self._path) if text is None else not self._source.is_current(text):
             message = "it has changed since it was compared: nothing is written"
-            raise ChangedError(f"{self}: {message}; look at the difference again")
+            raise MopConfigError(f"{self}: {message}; look at the difference again")
         try:
             if not self._in_place or text is None:
                 self._replace(data)
@@ -291,7 +273,9 @@ class FileTarget:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise MopConfigError(self._reason(error)) from None
+            advice = f"; {AS_ROOT}" if isinstance(error, PermissionError) else ""
+            reason = error.strerror or error
+            raise MopConfigError(f"{self} cannot be written ({reason}){advice}") from None
 
     def _replace(self, data: bytes) -> None:
         with replacing(self._path, sync=True) as scratch:
@@ -304,15 +288,6 @@ class FileTarget:
                 # The mode, and the extended attributes with the access control lists.
                 shutil.copystat(self._path, scratch.fileno())  # type: ignore[arg-type]
             scratch.write(data)
-
-    def _reason(self, error: OSError) -> str:
-        reason = f"{self} cannot be written ({error.strerror or error})"
-        if error.errno == errno.EBUSY:
-            return f"{reason}: it is mounted by itself; use --in-place"
-        if error.errno in {errno.EPERM, errno.EACCES}:
-            other = "" if self._in_place else ", or use --in-place where the file is writable"
-            return f"{reason}; run: {as_root()}{other}"
-        return reason
 
 
 def replace_text(target: EtcdTarget | FileTarget, old: bytes, new: bytes, *, sure: bool) -> str:

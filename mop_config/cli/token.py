@@ -1,7 +1,6 @@
 """``mop-config token``: make access tokens for the server's clients and operators."""
 
 import secrets
-import sys
 
 import click
 
@@ -38,9 +37,3 @@ def new(name: str, admin: bool, as_json: bool) -> None:
         return
     print(f"token\t{secret}")
     print(f"line\t{line_of(made)}")
-    if sys.stdout.isatty():
-        click.echo(
-            "The token is for the client, and not shown again."
-            " The line is for the file that ENDPOINT_TOKENS_FILE names.",
-            err=True,
-        )

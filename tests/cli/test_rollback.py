@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from mop_config.cli import run
+from mop_config.cli.output import AS_ROOT
 from mop_config.server.settings import Settings
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.directory import key as key_of
@@ -269,7 +269,7 @@ def said(place: Path, *arguments: str) -> str:
     (place / "said").touch()
     (place / "said").chmod(0o666)
     as_user(ALICE, action)
-    line = (place / "said").read_text().replace(str(shutil.which("mop-config")), "mop-config")
+    line = (place / "said").read_text()
     assert line.count("\n") == 1
     return line
 
@@ -281,16 +281,13 @@ def test_another_user_is_told_what_to_run(place: Path) -> None:
     state = place / "state"
     StateDirectory.of_user(state).make()
     line = said(place, "history", *options)
-    assert f"the records in {state} belong to another user; run: sudo mop-config history" in line
+    assert f"the records in {state} belong to another user; {AS_ROOT}\n" in line
     state.chmod(0o700)
     line = said(place, "rollback", "1234", *options)
-    assert f"may not read the state folder {state}; run: sudo mop-config rollback 1234" in line
-    assert line.endswith(f"--env-file {place / 'environment'}\n")
+    assert f"may not read the state folder {state}; {AS_ROOT}\n" in line
     (place / "environment").chmod(0o600)
     line = said(place, "history", *options)
-    assert "environment cannot be read: Permission denied; run: sudo mop-config history" in line
-    os.environ["ENDPOINT_STATE_DIR"] = str(state)
-    assert "run: sudo -E mop-config history" in said(place, "history")
+    assert f"environment cannot be read: Permission denied; {AS_ROOT}\n" in line
 
 
 @needs_root
@@ -313,7 +310,7 @@ def test_root_finds_the_records_of_the_service(
         oldest = document["releases"][1]["etag"]
         assert document["folder"] == str(state / f"records-{ALICE}")
         line = said(place, "rollback", oldest, *options)
-        assert "cannot be written (Permission denied); run: sudo mop-config rollback" in line
+        assert f"cannot be written (Permission denied); {AS_ROOT}\n" in line
         assert file.read_text() == TWO
         assert called(capsys, "rollback", oldest, *options)["result"] == "written"
         assert server.all_serve("a.example", "one.example")
@@ -435,7 +432,7 @@ def test_a_file_that_is_a_mount_of_its_own(
     keep(file, tmp_path, (TWO, "e1"))
     with bound(host, file):
         assert run(["rollback", "1001"]) == 1
-        assert "it is mounted by itself; use --in-place" in capsys.readouterr().err
+        assert "cannot be written (Device or resource busy)" in capsys.readouterr().err
         assert host.read_text() == ONE
         assert run(["rollback", "1001", "--in-place"]) == 0
         assert host.read_text() == TWO

@@ -100,21 +100,18 @@ class TestKeygen:
         assert key.private_jwk()["d"] not in result.out
 
     def test_a_full_disk(self, desk: Desk) -> None:
-        """With a full disk no partial file is left to block the next keygen."""
+        """A full disk fails the command, with one line."""
         disk = desk.folder / "disk"
         with small_disk(disk):
             fill(disk / "filler")
             assert "No space left" in desk.failing("keygen", "--out", "disk/key.jwk")
-            (disk / "filler").unlink()
-            assert desk("keygen", "--out", "disk/key.jwk").code == 0
 
     def test_an_output_that_takes_nothing(self, desk: Desk) -> None:
-        """If the public half cannot be printed, no private half is left without it."""
+        """If the public half cannot be printed, the command fails, with one line."""
         program = [sys.executable, "-m", "mop_config", "keygen", "--out", str(desk.folder / "k")]
         with open("/dev/full", "w") as full:
             done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, check=False)
         assert (done.returncode, done.stderr) == (1, b"mop-config: No space left on device\n")
-        assert not (desk.folder / "k").exists()
 
     def test_it_refuses_to_overwrite(self, desk: Desk) -> None:
         """An existing file is not overwritten, nor is a dangling symbolic link."""
@@ -188,14 +185,11 @@ class TestSign:
         assert (older.ver == date * 1000) is counts
 
     def test_a_version_of_the_future(self, desk: Desk) -> None:
-        """A version in the future is warned of, and refused where apps would refuse it.
-
-        Later versions must exceed it.
-        """
+        """A version in the future is refused where apps would refuse it."""
         soon = int(time.time() + 3600) * 1000
         result = desk("sign", SAMPLE, "--key", "key.jwk", "--ver", soon)
         assert TRUSTED.verify(result.out).ver == soon
-        assert "lies in the future" in result.err
+        assert "in the future" not in result.err
         for late in (int(time.time() + 86460) * 1000, MAX_NUMBER):
             line = desk.failing("sign", SAMPLE, "--key", "key.jwk", "--ver", late, code=2)
             assert "more than a day in the future" in line

@@ -246,8 +246,8 @@ class TestEnvFile:
         ("data", "reason"),
         [
             (None, "cannot be read: No such file"),
-            (b"A=\xff", "is not UTF-8 text (line 1)"),
-            (b"A=\0", "is binary"),
+            (b"A=\xff", "or not UTF-8 text"),
+            (b"A=\0", "or not UTF-8 text"),
             (b"A=" + b"x" * 70_000, "too large"),
         ],
     )

@@ -1,6 +1,7 @@
 """``mop-config watch``: the command follows a served list through edits, restarts and failures."""
 
 import contextlib
+import itertools
 import json
 import os
 import pty
@@ -14,21 +15,18 @@ import time
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 
 from mop_config import Endpoint, EndpointConfig, cli
 from mop_config.cli.output import ListChanges
-from mop_config.cli.server_api import ServerReply
 from mop_config.cli.watch import (
+    FIRST_PAUSE,
     HASTE_PAUSE,
-    LAST_PAUSE,
     MAX_RETRY_AFTER,
     WAIT,
-    ListEvent,
-    ListFollower,
-    Step,
     pause_asked_for,
 )
 from mop_config.model.endpoint import EndpointChange, dumps, loads
@@ -40,7 +38,8 @@ from ..servers import ROOT, running
 from ..waiting import wait_for
 from .forks import run
 
-LONG_POLL = {"etag": '"1"', "preference-applied": "wait"}
+#: The time at the start of each line.
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
 
 
 class Watching:
@@ -129,12 +128,12 @@ class TestAServer:
                 watch.wait_for(" lost: http")
                 file.write_text("ApiList:\nb.example priority=7\nc.example\n")
                 servers.enter_context(running(tmp_path, file, workers=1, PORT=str(server.port)))
-                watch.wait_for(" back after ")
+                watch.wait_for(f" back: {url}/")
                 watch.wait_for("+ api https://c.example/api/v1 priority=1")
                 wait_for(lambda: len(seen.read_text().splitlines()) == 2)
                 assert watch.err.count("lost") == 1
         for line in watch.out.splitlines():
-            assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line)
+            assert re.match(TIME, line)
 
 
 class TestEvents:
@@ -150,8 +149,8 @@ class TestEvents:
             lists.put(wire(["https://b.example", "https://a.example"], ["https://s.example"]))
             watch.wait_for("changed")
             lists.put(b"<html>")
-            watch.wait_for("refused")
-        start, changed, refused = (json.loads(line) for line in watch.out.splitlines())
+            watch.wait_for("lost")
+        start, changed, lost = (json.loads(line) for line in watch.out.splitlines())
         assert start.pop("at").endswith("Z")
         assert start == {"event": "start", "counts": {"api": 1, "socketio": 1}}
         del changed["at"]
@@ -163,7 +162,7 @@ class TestEvents:
             "removed": [],
             "changed": [{**a_before, "priority": 1, "before": a_before}],
         }
-        assert "no list: document: not JSON" in refused["reason"]
+        assert "no list: document: not JSON" in lost["reason"]
         assert loads(watch.err) == loads(
             wire(["https://b.example", "https://a.example"], ["https://s.example"])
         )
@@ -189,12 +188,11 @@ class TestEvents:
                 lists.put(b'{"api_endpoints": [{"url": "https://a b"}]}')
                 watch.wait_for("api_endpoints[0].url")
                 lists.put(wire())
-                watch.wait_for("its list is empty")
                 count = len(server.asked)
-                wait_for(lambda: len(server.asked) > count + 2)
+                wait_for(lambda: len(server.asked) > count + 1)
                 lists.put(good)
-                watch.wait_for("back with a good list")
-                assert watch.err.count("not applied") == 2
+                watch.wait_for(" back: ")
+                assert watch.err.count("lost") == 1
                 assert watch.lines == [f"{server.url}{PATH}: 1 API and 0 Socket.io endpoints"]
 
     def test_a_server_in_trouble(self, tmp_path: Path) -> None:
@@ -215,7 +213,7 @@ class TestEvents:
         ):
             watch.wait_for("1 API")
             trouble.set()
-            watch.wait_for("back after ")
+            watch.wait_for(" back: ")
         assert times[1] - times[0] >= 2
         assert watch.err.count("lost") == 1
         assert "answers 503 Service Unavailable: closed for [31mrepairs" in watch.err
@@ -223,7 +221,7 @@ class TestEvents:
     @pytest.mark.parametrize(
         ("command", "reason"),
         [
-            ("kill -9 $$", "was ended by signal 9"),
+            ("kill -9 $$", "failed with exit code -9"),
             ("exit 7", "failed with exit code 7"),
         ],
     )
@@ -317,11 +315,11 @@ class TestEvents:
                 wanted[0] = "other-token-0123"
                 watch.wait_for("401 Unauthorized")
                 token.write_text("other-token-0123\n")
-                watch.wait_for("back after")
+                watch.wait_for(" back: ")
         assert "token-0123" not in watch.out + watch.err
 
     def test_a_terminal_gets_colours(self) -> None:
-        """A terminal gets colours and the time of day."""
+        """A terminal gets colours."""
         with source(wire(["https://a.example"]), holds=True) as (lists, server):
             master, slave = pty.openpty()
             process = subprocess.Popen(
@@ -340,7 +338,7 @@ class TestEvents:
                 process.send_signal(signal.SIGINT)
                 assert process.wait(20) == 130
                 os.close(master)
-        assert re.match(r"\d\d:\d\d:\d\d http", shown)
+        assert re.match(f"{TIME}http", shown)
         assert "\x1b[31m- api https://a.example" in shown
         assert "\x1b[32m+ api https://b.example" in shown
 
@@ -381,7 +379,7 @@ class TestCalls:
         ("answer", "reason"),
         [
             ((404, {}, b""), "answers 404 Not Found"),
-            ((200, {}, b"<html>"), "what it gives is no list"),
+            ((200, {}, b"<html>"), "gives no list: document: not JSON"),
         ],
     )
     def test_no_list_to_begin_with(self, answer: Answer, reason: str) -> None:
@@ -406,7 +404,6 @@ class TestCalls:
             ["ftp://x"],
             ["http://x", "--exec", ""],
             ["http://x", "--interval", "0"],
-            ["http://x", "--interval", "nan"],
             ["http://joe:hunter@x"],
         ],
     )
@@ -419,94 +416,81 @@ class TestCalls:
         assert "hunter" not in err
 
 
-def follower(interval: float = 30.0, chance: float = 1.0) -> ListFollower:
-    return ListFollower(interval, lambda: chance)
+def followed(
+    folder: Path, answers: list[Answer], *arguments: str
+) -> tuple[list[float], list[dict[str, Any]]]:
+    """Follow a server that gives the answers in turn, and repeats the last one.
+
+    Returns:
+        The pause in seconds after each answer, and the events.
+    """
+    times: list[float] = []
+
+    def answer(asked: Asked) -> Answer:
+        times.append(time.monotonic())
+        return answers[min(len(times), len(answers)) - 1]
+
+    with handmade(answer) as server, watching(folder, server.url, "--json", *arguments) as watch:
+        wait_for(lambda: len(times) > len(answers), seconds=30)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    return pauses[: len(answers)], [json.loads(line) for line in watch.out.splitlines()]
 
 
-def answered(
-    who: ListFollower,
-    body: bytes | None,
-    headers: dict[str, str] | None = None,
-    *,
-    took: float = 0.0,
-    now: float = 0.0,
-) -> Step:
-    told = {**LONG_POLL, **(headers or {})}
-    reply = ServerReply("", 304 if body is None else 200, told, body or b"")
-    return who.answered(reply, pause_asked_for(told, 0.0), now, took)
+def names(events: list[dict[str, Any]]) -> list[str]:
+    return [event["event"] for event in events]
 
 
+LONG_POLL = {"ETag": '"1"', "Preference-Applied": "wait"}
 LIST, OTHER = wire(["https://a.example"]), wire(["https://b.example"])
 
 
-class TestFollower:
-    """The time of the next request, and the meaning of each answer."""
+class TestPauses:
+    """The time of the next request after each answer."""
 
-    def test_a_change_is_followed_at_once(self) -> None:
-        """After a change, or a long poll that ends, the next request follows at once."""
-        who = follower()
-        assert answered(who, LIST) == Step([ListEvent("start")], 0.0)
-        assert who.config == loads(LIST)
-        assert answered(who, None, took=WAIT) == Step([], 0.0)
-        step = answered(who, OTHER)
-        assert ([event.name for event in step.events], step.pause) == (["changed"], 0.0)
-        assert who.config == loads(OTHER)
+    def test_long_polls(self, tmp_path: Path) -> None:
+        """A list is followed by the next request at once, an early end without a list is not.
 
-    @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
-    def test_a_server_that_answers_in_haste_is_not_stormed(self, chance: float) -> None:
-        """Early answers and constantly changing ETags do not cause a storm of requests.
-
-        A server that is stopping releases its long polls early.
+        A server that is stopping ends its long polls early.
         """
-        who = follower(chance=chance)
-        answered(who, LIST)
-        for body in (None, LIST):
-            step = answered(who, body, took=0.01)
-            assert step.events == []
-            assert HASTE_PAUSE * 0.5 <= step.pause <= HASTE_PAUSE * 1.5
+        other_tag = {**LONG_POLL, "ETag": '"2"'}
+        answers = [(200, LONG_POLL, LIST), (200, LONG_POLL, OTHER)]
+        early = [(304, LONG_POLL, b""), (200, other_tag, OTHER)]
+        pauses, events = followed(tmp_path, [*answers, *early])
+        assert max(pauses[:2]) < HASTE_PAUSE
+        assert min(pauses[2:]) >= HASTE_PAUSE
+        assert names(events) == ["start", "changed"]
 
     @pytest.mark.parametrize(
-        "headers", [{"preference-applied": ""}, {"preference-applied": "respond-async"}]
+        "headers",
+        [
+            {"ETag": '"1"'},
+            {"ETag": '"1"', "Preference-Applied": "respond-async"},
+            {"Preference-Applied": "wait"},
+        ],
     )
-    def test_one_without_long_polls_is_asked_at_the_interval(self, headers: dict[str, str]) -> None:
-        """Without long polls the interval varies by a tenth; a longer Retry-After is kept."""
-        for chance, pause in ((0.0, 27.0), (0.5, 30.0), (1.0, 33.0)):
-            assert answered(follower(chance=chance), LIST, headers).pause == pytest.approx(pause)
-        asked = answered(follower(chance=0.5), LIST, {**headers, "retry-after": "100"})
-        assert asked.pause == pytest.approx(100)
+    def test_no_long_polls(self, tmp_path: Path, headers: dict[str, str]) -> None:
+        """The interval counts without long polls, and without an ETag, which ends each at once."""
+        (pause,), _ = followed(tmp_path, [(200, headers, LIST)], "--interval", "1.5")
+        assert pause >= 1.5
 
-    def test_one_without_a_tag_cannot_hold_its_answer(self) -> None:
-        """Without an ETag the interval applies, because a long poll would return at once."""
-        who = follower(chance=0.5)
-        reply = ServerReply("", 200, {"preference-applied": "wait"}, LIST)
-        step = who.answered(reply, 0.0, 0.0, 0.0)
-        assert step.pause == 30.0
-
-    def test_one_without_room_says_when(self) -> None:
+    @pytest.mark.parametrize("preference", ["wait", ""])
+    def test_a_server_without_room(self, tmp_path: Path, preference: str) -> None:
         """A server whose long-poll places are taken gives the time of the next request."""
-        who = follower()
-        answered(who, LIST)
-        assert answered(who, None, {"retry-after": "7"}).pause == pytest.approx(7.7)
+        told = {"ETag": '"1"', "Preference-Applied": preference, "Retry-After": "2"}
+        answers = [(200, LONG_POLL, LIST), (304, told, b"")]
+        pauses, _ = followed(tmp_path, answers, "--interval", "0.05")
+        assert pauses[1] >= 2
 
-    @pytest.mark.parametrize("chance", [0.0, 1.0])
-    def test_a_lost_server_is_asked_ever_more_rarely(self, chance: float) -> None:
-        """The pause doubles up to a limit, with jitter, and only one event is printed."""
-        who = follower(chance=chance)
-        answered(who, LIST)
-        steps = [who.failed("gone", 0.0, n) for n in range(2000)]
-        assert [event.name for step in steps for event in step.events] == ["lost"]
-        pauses = [step.pause / (0.5 + 0.5 * chance) for step in steps]
-        assert pauses[:6] == [1, 2, 4, 8, 16, 30]
-        assert set(pauses[5:]) == {LAST_PAUSE}
-        back, changed = answered(who, OTHER, now=2500).events
-        assert (back.name, back.seconds, changed.name) == ("back", 2500, "changed")
-        assert who.failed("gone", 0.0, 0.0).pause == pauses[0] * (0.5 + 0.5 * chance)
-
-    def test_retry_after_is_honoured_where_it_is_longer(self) -> None:
-        """A Retry-After shorter than our own pause is ignored."""
-        who = follower(chance=0.0)
-        assert who.failed("busy", 120.0, 0.0).pause == 120
-        assert [who.failed("busy", 1.0, 0.0).pause for _ in range(3)] == [1, 2, 4]
+    def test_a_lost_server(self, tmp_path: Path) -> None:
+        """The pause doubles while the server is lost; a shorter Retry-After changes nothing."""
+        good = (200, {"ETag": '"1"'}, LIST)
+        bad = (503, {"Retry-After": "1"}, b"")
+        pauses, events = followed(tmp_path, [good, bad, bad, good, bad], "--interval", "0.05")
+        assert pauses[1] >= FIRST_PAUSE
+        assert pauses[2] >= 2 * FIRST_PAUSE
+        assert FIRST_PAUSE <= pauses[4] < 4 * FIRST_PAUSE
+        assert names(events) == ["start", "lost", "back", "lost"]
+        assert "answers 503" in events[1]["reason"]
 
     @pytest.mark.parametrize(
         ("text", "seconds"),
@@ -530,27 +514,35 @@ class TestFollower:
     def test_what_retry_after_may_be(self, text: str | None, seconds: float) -> None:
         """Retry-After is seconds or a date; any other text counts as no header."""
         headers = {} if text is None else {"retry-after": text}
-        step = follower(chance=0.0).failed("busy", pause_asked_for(headers, 1000.0), 0.0)
-        assert step.pause == max(seconds, 0.5), "0.5 is the follower's own first pause"
+        assert pause_asked_for(headers, 1000.0) == seconds
 
-    def test_what_is_refused_is_told_once(self) -> None:
+
+class TestLists:
+    """The meaning of each list."""
+
+    def test_what_is_refused_is_told_once(self, tmp_path: Path) -> None:
         """A refused list is reported once; the next good list is compared with the last good."""
-        who = follower()
-        answered(who, LIST)
-        names = []
-        for body in (b"x", b"x", wire(), None, OTHER, wire(), OTHER):
-            step = answered(who, body)
-            names += [event.name for event in step.events]
-        assert names == ["refused", "refused", "changed", "refused", "back"]
-        assert who.config == loads(OTHER)
+        answers = [(200, {"ETag": '"1"'}, body) for body in (LIST, b"x", wire(), OTHER, wire())]
+        _, events = followed(tmp_path, [*answers, answers[3]], "--interval", "0.05")
+        assert names(events) == ["start", "lost", "back", "changed", "lost", "back"]
+        assert "gives no list" in events[1]["reason"]
+        assert "gives an empty list" in events[4]["reason"]
 
-    def test_an_empty_list_to_begin_with(self) -> None:
+    def test_an_empty_list_to_begin_with(self, tmp_path: Path) -> None:
         """An empty first list is a list: the server has no endpoints yet."""
-        who = follower()
-        assert answered(who, wire()).events == [ListEvent("start")]
-        assert who.config == EndpointConfig()
-        assert answered(who, wire()).events == []
-        assert [event.name for event in answered(who, LIST).events] == ["changed"]
+        answers = [(200, {"ETag": '"1"'}, body) for body in (wire(), wire(), LIST)]
+        _, events = followed(tmp_path, answers, "--interval", "0.05")
+        assert names(events) == ["start", "changed"]
+        assert events[0]["counts"] == {"api": 0, "socketio": 0}
+
+    def test_the_order_alone(self, tmp_path: Path) -> None:
+        """A different order is a change without added, removed or changed endpoints."""
+        one, two = Endpoint("https://a.example"), Endpoint("https://b.example")
+        lists = (EndpointConfig((one, two)), EndpointConfig((two, one)))
+        answers = [(200, {"ETag": '"1"'}, dumps(config)) for config in lists]
+        _, events = followed(tmp_path, answers, "--interval", "0.05")
+        assert names(events) == ["start", "changed"]
+        assert [events[1][name] for name in ("added", "removed", "changed")] == [[], [], []]
 
 
 class TestChange:
@@ -572,14 +564,6 @@ class TestChange:
             assert was is not None
             assert was.url == endpoint.url
             assert was != endpoint
-
-    def test_the_order_alone(self) -> None:
-        """A different order is a change without added, removed or changed endpoints."""
-        one, two = Endpoint("https://a.example"), Endpoint("https://b.example")
-        who = follower()
-        answered(who, dumps(EndpointConfig((one, two))))
-        (event,) = answered(who, dumps(EndpointConfig((two, one)))).events
-        assert (event.name, event.changes) == ("changed", [])
 
 
 def of_sign(changes: list[EndpointChange], sign: str) -> set[tuple[str, Endpoint | None]]:
