@@ -26,14 +26,9 @@ def printable(text: str) -> str:
     return replace_unprintable(text, lambda each: each.encode("unicode_escape").decode())
 
 
-def blanked(text: str, keep: str = "") -> str:
-    """Replace unprintable characters by spaces, so that columns stay aligned.
-
-    Args:
-        text: Text from outside.
-        keep: Unprintable characters that are not replaced.
-    """
-    return replace_unprintable(text, lambda _: " ", keep)
+def blanked(text: str) -> str:
+    """Replace unprintable characters by spaces, so that columns stay aligned."""
+    return replace_unprintable(text, lambda _: " ")
 
 
 def plural(count: int, noun: str) -> str:
