@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mop_config.client.pool.failover import Attempt, Budget, Failover, RetryTraits
-from mop_config.client.pool.member import EventKind, PoolMember
+from mop_config.client.pool.member import PoolMember
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
@@ -84,7 +84,7 @@ class Simulation:
         self.connected = True
         self.requests = self.probes = 0
         self.lost = 0
-        self.told: list[tuple[float, EventKind, dict[str, Any]]] = []
+        self.told: list[tuple[float, str, dict[str, Any]]] = []
         self._outage = False
         for index in range(count):
             self.add(f"https://e{index}.example", index // 2)
@@ -187,16 +187,16 @@ class Simulation:
         """Process the pool's events, and compare them with the state of the pool."""
         events, self.pool.events = self.pool.events, []
         for event in events:
-            self.told.append((self.now, event.kind, event.about))
-            if event.kind is EventKind.ALL_DOWN:
+            self.told.append((self.now, event.name, event.about))
+            if event.name == "all_endpoints_down":
                 assert not self._outage, "one alert an outage"
                 self._outage = True
-            elif event.kind is EventKind.RECOVERED:
+            elif event.name == "endpoint_recovered":
                 assert event.about["after_total_outage"] is self._outage
                 self._outage = False
-            elif event.kind is EventKind.DOWN:
+            elif event.name == "endpoint_down":
                 assert self.connected or self.hosts < 2, "offline speaks against nobody"
-            elif event.kind is EventKind.SWITCHED:
+            elif event.name == "endpoint_switched":
                 assert event.about["from_url"] != event.about["to_url"]
                 assert event.about["seconds_without_service"] >= 0
         usable = any(m.health.usable for m in self.pool.members())
@@ -205,7 +205,7 @@ class Simulation:
         elif len(self.pool):
             assert self._outage, "an outage without an alert"
 
-    def count(self, kind: EventKind) -> int:
+    def count(self, kind: str) -> int:
         return sum(told is kind for _, told, _ in self.told)
 
     def states(self) -> set[HealthState]:

@@ -1,6 +1,5 @@
 """The keyword arguments that managers and clients accept, with their types."""
 
-import difflib
 import inspect
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -94,14 +93,11 @@ def check_keywords(callee: Callable[..., object], given: Iterable[str], kind: An
         kind: The TypedDict of the known keywords.
 
     Raises:
-        TypeError: If a keyword is unknown; the message names the nearest known keyword.
+        TypeError: If a keyword is unknown.
     """
     for name in given:
         if name not in kind.__annotations__:
-            known = [*kind.__annotations__, *inspect.signature(callee).parameters]
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            what = f"got an unexpected keyword argument {name!r}{hint}"
+            what = f"got an unexpected keyword argument {name!r}"
             raise TypeError(f"{callee.__qualname__}() {what}")
 
 
@@ -117,7 +113,6 @@ def check_plain(name: str, function: object) -> None:
     """
     if function is not None and not callable(function):
         raise TypeError(f"{name} must be a function, not {function!r}")
-    called = getattr(function, "__call__", None)  # noqa: B004 - ``__call__`` may be async
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
+    if inspect.iscoroutinefunction(function):
         reason = "no thread can await it"
         raise TypeError(f"{name} must be a plain function, not an async one: {reason}")

@@ -19,7 +19,7 @@ from .lists.cache_file import cache_path as usual_cache_path
 from .lists.endpoint_lists import EndpointLists, ListSource, ManagerSettings
 from .lists.trust import Key, Trust
 from .pool.member import EndpointState
-from .pool.policy import Policy, checked_interval, policy_or_default
+from .pool.policy import Policy, checked_number
 from .pool.session import ClientState
 from .transport.attempt import BASE_URL, Default
 from .transport.options import NAMES, TransportOptions
@@ -115,7 +115,9 @@ class BaseManager:
             MissingExtra: If keys are given, and the extra ``signing`` is not installed.
         """
         check_keywords(type(self), options, TransportKeywords)
-        self.policy = policy = policy_or_default(policy)
+        if not isinstance(policy, Policy | None):
+            raise TypeError(f"policy must be a Policy, not {policy!r}")
+        self.policy = policy = policy or Policy()
         file = usual_cache_path(cache_path, app)
         self._transport_options: dict[str, Any] = {**options}
         self._network_options = network = TransportOptions(**self._transport_options | _HTTP1_ONLY)
@@ -124,7 +126,7 @@ class BaseManager:
         urls = rules.checked_urls(config_urls)
         https_only = trust is None and not allow_http_lists
         rules.check_token(token)
-        interval = checked_interval(update_interval)
+        interval = checked_number("update_interval", update_interval, " seconds")
         settings = ManagerSettings(
             built_in, urls, trust, https_only, allow_http, network, token, interval, watch, report
         )

@@ -5,12 +5,10 @@ The pytest fixture ``scripted_fleet`` provides a fleet.
 """
 
 import contextlib
-import json
 import math
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -72,7 +70,6 @@ class ScriptedEndpoint:
         status: int = 200,
         body: bytes | str = b"",
         *,
-        json_body: Any = None,
         headers: dict[str, str] | None = None,
         path: str | None = None,
     ) -> None:
@@ -81,8 +78,6 @@ class ScriptedEndpoint:
         Args:
             status: The status, from 200 to 999.
             body: The body.
-            json_body: A value that is sent as JSON, in place of ``body``; for None, ``body`` is
-                sent, so pass ``body="null"`` to send JSON's null.
             headers: Headers of the response, such as ``Retry-After``.
             path: The path, without a query, that gets this response; None: every path without a
                 response of its own.
@@ -91,10 +86,6 @@ class ScriptedEndpoint:
             TypeError: If ``status`` is no number, or ``body`` neither bytes nor text.
             ValueError: If the status or the path is not possible.
         """
-        headers = dict(headers or {})
-        if json_body is not None:
-            body = json.dumps(json_body)
-            headers = {"Content-Type": "application/json", **headers}
         content = body.encode() if isinstance(body, str) else body
         self._behave(path, _Reply(status, content, headers))
 
@@ -180,9 +171,10 @@ class _ScriptHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a request as the endpoint's script says."""
         headers = {name.lower(): value for name, value in self.headers.items()}
-        chunked = headers.get("transfer-encoding") == "chunked"
-        size = int(headers.get("content-length", 0))
-        body = b"".join(self._chunks()) if chunked else self.rfile.read(size)
+        if "transfer-encoding" in headers:
+            self.send_error(411)  # a body in chunks is not read
+            return
+        body = self.rfile.read(int(headers.get("content-length", 0)))
         reply = self.server.endpoint.respond(
             ReceivedRequest(self.command, self.path, headers, body)
         )
@@ -198,13 +190,6 @@ class _ScriptHandler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(reply.body[: reply.sent])
         self.close_connection = self.close_connection or reply.sent is not None
-
-    def _chunks(self) -> Iterator[bytes]:
-        while size := int(self.rfile.readline().partition(b";")[0], 16):
-            yield self.rfile.read(size)
-            self.rfile.readline()
-        while self.rfile.readline().strip():
-            pass  # a trailer
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET  # noqa: N815
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mop_config.client.pool.member import EventKind, PoolEvent, PoolMember
+from mop_config.client.pool.member import PoolEvent, PoolMember
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
@@ -100,12 +100,12 @@ class Bench:
         self.probe(name)
         self.probe(name)
 
-    def told(self, kind: EventKind | None = None) -> list[dict[str, Any]]:
+    def told(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Take the arguments of the pool's new events, of one kind or, with None, of all."""
         self.events += self.pool.events
         self.pool.events = []
-        found = [event.about for event in self.events if kind in {None, event.kind}]
-        self.events = [event for event in self.events if kind not in {None, event.kind}]
+        found = [event.about for event in self.events if kind in {None, event.name}]
+        self.events = [event for event in self.events if kind not in {None, event.name}]
         return found
 
 

@@ -28,13 +28,10 @@ def test_the_users_set_of_bad_statuses_counts(kind: str) -> None:
         assert (driver.state(a.url), driver.state(b.url)) == ("suspect", "healthy")
 
 
-@pytest.mark.parametrize(
-    ("wrong", "error"),
-    [(200, TypeError), ("502", TypeError), ({"502"}, ValueError), ({200}, ValueError)],
-)
-def test_a_set_of_statuses_that_is_none_is_refused(wrong: object, error: type) -> None:
+@pytest.mark.parametrize("wrong", [200, "502", {"502"}, {200}])
+def test_a_set_of_statuses_that_is_none_is_refused(wrong: object) -> None:
     """``Policy`` rejects an invalid ``bad_status`` and names the value and the allowed range."""
-    with pytest.raises(error, match=r"bad_status must .*(200|502)"):
+    with pytest.raises(ValueError, match=r"bad_status must .*(200|502)"):
         Policy(bad_status=wrong)  # type: ignore[arg-type]
 
 

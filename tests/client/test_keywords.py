@@ -78,16 +78,16 @@ def test_mypy_finds_what_the_interpreter_would(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda kind: kind(["https://a"], cache="y"), "() .* 'cache': did you mean 'cache_path'?"),
-        (lambda kind: kind(["https://a"], verfy=1), "() .* 'verfy': did you mean 'verify'?"),
+        (lambda kind: kind(["https://a"], cache="y"), "() .* 'cache'$"),
+        (lambda kind: kind(["https://a"], verfy=1), "() .* 'verfy'$"),
         (lambda kind: kind([], zzz=1), "() .* 'zzz'$"),
-        (lambda kind: kind([]).client(timout=3), ".client() .* 'timout': did you mean 'timeout'?"),
+        (lambda kind: kind([]).client(timout=3), ".client() .* 'timout'$"),
         (lambda kind: kind([]).client(uds="x"), ".client() .* 'uds'"),
     ],
 )
 def test_an_unknown_keyword_of_a_manager(kind: Any, call: Any, message: str) -> None:
-    """An unknown keyword raises TypeError that names the public call and the nearest keyword."""
-    pattern = message.replace("()", r"\(\)").replace("?", r"\?")
+    """An unknown keyword raises TypeError that names the public call and the keyword."""
+    pattern = message.replace("()", r"\(\)")
     with pytest.raises(TypeError, match=f"^{kind.__name__}{pattern}"):
         call(kind)
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.client.pool.member import EventKind
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
@@ -250,7 +249,7 @@ class TestPin:
         assert bench.current == "c"
         bench.pool.pin(None, bench.now)
         assert bench.current == "a"
-        reasons = [about["reason"] for about in bench.told(EventKind.SWITCHED)]
+        reasons = [about["reason"] for about in bench.told("endpoint_switched")]
         assert reasons == ["pinned", "failed", "pinned", "preferred"]
 
     def test_a_dead_one_is_not_gone_to(self) -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from mop_config.client.pool.member import EventKind
 from mop_config.client.pool.offline import OfflineDetector
 from mop_config.client.pool.policy import Policy
 from mop_config.client.pool.pool import Pool
@@ -14,10 +13,10 @@ from .pools import POLICY, Bench, url
 
 ABC = {"a": 0, "b": 1, "c": 2}
 DOWN, RECOVERED, ALL_DOWN, SWITCHED = (
-    EventKind.DOWN,
-    EventKind.RECOVERED,
-    EventKind.ALL_DOWN,
-    EventKind.SWITCHED,
+    "endpoint_down",
+    "endpoint_recovered",
+    "all_endpoints_down",
+    "endpoint_switched",
 )
 
 
@@ -161,7 +160,7 @@ class TestSwitches:
         """SUSPECTED, DOWN and RECOVERED are sent once each; DOWN names the last fault."""
         bench = Bench(ABC)
         bench.fail("b", Fault.BAD_STATUS, times=5)
-        suspected = bench.told(EventKind.SUSPECTED)
+        suspected = bench.told("endpoint_suspected")
         assert suspected == [{"kind": "api", "url": url("b"), "reason": Fault.BAD_STATUS}]
         assert bench.told() == [{"kind": "api", "url": url("b"), "reason": Fault.BAD_STATUS}]
         bench.revive("b")

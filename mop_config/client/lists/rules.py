@@ -324,16 +324,12 @@ def check_token(token: Token) -> None:
     """Check the ``token`` of a manager.
 
     Raises:
-        TypeError: If the token is neither a text, nor a plain function, nor None.
-        ValueError: If the text is not a valid token; the message never shows the text.
+        TypeError: If the token is an asynchronous function.
+        ValueError: If the token is not valid; the message never shows a text.
     """
     if token is None or callable(token):
         check_plain("token", token)
-        return
-    if not isinstance(token, str):
-        what = "a text, a function that gives one, or None"
-        raise TypeError(f"token must be {what}, not {type(token).__name__}")
-    if fault := _fault_of_token(token):
+    elif fault := _fault_of_token(token):
         raise ValueError(f"token {fault}")
 
 
@@ -353,7 +349,7 @@ def current_token(token: Any) -> str | None:
 
 def _fault_of_token(token: Any) -> str:
     if not isinstance(token, str):
-        return f"must be a text or None, not {type(token).__name__}"
+        return f"must be a text, a function that gives it, or None, not {type(token).__name__}"
     if not token.strip():
         return "is empty: None means that there is none"
     if not _TOKEN_FORM.fullmatch(token.strip()):
@@ -491,5 +487,4 @@ def without_plain(config: EndpointConfig, source: str, kept: Container[str] = ()
 
 def _warn(message: str, source: str, urls: list[str]) -> None:
     if urls:
-        more = f" and {len(urls) - _NAMED} more" if len(urls) > _NAMED else ""
-        logger.warning(message, source, ", ".join(urls[:_NAMED]) + more)
+        logger.warning(message, source, ", ".join(urls[:_NAMED]))

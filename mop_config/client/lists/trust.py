@@ -38,16 +38,10 @@ def trusted_keys(keys: Several[Key]) -> jws.TrustedKeys:
     """
     if isinstance(keys, (str, bytes, Path, Mapping)):
         raise TypeError("give a list of keys, not one key")
-    texts: list[Mapping[str, Any] | str | bytes] = []
-    for number, key in enumerate(keys):
-        try:
-            texts.append(_text(key))
-            jws.TrustedKeys(texts[-1:])
-        except SigningKeyError as error:
-            raise SigningKeyError(f"trusted_keys[{number}] cannot be used: {error}") from None
-    if not texts:
-        raise SigningKeyError("trusted_keys is empty: no list could ever be taken")
-    return jws.TrustedKeys(texts)
+    try:
+        return jws.TrustedKeys([_text(key) for key in keys])
+    except SigningKeyError as error:
+        raise SigningKeyError(f"trusted_keys cannot be used: {error}") from None
 
 
 def _text(key: Key) -> Mapping[str, Any] | str | bytes:

@@ -5,7 +5,6 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -35,20 +34,10 @@ _SEGMENTS = 3
 _VERSION = re.compile(r"v\d+\Z")
 
 
-class EventKind(StrEnum):
-    """The kinds of pool events; the value is the name of the signal, if the event has a signal."""
-
-    SWITCHED = "endpoint_switched"
-    SUSPECTED = "endpoint_suspected"
-    DOWN = "endpoint_down"
-    RECOVERED = "endpoint_recovered"
-    ALL_DOWN = "all_endpoints_down"
-
-
 class PoolEvent(NamedTuple):
-    """An event for the application's signals, with its details by name."""
+    """An event, with its details by name; ``name`` is that of its signal, if there is one."""
 
-    kind: EventKind
+    name: str
     about: dict[str, Any]
 
 

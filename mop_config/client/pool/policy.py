@@ -1,6 +1,6 @@
 """``Policy``: the timeouts, delays and limits of failover; and the retry budget. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -34,6 +34,7 @@ PROBES: tuple[Probe, ...] = ("all", "current", "none")
 MAX_SECONDS = 1_000_000
 #: Ends of the names of the fields that must be greater than 0.
 _POSITIVE = ("_interval", "_timeout", "_backoff")
+_STATUSES = frozenset(range(400, 600))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +106,19 @@ class Policy(HealthRules):
         for each in fields(self):
             name, usual, value = each.name, each.default, getattr(self, each.name)
             if usual == "auto" and value != "auto":
-                _check_number(name, value, " or 'auto'")
+                checked_number(name, value, " or 'auto'")
             elif isinstance(usual, float):
-                _check_number(name, value, positive=name.endswith(_POSITIVE))
+                checked_number(name, value, positive=name.endswith(_POSITIVE))
             elif isinstance(usual, bool):
-                if not isinstance(value, bool):
-                    raise TypeError(f"{name} must be True or False, not {value!r}")
-            elif isinstance(usual, int) and (type(value) is not int or value < 1):
-                raise ValueError(f"{name} must be a whole number, 1 or more, not {value!r}")
-        if self.probe not in PROBES:
-            raise ValueError(f"probe must be one of {', '.join(PROBES)}, not {self.probe!r}")
-        object.__setattr__(self, "bad_status", _statuses(self.bad_status))
+                _check(isinstance(value, bool), name, "True or False", value)
+            elif isinstance(usual, int):
+                fits = type(value) is int and value >= 1
+                _check(fits, name, "a whole number, 1 or more", value)
+        _check(self.probe in PROBES, "probe", f"one of {', '.join(PROBES)}", self.probe)
+        given = self.bad_status
+        fits = isinstance(given, Collection) and _STATUSES.issuperset(given)
+        _check(fits, "bad_status", "a set of numbers from 400 to 599", given)
+        object.__setattr__(self, "bad_status", frozenset(given))
 
     @property
     def queue_delay(self) -> float:
@@ -136,40 +139,25 @@ class Policy(HealthRules):
         return None if seconds is None else min(seconds, self.max_retry_after)
 
 
-def _statuses(value: Iterable[int]) -> frozenset[int]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise TypeError(f"bad_status must be a set of HTTP statuses, not {value!r}")
-    for status in (statuses := frozenset(value)):
-        if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
-            raise ValueError(f"bad_status must hold numbers from 400 to 599, not {status!r}")
-    return statuses
+def checked_number(name: str, value: float, more: str = "", *, positive: bool = False) -> float:
+    """Check a number of an application, such as a time in seconds, and return it.
 
-
-def policy_or_default(policy: Policy | None) -> Policy:
-    """Return the ``policy`` of a manager, or the default policy for None.
+    Args:
+        name: The argument.
+        value: Its value.
+        more: Other values that are allowed, for the message.
+        positive: Whether 0 is refused.
 
     Raises:
-        TypeError: If the argument is not a policy.
+        ValueError: If the value is no number from 0 to 1,000,000.
     """
-    if not isinstance(policy, Policy | None):
-        raise TypeError(f"policy must be a Policy, not {policy!r}")
-    return policy or Policy()
+    least = "more than 0 and at most" if positive else "0 to"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = is_number and 0 <= value <= MAX_SECONDS and not (positive and value == 0)
+    _check(fits, name, f"a number, {least} {MAX_SECONDS}{more}", value)
+    return value
 
 
-def checked_interval(seconds: float) -> float:
-    """Return the ``update_interval`` of a manager.
-
-    Raises:
-        TypeError: If the interval is not a number.
-        ValueError: If the interval is less than 0 or more than 1,000,000.
-    """
-    _check_number("update_interval", seconds, " of seconds")
-    return seconds
-
-
-def _check_number(name: str, value: object, kind: str = "", *, positive: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number{kind}, not {value!r}")
-    if not 0 <= value <= MAX_SECONDS or (positive and value == 0):
-        least = "more than 0 and at most" if positive else "0 to"
-        raise ValueError(f"{name} must be {least} {MAX_SECONDS}, not {value!r}")
+def _check(fits: bool, name: str, allowed: str, value: object) -> None:
+    if not fits:
+        raise ValueError(f"{name} must be {allowed}, not {value!r}")

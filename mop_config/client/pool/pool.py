@@ -12,7 +12,7 @@ from ...health.probe import ProbeResult
 from ...health.state import Evidence, Health, HealthState, Transition
 from ...model.endpoint import Endpoint
 from ...net.faults import COUNTED, NETWORK, Fault
-from .member import FINE, EventKind, PoolEvent, PoolMember, Rank, target_of
+from .member import FINE, PoolEvent, PoolMember, Rank, target_of
 from .offline import OfflineDetector
 from .policy import ODD_IN_A_ROW, ODD_STATUS, Policy
 
@@ -27,7 +27,7 @@ class Pool:
 
     The list, the outcomes of requests and the health checks change the endpoints. Each change
     that may change the choice sets the time of the next review; ``select`` reviews the choice
-    when that time has come, and queues a ``SWITCHED`` event if the current endpoint changes.
+    when that time has come, and queues ``endpoint_switched`` if the current endpoint changes.
 
     Args:
         kind: ``api`` or ``socketio``, for events.
@@ -79,8 +79,8 @@ class Pool:
         """List all endpoints, by priority and insertion."""
         return sorted(self._members.values(), key=lambda m: m.endpoint.priority)
 
-    def _emit(self, kind: EventKind, **about: Any) -> None:
-        self.events.append(PoolEvent(kind, {"kind": str(self.kind), **about}))
+    def _emit(self, name: str, **about: Any) -> None:
+        self.events.append(PoolEvent(name, {"kind": str(self.kind), **about}))
 
     # -- the list
 
@@ -150,7 +150,7 @@ class Pool:
         self.switches += 1
         self.seconds_without_service += seconds
         about = {"from_url": from_url, "to_url": to_url, "reason": reason}
-        self._emit(EventKind.SWITCHED, **about, seconds_without_service=seconds)
+        self._emit("endpoint_switched", **about, seconds_without_service=seconds)
 
     def choose_anew(self, now: float) -> None:
         """Switch to the best endpoint now, without the minimum dwell time."""
@@ -418,16 +418,16 @@ class Pool:
 
     def _emit_transition(self, member: PoolMember, change: Transition) -> None:
         if change.after is HealthState.SUSPECT and change.before is not HealthState.SUSPECT:
-            self._emit(EventKind.SUSPECTED, url=member.url, reason=member.last_fault)
+            self._emit("endpoint_suspected", url=member.url, reason=member.last_fault)
         if change.went_down:
-            self._emit(EventKind.DOWN, url=member.url, reason=member.last_fault)
+            self._emit("endpoint_down", url=member.url, reason=member.last_fault)
             self._emit_if_all_down()
         elif change.came_back:
-            self._emit(EventKind.RECOVERED, url=member.url, after_total_outage=self._all_down)
+            self._emit("endpoint_recovered", url=member.url, after_total_outage=self._all_down)
             self._all_down = False
 
     def _emit_if_all_down(self) -> None:
         usable = any(member.health.usable for member in self._members.values())
         if self._members and not usable and not self._all_down:
             self._all_down = True
-            self._emit(EventKind.ALL_DOWN, urls=[m.url for m in self.members()])
+            self._emit("all_endpoints_down", urls=[m.url for m in self.members()])

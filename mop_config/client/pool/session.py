@@ -23,27 +23,27 @@ from ... import signals
 from ...model.endpoint import Kind
 from ...net.resolver import Resolver
 from .failover import Budget
-from .member import EventKind, PoolEvent
+from .member import PoolEvent
 from .offline import OfflineDetector
 from .policy import Policy
 from .pool import Pool
 
 logger = logging.getLogger(__name__)
 
-#: Log level and log text of each event.
+#: Log level and log text of each event, by its name.
 _TEXTS: dict[str, tuple[int, str]] = {
-    EventKind.SWITCHED: (
+    "endpoint_switched": (
         WARNING,
         "%(kind)s requests go to %(to_url)s instead of %(from_url)s (%(reason)s,"
         " %(seconds_without_service).3f s without service)",
     ),
-    EventKind.SUSPECTED: (
+    "endpoint_suspected": (
         INFO,
         "%(kind)s endpoint %(url)s is suspect (%(reason)s): it ranks last until a check clears it",
     ),
-    EventKind.DOWN: (WARNING, "%(kind)s endpoint %(url)s is down (%(reason)s)"),
-    EventKind.RECOVERED: (INFO, "%(kind)s endpoint %(url)s is healthy again"),
-    EventKind.ALL_DOWN: (ERROR, "every %(kind)s endpoint is down: %(urls)s"),
+    "endpoint_down": (WARNING, "%(kind)s endpoint %(url)s is down (%(reason)s)"),
+    "endpoint_recovered": (INFO, "%(kind)s endpoint %(url)s is healthy again"),
+    "all_endpoints_down": (ERROR, "every %(kind)s endpoint is down: %(urls)s"),
 }
 
 
@@ -117,10 +117,10 @@ class ClientState:
 
     def _announce(self, event: PoolEvent) -> None:
         """Log an event of a pool, and send its signal."""
-        level, text = _TEXTS[event.kind]
+        level, text = _TEXTS[event.name]
         logger.log(level, text, {**event.about, "urls": ", ".join(event.about.get("urls", ()))})
-        if event.kind is not EventKind.SUSPECTED:
-            self.send(getattr(signals, event.kind), event.about)
+        if event.name != "endpoint_suspected":
+            self.send(getattr(signals, event.name), event.about)
 
     def send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
         """Send a signal."""
