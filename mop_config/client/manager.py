@@ -122,13 +122,11 @@ class BaseManager:
         self._transport_options: dict[str, Any] = {**options}
         self._network_options = network = TransportOptions(**self._transport_options | _HTTP1_ONLY)
         trust = None if trusted_keys is None else Trust(trusted_keys, policy.max_endpoints, file)
-        built_in = rules.config_of(api_endpoints, socket_endpoints)
+        seed = rules.config_of(api_endpoints, socket_endpoints)
         urls = rules.checked_urls(config_urls)
-        https_only = trust is None and not allow_http_lists
-        rules.check_token(token)
         interval = checked_number("update_interval", update_interval, " seconds")
         settings = ManagerSettings(
-            built_in, urls, trust, https_only, allow_http, network, token, interval, watch, report
+            seed, urls, trust, allow_http_lists, allow_http, network, token, interval, watch, report
         )
         self._state = state = ClientState(policy, self, resolver_of(resolver, resolve))
         self._lists = EndpointLists(state, settings, file)

@@ -1,16 +1,11 @@
-"""``ListUpdates``: fetches the endpoint list from servers, and sends reports to the list's server.
+"""``ListUpdates``: fetches the endpoint list from servers, and sends reports to its server."""
 
-``ListSearch`` asks the sources of an update in parallel, so that dead sources cost no time.
-"""
-
-import contextlib
 import json
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from logging import INFO, WARNING
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -50,88 +45,6 @@ REFUSED = 86400.0
 MAX_BYTES, MAX_COUNT = 4096, 10_000
 
 
-@dataclass(eq=False)
-class ListSearch:
-    """One search for a list, over the sources of an update.
-
-    Attributes:
-        lists: The lists of the manager.
-        client: Sends the requests; its ``abort`` ends the search.
-        known: The state of the manager, with the sources in their order.
-        any_healthy: Returns whether an endpoint of a new list is healthy.
-        token: Token to send, or None.
-        server_names: Name for TLS and ``Host`` by origin, if different from the URL's host.
-    """
-
-    lists: EndpointLists
-    client: HttpClient
-    known: rules.UpdateContext
-    any_healthy: rules.Check
-    token: str | None
-    server_names: dict[str, str]
-
-    def __post_init__(self) -> None:
-        self._events: SimpleQueue[tuple[int, rules.SourceAnswer | Exception]] = SimpleQueue()
-
-    def run(self) -> rules.SourceAnswer:
-        """Run the search to its end.
-
-        Raises:
-            UpdateFailed: If no list was found.
-            UpdateRefused: If no list found may be applied.
-            RuntimeError: If the machine has no thread left.
-        """
-        count = len(self.known.sources)
-        started = 0
-        next_at = 0.0
-        errors: dict[int, Exception] = {}
-        while not self.client.aborted and len(errors) < count:
-            pause = None  # wait until a source reports
-            if started < count:
-                pause = max(0.0, next_at - time.monotonic())
-            if pause == 0.0:
-                start_thread(self._run_source, "mop-config-list", started)
-                started += 1
-                next_at = time.monotonic() + STAGGER
-                continue
-            try:
-                position, event = self._events.get(timeout=pause)
-            except Empty:
-                continue
-            if isinstance(event, rules.SourceAnswer):
-                return event
-            if isinstance(event, UpdateUntrusted):
-                self.lists.report_refused("remote", event)
-            if not isinstance(event, (UpdateFailed, UpdateRefused)):
-                raise event
-            errors[position] = event
-            next_at = 0.0
-        raise rules.combined_error([errors[position] for position in sorted(errors)])
-
-    def _run_source(self, position: int) -> None:
-        source = self.known.sources[position]
-        try:
-            answer = rules.update(source, self.known, self._fetch, self.any_healthy)
-            self._events.put((position, answer))
-        except Exception as error:
-            self._events.put((position, error))
-
-    def _fetch(self, url: str, etag: str | None, wait: int, with_token: bool) -> HttpReply:
-        policy = self.lists.state.policy
-        accepted = MEDIA_TYPE if self.known.trust is not None else "application/json"
-        tag = {} if etag is None else {"If-None-Match": etag}
-        request = HttpRequest(
-            url,
-            time.monotonic() + policy.total_timeout + wait,
-            policy.max_list_bytes,
-            headers={"Accept": accepted, "Accept-Encoding": "gzip", **tag},
-            token=self.token if with_token else None,
-            server_names=self.server_names,
-            https_only=self.known.https_only,
-        )
-        return self.client.request(request)
-
-
 class ListUpdates:
     """The updates of a manager's list, until ``close`` cancels them for good.
 
@@ -141,36 +54,19 @@ class ListUpdates:
     """
 
     def __init__(self, lists: EndpointLists, any_healthy: rules.Check) -> None:
+        policy, options = lists.state.policy, lists.settings.options
+        look_up = max(policy.connect_timeout, policy.health_timeout)
+        dial = options.for_dial(policy.connect_timeout, look_up=look_up)
+        self._client = HttpClient(dial, lists.state.resolver, proxy_for=options.proxy_for)
         self._lists = lists
         self._any_healthy = any_healthy
-        self._clients: set[HttpClient] = set()  # of the running searches and reports
-        self._closed = False
         #: Source of the next long poll; None: the next update asks all sources without waiting.
         self._watched: str | None = None
         self._in_a_row = 0  # failed updates
 
     def close(self) -> None:
         """Cancel all requests; takes no lock, so a finalizer may call it."""
-        self._closed = True
-        for client in list(self._clients):
-            client.abort()
-
-    @contextlib.contextmanager
-    def _client(self) -> Iterator[HttpClient]:
-        """Yield a client for the sources of lists; its requests end with the context."""
-        policy = self._lists.state.policy
-        options = self._lists.settings.options
-        look_up = max(policy.connect_timeout, policy.health_timeout)
-        dial = options.for_dial(policy.connect_timeout, look_up=look_up)
-        client = HttpClient(dial, self._lists.state.resolver, proxy_for=options.proxy_for)
-        self._clients.add(client)
-        try:
-            if self._closed:
-                client.abort()
-            yield client
-        finally:
-            client.abort()
-            self._clients.discard(client)
+        self._client.abort()
 
     def update(self, fallback: str | None, token: str | None, *, force: bool) -> bool:
         """Update the list for the application; return whether the list has changed.
@@ -199,8 +95,72 @@ class ListUpdates:
             known = known._replace(sources=(watched,), wait=wait)
         sent = rules.current_token(lists.settings.token if token is None else token)
         names = lists.server_names(fallback)
-        with self._client() as client:
-            return ListSearch(lists, client, known, self._any_healthy, sent, names).run()
+        policy = lists.state.policy
+        accepted = MEDIA_TYPE if known.trust is not None else "application/json"
+
+        def fetch(url: str, etag: str | None, wait: int, with_token: bool) -> HttpReply:
+            tag = {} if etag is None else {"If-None-Match": etag}
+            request = HttpRequest(
+                url,
+                time.monotonic() + policy.total_timeout + wait,
+                policy.max_list_bytes,
+                headers={"Accept": accepted, "Accept-Encoding": "gzip", **tag},
+                token=sent if with_token else None,
+                server_names=names,
+                https_only=known.https_only,
+            )
+            return self._client.request(request)
+
+        def ask(source: str) -> rules.SourceAnswer:
+            return rules.update(source, known, fetch, self._any_healthy)
+
+        return self._first_answer(known.sources, ask)
+
+    def _first_answer(
+        self, sources: Sequence[str], ask: Callable[[str], rules.SourceAnswer]
+    ) -> rules.SourceAnswer:
+        """Ask the sources side by side, so that dead sources cost no time; return the first answer.
+
+        A source that is asked when another answers goes on to the end of its own time.
+
+        Raises:
+            UpdateFailed: If no list was found.
+            UpdateRefused: If no list found may be applied.
+            RuntimeError: If the machine has no thread left.
+        """
+        events: SimpleQueue[tuple[int, rules.SourceAnswer | Exception]] = SimpleQueue()
+
+        def run(position: int) -> None:
+            try:
+                events.put((position, ask(sources[position])))
+            except Exception as error:
+                events.put((position, error))
+
+        started = 0
+        next_at = 0.0
+        errors: dict[int, Exception] = {}
+        while not self._client.aborted and len(errors) < len(sources):
+            pause = None  # wait until a source reports
+            if started < len(sources):
+                pause = max(0.0, next_at - time.monotonic())
+            if pause == 0.0:
+                start_thread(run, "mop-config-list", started)
+                started += 1
+                next_at = time.monotonic() + STAGGER
+                continue
+            try:
+                position, event = events.get(timeout=pause)
+            except Empty:
+                continue
+            if isinstance(event, rules.SourceAnswer):
+                return event
+            if isinstance(event, UpdateUntrusted):
+                self._lists.report_refused("remote", event)
+            if not isinstance(event, (UpdateFailed, UpdateRefused)):
+                raise event
+            errors[position] = event
+            next_at = 0.0
+        raise rules.combined_error([errors[position] for position in sorted(errors)])
 
     def run(self) -> float:
         """Update the list in the background; return the seconds until the next update.
@@ -242,7 +202,7 @@ class ListUpdates:
         )
         expected = is_absence and not settings.config_urls
         repeated = settings.watch and self._in_a_row > 0
-        if not self._closed:
+        if not self._client.aborted:
             name = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
             logger.log(INFO if expected or repeated else WARNING, "%s%s", name, error)
 
@@ -277,8 +237,7 @@ class ListUpdates:
             cut=True,
         )
         try:
-            with self._client() as client:
-                status = client.request(request).status
+            status = self._client.request(request).status
         except (OSError, ValueError, RuntimeError, MemoryError):
             return pause
         if 200 <= status < 300:

@@ -58,7 +58,7 @@ class ManagerSettings(NamedTuple):
         built_in: The built-in endpoints.
         config_urls: Servers from which updates fetch the list, besides the endpoints.
         trust: Verifies signed lists; None if lists need not be signed.
-        https_only: Whether a list is accepted over https or from this machine only.
+        allow_http_lists: Whether an unsigned list is accepted over plain http from other machines.
         allow_http: Whether a list received over https may name endpoints over plain http.
         options: Options of the connections.
         token: The bearer token for sources of lists, or a function that returns the token.
@@ -70,7 +70,7 @@ class ManagerSettings(NamedTuple):
     built_in: EndpointConfig
     config_urls: tuple[str, ...]
     trust: Trust | None
-    https_only: bool
+    allow_http_lists: bool
     allow_http: bool
     options: TransportOptions
     token: rules.Token
@@ -101,6 +101,7 @@ class EndpointLists:
         self.save_later: Callable[[], None] | None = None
         self._path = path
         self._trust = settings.trust
+        rules.check_token(settings.token)
         self._unsaved = self._save_failed = False
         # The lock makes accepting a signed list and putting it into the pools one step. So of two
         # lists that arrive at once, the newer list stays.
@@ -205,7 +206,7 @@ class EndpointLists:
             configured=configured,
             trust=settings.trust,
             allow_http=settings.allow_http or bool(rules.urls_of(self.config, rules.is_plain)),
-            https_only=settings.https_only,
+            https_only=settings.trust is None and not settings.allow_http_lists,
         )
 
     def server_names(self, fallback: str | None = None) -> dict[str, str]:
