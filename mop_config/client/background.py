@@ -73,7 +73,8 @@ class Background:
         self._wakeups: dict[str, queue.SimpleQueue[None]] = {
             name: queue.SimpleQueue() for name in self._works
         }
-        self._lock = threading.Lock()
+        # Reentrant: a ``__del__`` of the application may send a request, which wakes the loop.
+        self._lock = threading.RLock()
         self._loops: dict[str, threading.Thread] = {}
         self._checking: list[threading.Thread] = []
         with state:
@@ -253,14 +254,14 @@ class Lifecycle:
             if not self.is_running:
                 self.tasks.start()
                 self.is_running = True
-                self._lists.state.on_urgent = self._lists.save_later = self.tasks.wake
+                self._lists.state.wake = self.tasks.wake
                 self.tasks.wake()  # an endpoint may have become urgent meanwhile
 
     def stop(self) -> None:
         """Stop the threads within a second, and save the list."""
         with self._lock:
             if self.is_running:
-                self._lists.state.on_urgent = self._lists.save_later = None
+                self._lists.state.wake = None
                 self.tasks.stop()
                 self.tasks = Background(self._lists, self._health)
             self.is_running = False
@@ -271,8 +272,8 @@ class Lifecycle:
         state = self._lists.state
         self._lock = threading.Lock()
         self._lists.reset_after_fork()
-        state.on_urgent = None  # would wake the parent's loop
+        state.wake = None  # would wake the parent's loop
         self.tasks = Background(self._lists, self._health)
         if self.is_running:
-            state.on_urgent = self._lists.save_later = self.tasks.wake
+            state.wake = self.tasks.wake
             state.api.urgent = True  # so the first use starts the threads

@@ -90,15 +90,12 @@ class EndpointLists:
     Attributes:
         kept: The origin, the room and the ETags of the list in use; its ``config`` is empty,
             because the pools hold the endpoints.
-        save_later: Asks a running manager to call ``save`` in its own thread; None to save at
-            once.
     """
 
     def __init__(self, state: ClientState, settings: ManagerSettings, path: Path | None) -> None:
         self.state = state
         self.settings = settings
         self.kept = CachedList("none")
-        self.save_later: Callable[[], None] | None = None
         self._path = path
         self._trust = settings.trust
         rules.check_token(settings.token)
@@ -331,7 +328,7 @@ class EndpointLists:
             room = news.room_id or old.room_id
             self.kept = news._replace(saved_at=time.time(), room_id=room, etags=etags)
         self._unsaved = True
-        (self.save_later or self.save)()
+        (self.state.wake or self.save)()  # the loop of a running manager saves the list
         if changes:
             about = {
                 word: sorted({change.endpoint.url for change in changes if change.sign == sign})

@@ -63,6 +63,7 @@ class ClientState:
         pools: The pools ``api`` and ``socketio``.
         resolver: Resolves hosts for requests, checks and updates.
         secure_cookies: Names of the cookies that an endpoint has set with ``Secure``.
+        wake: Wakes the loop of the manager's health checks; None while it does not run.
         loop: The event loop in which signals are sent. None: signals are sent at once, in the
             thread of the event.
     """
@@ -79,7 +80,7 @@ class ClientState:
         self.budget = Budget(policy)
         self.resolver = resolver or Resolver()
         self.secure_cookies: set[bytes] = set()
-        self.on_urgent: Callable[[], None] | None = None  # called for an urgent probe
+        self.wake: Callable[[], None] | None = None
         self.on_fork: Callable[[], None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self._sender = weakref.ref(sender)
@@ -106,8 +107,8 @@ class ClientState:
         events = api.events + socketio.events
         api.events, socketio.events = [], []
         self._lock.release()
-        if urgent and self.on_urgent is not None:
-            self.on_urgent()
+        if urgent and self.wake is not None:
+            self.wake()
         for event in events:
             self._announce(event)
 
