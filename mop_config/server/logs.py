@@ -14,14 +14,15 @@ the handler's lock, and its ``stop`` waits without a limit.
 import atexit
 import contextlib
 import copy
+import io
 import logging
 import os
 import re
-import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from logging.handlers import WatchedFileHandler
 from queue import Empty, SimpleQueue
 
 from ..model.endpoint import rfc3339
@@ -114,9 +115,6 @@ class LogQueue:
                     self._running = True
 
     def _run(self) -> None:
-        # While the main thread blocks SIGHUP until its handler is installed, a thread that accepts
-        # SIGHUP would end the process.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             write = self._writes.get()
             try:
@@ -181,66 +179,42 @@ class QueuedHandler(logging.Handler):
             self.target.emit(record)
 
 
-class DescriptorStream:
-    """A stream that writes to a descriptor, in UTF-8 in any locale.
+class UnbufferedFileHandler(WatchedFileHandler):
+    """Writes to a file without a buffer, and opens the file anew after it was moved away."""
 
-    The stream has no buffer, no lock, and no ``close`` that could wait for the disk.
+    def _open(self) -> io.TextIOWrapper:
+        return _unbuffered(self.baseFilename, "a")
 
-    Args:
-        descriptor: The descriptor.
-        path: Path of the file, so that the file can be reopened; None for no file.
-    """
-
-    def __init__(self, descriptor: int, path: str | None = None) -> None:
-        self._descriptor = descriptor
-        self._path = path
-
-    def write(self, text: str) -> None:
-        """Write a text.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        data = text.encode("utf-8", "backslashreplace")
-        while data:
-            data = data[os.write(self._descriptor, data) :]
-
-    def reopen(self) -> None:
-        """Reopen the file, because it was moved away."""
-        if self._path is not None:
-            fresh = _append(self._path)
-            os.dup2(fresh, self._descriptor, inheritable=False)
-            os.close(fresh)
+    def reopenIfNeeded(self) -> None:  # noqa: N802 - the method's name
+        """Open the file anew, unless this process may not look at it: root may have opened it."""
+        with contextlib.suppress(OSError):
+            super().reopenIfNeeded()
 
 
-def _append(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+def _unbuffered(file: str | int, mode: str) -> io.TextIOWrapper:
+    """Return a stream in UTF-8 in any locale, whose ``close`` has nothing to write."""
+    raw = io.FileIO(file, mode, closefd=isinstance(file, str))
+    return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
 
 
 def queued(handler: logging.Handler) -> logging.Handler:
     """Return a handler that puts records into the queue for this handler, which may block.
 
-    A handler of a file or a standard stream writes through a ``DescriptorStream``, and raises if it
-    fails, so that the queue counts the record as lost.
+    A handler of a file or a standard stream gets a stream without a buffer.
     """
     if isinstance(handler, QueuedHandler):
         return handler
-    if isinstance(handler, logging.StreamHandler):
-        handler.handleError = _raise  # type: ignore[method-assign]
     if type(handler) is logging.FileHandler:
         handler.close()
-        path = handler.baseFilename
-        handler.stream = DescriptorStream(_append(path), path)  # type: ignore[assignment]
-    elif isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
+        file = UnbufferedFileHandler(handler.baseFilename)
+        file.setFormatter(handler.formatter)
+        file.setLevel(handler.level)
+        return QueuedHandler(file)
+    if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
         # If a program, such as a test, has replaced the stream, it may have no descriptor.
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            handler.setStream(DescriptorStream(handler.stream.fileno()))
+            handler.setStream(_unbuffered(handler.stream.fileno(), "w"))
     return QueuedHandler(handler)
-
-
-def _raise(record: logging.LogRecord) -> None:  # noqa: ARG001 - the method's parameter
-    if error := sys.exception():
-        raise error
 
 
 def log_to_stderr() -> None:

@@ -1,10 +1,14 @@
-"""Masking replaces secrets in log lines, and no other text."""
+"""Masking replaces secrets in log lines, and no other text; the file of the log."""
 
 import logging
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from mop_config.server.logs import LineFormatter, masked
+from mop_config.server.logs import LineFormatter, UnbufferedFileHandler, masked
+
+from ..users import ALICE, as_user, needs_root
 
 TOKEN = "mop_Ab3-_xyzAb3-_xyzAb3-_xyzAb3-_xyzAb3-_xyz123"
 
@@ -56,3 +60,14 @@ def test_our_own_lines_are_masked() -> None:
     line = LineFormatter().format(record)
     assert "ValueError: ***" in line
     assert TOKEN not in line
+
+
+@needs_root
+def test_a_worker_that_may_not_enter_the_folder_of_the_log_writes_on(tmp_path: Path) -> None:
+    """A file that root has opened takes the lines of workers of another user (``--user``)."""
+    path = tmp_path / "private" / "log"
+    path.parent.mkdir(0o700)
+    record = logging.LogRecord("n", 20, "p", 1, "a line", (), None)
+    with closing(UnbufferedFileHandler(str(path))) as handler:
+        as_user(ALICE, lambda: handler.emit(record))
+    assert path.read_text() == "a line\n"

@@ -5,7 +5,6 @@ the client sends is not logged as the user, and no text of a client can forge a 
 """
 
 import logging
-import re
 from datetime import timedelta
 from time import monotonic
 from types import SimpleNamespace
@@ -15,11 +14,8 @@ from gunicorn.glogging import Logger, SafeAtoms, loggers
 
 from ...model.printable import printable
 from ..auth import USER
-from ..logs import MASK, DescriptorStream, LineFormatter, masked, queued
+from ..logs import LineFormatter, masked, queued
 from ..web.asgi import Receive, Scope, Send, whole_environ
-
-#: Headers with secrets, which must not get into the log in any ``--access-logformat``.
-_SECRET = re.compile(r"\{(http_)?(proxy[-_])?(authorization|cookie)\}[ie]", re.IGNORECASE)
 
 
 class Atoms(SafeAtoms):  # type: ignore[misc]
@@ -27,8 +23,6 @@ class Atoms(SafeAtoms):  # type: ignore[misc]
 
     def __getitem__(self, k: str) -> Any:
         value = super().__getitem__(k)
-        if _SECRET.fullmatch(k) and value != "-":
-            return MASK
         return printable(masked(value)) if isinstance(value, str) else value
 
 
@@ -42,7 +36,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.setFormatter(LineFormatter())
-        for log in _loggers():
+        for log in (logging.root, *loggers()):
             log.handlers[:] = [queued(handler) for handler in log.handlers]
         logging.raiseExceptions = False  # would write tracebacks to standard error
         ours = logging.getLogger("mop_config")
@@ -52,22 +46,9 @@ class GunicornLogger(Logger):  # type: ignore[misc]
         ours.setLevel(self.error_log.level)
         ours.propagate = False
 
-    def reopen_files(self) -> None:
-        """Reopen the log files on SIGUSR1, after they were moved away."""
-        super().reopen_files()
-        for log in _loggers():
-            for handler in log.handlers:
-                stream = getattr(getattr(handler, "target", None), "stream", None)
-                if isinstance(stream, DescriptorStream):
-                    stream.reopen()
-
     def _get_user(self, environ: dict[str, Any]) -> str | None:
         # gunicorn would log any name that the client sends in Basic credentials.
         return environ.get(USER)
-
-
-def _loggers() -> list[logging.Logger]:
-    return [logging.root, *loggers()]
 
 
 async def answer_and_log(app: Any, log: Any, scope: Scope, receive: Receive, send: Send) -> None:
