@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import sys
+from pathlib import Path
 
 import click
 
@@ -43,12 +44,12 @@ def serve(**options: str | None) -> None:
     passed = {"LISTEN_FDS", "GUNICORN_FD"} & os.environ.keys()
     if not passed and not any(word == "--bind" or word.startswith("-b") for word in arguments):
         _check_port(process)
+    # The current folder stays off the import path, where a gunicorn.py would be imported. SIGUSR2
+    # starts the same script again, with the same environment.
+    os.environ["PYTHONSAFEPATH"] = "1"
     command = [
-        # -P keeps the current folder off the path, where a gunicorn.py would be imported.
         sys.executable,
-        "-P",
-        "-m",
-        "mop_config.server.gunicorn.main",
+        str(Path(__file__).parents[1] / "server/gunicorn/main.py"),
         "--config=python:mop_config.server.gunicorn_conf",
         "mop_config:create_app()",
     ]

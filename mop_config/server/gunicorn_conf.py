@@ -78,7 +78,6 @@ def on_starting(server: Any) -> None:
     lost_hooks.note("on_starting")
     server.handle_hup = partial(server.kill_workers, signal.SIGHUP)
     let_newborns_end()
-    _repair_upgrade(server.START_CTX)
     _make_metrics_folder(server)
     _hand_records_over(server)
 
@@ -118,21 +117,17 @@ def let_newborns_end() -> None:
     that serves no request yet may end at once. The signals are blocked around the fork, because
     Python forgets a signal that reaches the child before its first bytecode.
     """
-    master = os.getpid()  # forks of the workers must not be changed
-
-    def mask(how: int) -> None:
-        if os.getpid() == master:
-            signal.pthread_sigmask(how, _ENDING)
+    master = os.getpid()
 
     def begin() -> None:
-        if os.getppid() == master:
+        if os.getppid() == master:  # a fork of a worker keeps the worker's handlers
             for number in _ENDING:
                 signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
     os.register_at_fork(
-        before=partial(mask, signal.SIG_BLOCK),
-        after_in_parent=partial(mask, signal.SIG_UNBLOCK),
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _ENDING),
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _ENDING),
         after_in_child=begin,
     )
 
@@ -149,17 +144,6 @@ def _make_metrics_folder(server: Any) -> None:
         server.log.warning("each worker's metrics speak for it alone: %s", error)
     else:
         os.environ[metrics.VARIABLE] = str(server.mop_config_metrics)
-
-
-def _repair_upgrade(start: dict[Any, Any]) -> None:
-    # SIGUSR2 starts a new gunicorn by the path of its script. Under "python -m gunicorn" this path
-    # is a module of the package, which cannot run as a script.
-    interpreter, _, *arguments = start["args"]
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is not None:
-        safe = ["-P"] if sys.flags.safe_path else []
-        name = spec.name.removesuffix(".__main__")
-        start["args"] = [interpreter, *safe, "-m", name, *arguments]
 
 
 def on_exit(server: Any) -> None:

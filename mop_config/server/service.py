@@ -306,8 +306,6 @@ class ConfigService:
 
     def _after_turn(self) -> None:
         """Do the periodic work of the process; the reload thread calls this after each turn."""
-        if self.signer.key is not None:
-            self.responder.prepare()
         if self.authenticator is not None:
             self.authenticator.refresh()
         self._write_record()

@@ -182,12 +182,13 @@ def test_a_storm_while_the_file_is_written_in_place(tmp_path: Path, worker_class
     assert len(answers) > 5
 
 
+@pytest.mark.parametrize("script", [True, False], ids=["gunicorn", "serve"])
 @pytest.mark.parametrize("worker_class", ["asgi", "gthread"])
-def test_an_upgrade_of_gunicorn_itself(tmp_path: Path, worker_class: str) -> None:
+def test_an_upgrade_of_gunicorn_itself(tmp_path: Path, worker_class: str, script: bool) -> None:
     """SIGUSR2 and then SIGTERM to the old master upgrade the code without a failed request."""
     file = tmp_path / "endpoints.txt"
     file.write_text(text(0))
-    command = gunicorn_command(module=True)
+    command = gunicorn_command() if script else [sys.executable, "-m", "mop_config", "serve"]
     with running(tmp_path, file, command=command, WORKER_CLASS=worker_class) as server:
         olds = server.workers
         server.send(signal.SIGUSR2)

@@ -10,11 +10,12 @@ pinned, and tests of real workers check them.
 """
 
 import asyncio
+import contextlib
 import inspect
-import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -36,16 +37,17 @@ from ..web.guards import MAX_BODY
 from .logger import answer_and_log
 from .protocol import OVERHEAD, HttpProtocol, error_page
 
-logger = logging.getLogger(__name__)
-
 #: Descriptors that a worker needs beside those of its connections.
 OWN_DESCRIPTORS = 100
-#: Descriptors requested beside those of the connections, as far as the hard limit allows.
-SPARE_DESCRIPTORS = 2000
+#: The soft limit of descriptors, as far as the hard limit allows.
+MOST_DESCRIPTORS = 65_536
 #: Connections that a worker accepts beside those of its parked requests.
 SPARE_CONNECTIONS = 2000
 #: Longest body of a request to an application that is not ours, unless it sets a limit.
 GUEST_MAX_BODY = 16 * 1024 * 1024
+#: Bytes of an answer that the kernel takes beyond those on their way to the client. The others stay
+#: in the worker's buffer, so that the deadline of ``HttpProtocol`` sees whether the client reads.
+MOST_UNSENT = 128 * 1024
 #: Seconds for which an ending worker keeps idle connections: a request may be on its way.
 LINGER = 0.5
 
@@ -108,16 +110,10 @@ class ServiceWorker:
         util.write_error = write_error
         super().load_wsgi()  # type: ignore[misc]
         services = [*SERVICES]
-        most = self.room() // (len(services) or 1)
+        room = self.room()
         for service in services:
-            responder = service.responder
             wanted = service.settings.max_waiters
-            if wanted is None and not is_asgi(self.wsgi):
-                responder.max_waiters = most
-            responder.max_waiters = min(responder.max_waiters, most)
-            if wanted is not None and wanted > most:
-                given = "ENDPOINT_MAX_WAITERS=%d: this %s has room for %d"
-                logger.warning(given, wanted, type(self).__name__, most)
+            service.responder.max_waiters = room if wanted is None else min(wanted, room)
             service.metrics.start(os.environ.get(metrics.VARIABLE))
             service.start()
         self.services = services
@@ -203,6 +199,9 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         self.max_request = self.max_body + OVERHEAD
         server = _WorkerServer(config)
         server.worker = self
+        for listener in self.sockets:
+            with contextlib.suppress(OSError):  # a unix socket
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, server.end, number != signal.SIGTERM)
@@ -249,20 +248,11 @@ def write_error(sock: Any, status_int: int, _reason: str, _mesg: str) -> None:
 
 
 def fit_connections(wanted: int) -> int:
-    """Return how many connections the limit of descriptors allows, at most ``wanted``.
+    """Raise the soft limit of descriptors, and return how many of the connections it allows.
 
-    The soft limit is raised as far as needed and allowed. A worker without a spare descriptor could
-    not read the endpoint file.
+    A worker without a spare descriptor could not read the endpoint file.
     """
-    needed = wanted + SPARE_DESCRIPTORS
-    unlimited = resource.RLIM_INFINITY
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != unlimited and soft < needed:
-        soft = needed if hard == unlimited else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    room = wanted if soft == unlimited else soft - OWN_DESCRIPTORS
-    if room < wanted:
-        logger.warning(
-            "the limit of descriptors leaves room for %d connections, not %d", room, wanted
-        )
-    return max(1, min(wanted, room))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(wanted, soft - OWN_DESCRIPTORS))

@@ -170,7 +170,6 @@ class Responder:
         self.store = store
         self._signer = signer
         self.lock = threading.Lock()
-        self._signed: Snapshot | None = None  # the signed list at the last ``prepare``
         self.max_waiters = 0
         self.waiters = 0
 
@@ -226,16 +225,6 @@ class Responder:
                 return problem(*self._signer.refusal())
             snapshot = found
         return respond_conditionally(snapshot, environ, dated=dated)
-
-    def prepare(self) -> None:
-        """Sign the served list before the first request for it, since a large list takes a moment.
-
-        If the signed list has changed, its long polls are woken.
-        """
-        signed = self._signer.signed(self.store.view.snapshot)
-        if signed is not self._signed:
-            self._signed = signed
-            self.store.wake()
 
 
 @dataclass(slots=True, eq=False)

@@ -307,8 +307,8 @@ class SnapshotStore:
     Attributes:
         view: The current view.
         closing: Whether the process shuts down, so that no request may be parked any more.
-        listeners: Functions that are called, in any thread, when the served list changes, when it
-            is signed again, and when the process shuts down. They must be safe in a signal handler.
+        listeners: Functions that are called, in any thread, when the served list changes and when
+            the process shuts down. They must be safe in a signal handler.
     """
 
     def __init__(
@@ -326,7 +326,7 @@ class SnapshotStore:
         self.wake()
 
     def wake(self) -> None:
-        """Wake all parked requests: the served list has changed, or was signed again."""
+        """Wake all parked requests: the served list has changed, or the process shuts down."""
         for listener in tuple(self.listeners):
             listener()
 
