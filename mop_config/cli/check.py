@@ -12,7 +12,7 @@ from ..model.address import secret_part, without_userinfo
 from ..model.endpoint import EndpointConfig, Kind, dumps
 from ..model.printable import blanked, plural
 from ..server.parsing.problems import Problem, Severity
-from ..server.state.releases import missing_confirmations
+from ..server.parsing.render import missing_confirmations
 from .input import Reading, env_file_option, read, warn
 from .output import ListChanges, complain, counts_of, json_text, plan_lines, say
 from .probe import EndpointCheck, check_endpoints
@@ -93,8 +93,7 @@ def _print_change(reading: Reading, served: EndpointConfig, url: str) -> None:
 
 def _unconfirmed(reading: Reading, served: EndpointConfig, used: bytes = b"") -> list[str]:
     """Return the confirming lines that a text lacks, beside those that are in the text ``used``."""
-    rendering, settings, data = reading.rendering, reading.settings, reading.data
-    return missing_confirmations(rendering, settings, data, dumps(served), used)
+    return missing_confirmations(reading.rendering, reading.settings, dumps(served), used)
 
 
 def _document(reading: Reading, *, ok: bool) -> dict[str, object]:

@@ -19,10 +19,17 @@ from ..errors import AddressError, MopConfigError, SourceError
 from ..model.address import EtcdAddress
 from ..model.endpoint import EndpointConfig, Kind, read_own
 from ..server.parsing.problems import Code, Problem
-from ..server.parsing.render import EMPTY, EMPTY_BODY, Rendering, decode, render
+from ..server.parsing.render import (
+    EMPTY,
+    EMPTY_BODY,
+    Rendering,
+    check_acceptable,
+    decode,
+    render,
+    with_planned_refusals,
+)
 from ..server.settings import Settings
 from ..server.sources import SCHEME, open_source
-from ..server.state.releases import check_acceptable, with_planned_refusals
 from .output import complain
 from .server_api import fetch, is_url, read_file, read_token
 

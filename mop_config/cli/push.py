@@ -6,10 +6,10 @@ from dataclasses import replace
 import click
 
 from ..errors import MopConfigError
+from ..server.parsing.render import check_removals
 from ..server.settings import Settings
 from ..server.sources import SCHEME
 from ..server.sources.file import FileSource
-from ..server.state.releases import check_removals
 from .input import env_file_option, etcd_key, judged
 from .output import json_text, say
 from .texts import EtcdTarget, TextDifference, replace_text
@@ -48,7 +48,7 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> N
         raise MopConfigError(f"{file} has errors ({reading.rendering.errors}): nothing is written")
     old = target.read()
     previous = target.revision
-    check_removals(reading.rendering, settings, reading.data, old, time.time())
+    check_removals(reading.rendering, settings, old, time.time())
     difference = TextDifference(old, reading.data, settings, time.time(), str(target), file)
     if not as_json:
         difference.print()

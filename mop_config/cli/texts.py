@@ -20,13 +20,13 @@ from ..files import replacing
 from ..model.address import EtcdAddress, without_userinfo
 from ..model.endpoint import Difference
 from ..server.parsing.problems import Code
-from ..server.parsing.render import EMPTY_BODY, render, render_body
+from ..server.parsing.render import EMPTY_BODY, missing_confirmations, render, render_body
 from ..server.settings import Settings
 from ..server.sources import check_source, open_source
 from ..server.sources.etcd import EtcdSource, encode
 from ..server.sources.file import FileSource, SourceText
 from ..server.state import directory as records
-from ..server.state.releases import LastGood, ReleaseStore, missing_confirmations
+from ..server.state.releases import LastGood, ReleaseStore
 from .output import AS_ROOT, COLOURS, say
 
 #: Number of lines above which texts are compared by their endpoints only.
@@ -96,10 +96,11 @@ class GoodTexts(NamedTuple):
         rendering = render(data, settings.rules, EMPTY_BODY, time.time())
         added: list[str] = []
         # Repeat, because a confirming line that the served text has too counts only as an addition.
-        while lines := missing_confirmations(rendering, settings, data, body, served.data):
-            data = b"\n".join([data.removesuffix(b"\n"), *map(str.encode, lines), b""])
+        while lines := missing_confirmations(rendering, settings, body, served.data):
+            text = [rendering.data.removesuffix(b"\n"), *map(str.encode, lines), b""]
+            rendering = rendering._replace(data=b"\n".join(text))
             added += lines
-        return data, added
+        return rendering.data, added
 
     def find(self, release: str) -> LastGood:
         """Return the newest text of a release.

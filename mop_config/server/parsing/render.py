@@ -1,8 +1,14 @@
-"""Render the bytes of an endpoint file into the bodies that are served. Pure."""
+"""Render the bytes of an endpoint file into the bodies that are served. Pure.
+
+The guard, ``check_replaces``, decides whether a rendered text may replace the list before.
+"""
 
 import codecs
 import gzip
 import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
@@ -16,15 +22,20 @@ from ...model.endpoint import (
     assemble,
     difference,
     dumps,
+    iter_endpoints,
+    rfc3339,
 )
-from ..settings import UrlRules
+from ...model.printable import plural
+from ..settings import Settings, UrlRules
 from .attributes import ALWAYS, FOREVER, PlannedChange
 from .parser import EndpointFile, Entry, Problems, Section, parse
-from .problems import Code, Problem, Severity
+from .problems import MAX_KEPT, Code, Problem, Severity
 
 GZIP_LEVEL = 6
 #: Problems that one log line names.
 MAX_LOGGED = 5
+#: Bytes of text that are rendered to judge the next boundaries; the first is judged in any case.
+MAX_JUDGED = 1 << 18
 #: The empty list, which is served as long as no valid list has been loaded.
 EMPTY_BODY = dumps(EndpointConfig())
 
@@ -154,6 +165,7 @@ class Rendering(NamedTuple):
     """The result of rendering a file, before the decision whether it may be served.
 
     Attributes:
+        data: The text.
         body: The wire form of the list.
         gzip: The compressed body, or None if compression does not make it smaller.
         etag: Hash of the body, without quotes.
@@ -167,6 +179,7 @@ class Rendering(NamedTuple):
         boundary: POSIX seconds of the last boundary that has passed; 0 if there is none.
     """
 
+    data: bytes
     body: bytes
     gzip: bytes | None
     etag: str
@@ -244,6 +257,7 @@ def render(data: bytes, rules: UrlRules, served: bytes, at: float = 0.0) -> Rend
     # Without a time stamp, so that the bytes are equal on every node.
     packed = gzip.compress(body, GZIP_LEVEL, mtime=0)
     return Rendering(
+        data=data,
         body=body,
         gzip=packed if len(packed) < len(body) else None,
         etag=hashlib.sha256(body).hexdigest()[:32],
@@ -267,3 +281,163 @@ def render_body(data: bytes, rules: UrlRules, at: float = 0.0) -> bytes | None:
 
 
 EMPTY = render(b"", UrlRules(), EMPTY_BODY)._replace(problems=(), warnings=0)
+
+
+# -- the guard
+
+#: The word for a kind in a confirming line.
+_WORDS = {Kind.API: "api", Kind.SOCKETIO: "socket"}
+_CONFIRMATION = re.compile(rb"\s*#\s*confirm:\s*removes\s+([0-9]{1,9})\s+(api|socket)\s*")
+
+
+def check_replaces(rendering: Rendering, settings: Settings, before: Rendering | None) -> None:
+    """Decide whether a rendered text may replace the one before.
+
+    Args:
+        rendering: The rendered text.
+        settings: The limits of what is acceptable.
+        before: The text before; its body is not used. None without any.
+
+    Raises:
+        SourceError: With code ``strict``, ``no-endpoints``, ``too-few`` or ``too-many-removed``.
+    """
+    if before is None or before.etag == rendering.etag:
+        check_acceptable(rendering, settings, {})
+        return
+    check_acceptable(rendering, settings, {kind: before.count(kind) for kind in Kind})
+    check_removals(rendering, settings, before.data, before.boundary)
+
+
+def check_removals(rendering: Rendering, settings: Settings, last: bytes, at: float) -> None:
+    """Decide whether a text may remove the endpoints of another text that it does not have.
+
+    Args:
+        rendering: The rendered text, which may contain confirming lines.
+        settings: The limit of the share of removed endpoints.
+        last: The text that is replaced; the present settings alone remove none of its endpoints.
+        at: POSIX seconds for which the windows of that text are judged.
+
+    Raises:
+        SourceError: With code ``too-many-removed``.
+    """
+    if settings.max_removed >= 1:
+        return
+    before = render_body(last, settings.rules, at) or rendering.body
+    if lines := missing_confirmations(rendering, settings, before, last):
+        add = "this line" if len(lines) == 1 else "each line"
+        raise SourceError(
+            Code.TOO_MANY_REMOVED,
+            f"the file removes more than {settings.max_removed:.0%} of the endpoints of a kind"
+            f" (ENDPOINT_MAX_REMOVED); to confirm it, add {add}, again if an earlier edit has used"
+            f" it: {' and '.join(lines)}",
+        )
+
+
+def check_acceptable(rendering: Rendering, settings: Settings, served: Mapping[Kind, int]) -> None:
+    """Decide whether a rendered text has few enough errors, and enough endpoints.
+
+    Args:
+        rendering: The rendered text.
+        settings: The limits of what is acceptable.
+        served: Number of endpoints of each kind in the list that would be replaced; empty if no
+            list is served, or the same list.
+
+    Raises:
+        SourceError: With code ``strict``, ``no-endpoints`` or ``too-few``.
+    """
+    if settings.strict and rendering.errors:
+        first = next((p for p in rendering.problems if p.severity is Severity.ERROR), None)
+        errors = plural(rendering.errors, "error")
+        raise SourceError(Code.STRICT, f"{errors}, and ENDPOINT_STRICT is set; first: {first}")
+    left = {kind: rendering.count(kind) for kind in Kind}
+    if any(served.values()) and not any(left.values()) and not settings.allow_empty:
+        raise SourceError(
+            Code.NO_ENDPOINTS,
+            "the file has no usable endpoint, and must not replace a list that has some"
+            " (ENDPOINT_ALLOW_EMPTY=1 would allow it)",
+        )
+    for kind, number in served.items():
+        if number and left[kind] < settings.min_endpoints:
+            usable = plural(left[kind], f"usable {kind.label} endpoint")
+            reason = f"the file has {usable}, and ENDPOINT_MIN_ENDPOINTS is"
+            raise SourceError(Code.TOO_FEW, f"{reason} {settings.min_endpoints}")
+
+
+def missing_confirmations(
+    rendering: Rendering, settings: Settings, before: bytes, confirmed: bytes = b""
+) -> list[str]:
+    """Return the confirming lines that a text lacks for the endpoints that it removes.
+
+    A confirming line is valid for one edit: it counts only if it is in the text more often than in
+    the replaced text.
+
+    Args:
+        rendering: The rendered text.
+        settings: The limit of the share of removed endpoints.
+        before: The wire form of the list that the text replaces.
+        confirmed: The text of that list; its confirming lines were used.
+    """
+    valid = _confirmations(rendering.data) - _confirmations(confirmed)
+    lines = []
+    for kind, word in _WORDS.items():
+        urls = _urls(before, kind)
+        removed = len(urls - _urls(rendering.body, kind))
+        if removed > settings.max_removed * len(urls) and not valid[removed, word]:
+            lines.append(f"# confirm: removes {removed} {word}")
+    return lines
+
+
+def _urls(body: bytes, kind: Kind) -> set[str]:
+    return {endpoint.url for endpoint in iter_endpoints(body, kind)}
+
+
+def _confirmations(text: bytes) -> Counter[tuple[int, str]]:
+    found = map(_CONFIRMATION.fullmatch, text.splitlines())
+    return Counter((int(match[1]), match[2].decode()) for match in found if match)
+
+
+def with_planned_refusals(rendering: Rendering, settings: Settings) -> Rendering:
+    """Add a warning to a rendered text for each of the next boundaries that the guard refuses."""
+    warnings = []
+    for at, refusal in _judge_plan(rendering, settings):
+        if refusal is not None:
+            # No line confirms it beforehand: a confirming line is valid for the edit that adds it.
+            why = str(refusal).partition("; to confirm it")[0]
+            message = f"at {rfc3339(at)} the planned change will be refused: {why}"
+            warnings.append(Problem.of(Code.PLAN_REFUSED, message))
+    return rendering._replace(
+        problems=(*warnings, *rendering.problems)[:MAX_KEPT],
+        warnings=rendering.warnings + len(warnings),
+    )
+
+
+def last_passed(text: bytes, settings: Settings, since: float, until: float) -> float:
+    """Return the last boundary of a text that it passes if each is judged by itself.
+
+    Args:
+        text: The text.
+        settings: The limits of what is acceptable.
+        since: POSIX seconds of the boundary that the text has passed before; returned if it passes
+            no other.
+        until: POSIX seconds before which the other boundaries are.
+    """
+    rendering = render(text, settings.rules, EMPTY_BODY, since)
+    plan = _judge_plan(rendering, settings, until)
+    return max((at for at, refusal in plan if refusal is None), default=since)
+
+
+def _judge_plan(
+    rendering: Rendering, settings: Settings, until: float = FOREVER
+) -> Iterator[tuple[float, SourceError | None]]:
+    """Yield the next boundaries of a rendered text, and why the guard refuses each, or None."""
+    most = max(1, MAX_JUDGED // max(1, len(rendering.data)))
+    boundaries = {change.at for change in rendering.planned if change.at < until}
+    for at in sorted(boundaries)[:most]:
+        later = render(rendering.data, settings.rules, EMPTY_BODY, at)
+        try:
+            check_replaces(later, settings, rendering)
+        except SourceError as refusal:
+            yield at, refusal
+        else:
+            rendering = later
+            yield at, None

@@ -14,18 +14,20 @@ from typing import Any
 from ...errors import SourceError
 from ...model.endpoint import rfc3339
 from ..parsing.problems import MAX_KEPT, Code, Problem
-from ..parsing.render import EMPTY, Rendering, first_problems, render
+from ..parsing.render import (
+    EMPTY,
+    Rendering,
+    check_replaces,
+    first_problems,
+    last_passed,
+    render,
+    with_planned_refusals,
+)
 from ..serving.store import Reload, Result, Snapshot, SnapshotStore, SourceState, Trigger
 from ..settings import Settings
 from ..sources import Source
 from ..sources.file import Fingerprint, identity_of
-from ..state.releases import (
-    LastGood,
-    ReleaseStore,
-    check_replaces,
-    last_passed,
-    with_planned_refusals,
-)
+from ..state.releases import LastGood, ReleaseStore
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +228,7 @@ class Reloader:
         with short_turns():
             served = self.store.view.snapshot.plain.body
             rendering = render(data, self.settings.rules, served, at)
-        return with_planned_refusals(rendering, self.settings)
+            return with_planned_refusals(rendering, self.settings)
 
     def _accept(
         self, text: LastGood, attempt: ReloadAttempt, outdated: Callable[[], bool]
@@ -255,10 +257,10 @@ class Reloader:
             last = releases.last
             if last is not None and last.data == text.data and last.boundary < made.boundary:
                 # As if this node had run at each of the boundaries, so that all nodes agree.
-                passed = last_passed(last, self.settings, made.boundary)
+                passed = last_passed(last.data, self.settings, last.boundary, made.boundary)
                 last = last._replace(boundary=passed)
             try:
-                check_replaces(made, self.settings, text.data, last)
+                check_replaces(made, self.settings, last and last.listed)
             except SourceError as error:
                 if not text.release.etag:
                     raise

@@ -1,7 +1,5 @@
 """ReleaseStore issues the releases of a source for all workers of a host, and keeps its texts.
 
-Before a release is issued, ``check_replaces`` decides whether the list may replace the last one.
-
 ``If-Modified-Since`` is answered by comparing dates, so two lists must never have the same date. A
 client that has seen a signed list accepts no list with a lower version. Therefore a release is
 issued under a lock of the host (flock), and the order of the lock is the order of the lists.
@@ -17,20 +15,12 @@ import errno
 import gzip
 import hashlib
 import json
-import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ...errors import SourceError
-from ...model.endpoint import MAX_DATE, Kind, iter_endpoints, rfc3339
-from ...model.printable import plural
-from ..parsing.problems import MAX_KEPT, Code, Problem, Severity
-from ..parsing.render import EMPTY_BODY, Rendering, render, render_body
-from ..settings import Settings
+from ...model.endpoint import MAX_DATE
+from ..parsing.render import EMPTY, Rendering
 from ..sources.file import Fingerprint, Order, SourceText
 from .directory import PATIENCE, StateDirectory
 
@@ -46,11 +36,6 @@ WHAT = "the last good list"
 #: Limits of the earlier texts that are kept: their number, and their bytes in all.
 MAX_TEXTS = 50
 MAX_HISTORY_BYTES = 8 << 20
-
-
-#: The word for a kind in a confirming line.
-_WORDS = {Kind.API: "api", Kind.SOCKETIO: "socket"}
-_CONFIRMATION = re.compile(rb"\s*#\s*confirm:\s*removes\s+([0-9]{1,9})\s+(api|socket)\s*")
 
 
 class Release(NamedTuple):
@@ -130,6 +115,17 @@ class LastGood(NamedTuple):
         """Return a text that was just read, and has no release yet."""
         return cls(text.data, Release("", text.mtime), order=text.order)
 
+    @property
+    def listed(self) -> Rendering:
+        """The text as ``check_replaces`` needs it, without the body of its list."""
+        return EMPTY._replace(
+            data=self.data,
+            etag=self.release.etag,
+            api_count=self.api,
+            socketio_count=self.socketio,
+            boundary=self.boundary,
+        )
+
     def dump(self) -> bytes:
         """Return the content of the record, which ``parse`` reads."""
         head = {**self._asdict(), "format": _FORMAT}
@@ -158,182 +154,6 @@ def parse(record: bytes) -> LastGood:
 
 def _digest(head: dict[str, Any], data: bytes) -> str:
     return hashlib.sha256(json.dumps(head, sort_keys=True).encode() + b"\n" + data).hexdigest()
-
-
-def check_replaces(
-    rendering: Rendering, settings: Settings, text: bytes, last: LastGood | None
-) -> None:
-    """Decide whether a rendered text may replace the host's last list.
-
-    Args:
-        rendering: The rendered text.
-        settings: The limits of what is acceptable.
-        text: The source text, which may contain confirming lines.
-        last: The last list, with its text; None without any.
-
-    Raises:
-        SourceError: With code ``strict``, ``no-endpoints``, ``too-few`` or ``too-many-removed``.
-    """
-    if last is None or last.release.etag == rendering.etag:
-        check_acceptable(rendering, settings, {})
-        return
-    check_acceptable(rendering, settings, {Kind.API: last.api, Kind.SOCKETIO: last.socketio})
-    check_removals(rendering, settings, text, last.data, last.boundary)
-
-
-def check_removals(
-    rendering: Rendering, settings: Settings, text: bytes, last: bytes, at: float
-) -> None:
-    """Decide whether a text may remove the endpoints of another text that it does not have.
-
-    Args:
-        rendering: The rendered text.
-        settings: The limit of the share of removed endpoints.
-        text: The text, which may contain confirming lines.
-        last: The text that is replaced; the present settings alone remove none of its endpoints.
-        at: POSIX seconds for which the windows of that text are judged.
-
-    Raises:
-        SourceError: With code ``too-many-removed``.
-    """
-    if settings.max_removed >= 1:
-        return
-    before = render_body(last, settings.rules, at) or rendering.body
-    if lines := missing_confirmations(rendering, settings, text, before, last):
-        add = "this line" if len(lines) == 1 else "each line"
-        raise SourceError(
-            Code.TOO_MANY_REMOVED,
-            f"the file removes more than {settings.max_removed:.0%} of the endpoints of a kind"
-            f" (ENDPOINT_MAX_REMOVED); to confirm it, add {add}, again if an earlier edit has used"
-            f" it: {' and '.join(lines)}",
-        )
-
-
-def check_acceptable(rendering: Rendering, settings: Settings, served: Mapping[Kind, int]) -> None:
-    """Decide whether a rendered text has few enough errors, and enough endpoints.
-
-    Args:
-        rendering: The rendered text.
-        settings: The limits of what is acceptable.
-        served: Number of endpoints of each kind in the list that would be replaced; empty if no
-            list is served, or the same list.
-
-    Raises:
-        SourceError: With code ``strict``, ``no-endpoints`` or ``too-few``.
-    """
-    if settings.strict and rendering.errors:
-        first = next((p for p in rendering.problems if p.severity is Severity.ERROR), None)
-        errors = plural(rendering.errors, "error")
-        raise SourceError(Code.STRICT, f"{errors}, and ENDPOINT_STRICT is set; first: {first}")
-    if error := _too_few(served, {kind: rendering.count(kind) for kind in Kind}, settings):
-        raise error
-
-
-def _too_few(
-    served: Mapping[Kind, int], left: Mapping[Kind, int], settings: Settings
-) -> SourceError | None:
-    """Return why too few endpoints of a kind would be left, or None if there are enough."""
-    if any(served.values()) and not any(left.values()) and not settings.allow_empty:
-        return SourceError(
-            Code.NO_ENDPOINTS,
-            "the file has no usable endpoint, and must not replace a list that has some"
-            " (ENDPOINT_ALLOW_EMPTY=1 would allow it)",
-        )
-    for kind, number in served.items():
-        if number and left[kind] < settings.min_endpoints:
-            usable = plural(left[kind], f"usable {kind.label} endpoint")
-            reason = f"the file has {usable}, and ENDPOINT_MIN_ENDPOINTS is"
-            return SourceError(Code.TOO_FEW, f"{reason} {settings.min_endpoints}")
-    return None
-
-
-def _urls(body: bytes, kind: Kind) -> set[str]:
-    return {endpoint.url for endpoint in iter_endpoints(body, kind)}
-
-
-def _removed(before: set[str], left: set[str], settings: Settings) -> int:
-    """Return the number of removed URLs if their share is too large, else 0."""
-    removed = len(before - left)
-    return removed if removed > settings.max_removed * len(before) else 0
-
-
-def missing_confirmations(
-    rendering: Rendering, settings: Settings, text: bytes, before: bytes, confirmed: bytes = b""
-) -> list[str]:
-    """Return the confirming lines that a text lacks for the endpoints that it removes.
-
-    A confirming line is valid for one edit: it counts only if it is in the text more often than in
-    the replaced text.
-
-    Args:
-        rendering: The rendered text.
-        settings: The limit of the share of removed endpoints.
-        text: The text.
-        before: The wire form of the list that the text replaces.
-        confirmed: The text of that list; its confirming lines were used.
-    """
-    valid = _confirmations(text) - _confirmations(confirmed)
-    lines = []
-    for kind, word in _WORDS.items():
-        removed = _removed(_urls(before, kind), _urls(rendering.body, kind), settings)
-        if removed and not valid[removed, word]:
-            lines.append(f"# confirm: removes {removed} {word}")
-    return lines
-
-
-def with_planned_refusals(rendering: Rendering, settings: Settings) -> Rendering:
-    """Add a warning to a rendering for each future window boundary that the guard would refuse."""
-    refused = [(rfc3339(at), why) for at, why in _judge_plan(rendering, settings) if why]
-    said = "at {} the planned change will be refused: {}"
-    warnings = [Problem.of(Code.PLAN_REFUSED, said.format(*each)) for each in refused]
-    return rendering._replace(
-        problems=(*warnings, *rendering.problems)[:MAX_KEPT],
-        warnings=rendering.warnings + len(warnings),
-    )
-
-
-def last_passed(last: LastGood, settings: Settings, until: float) -> float:
-    """Return the last boundary before ``until`` that a text passes if each is judged by itself.
-
-    Args:
-        last: The text, and the boundary from which on the boundaries are judged.
-        settings: The limits of what is acceptable.
-        until: POSIX seconds.
-    """
-    plan = _judge_plan(render(last.data, settings.rules, EMPTY_BODY, last.boundary), settings)
-    return max((at for at, why in plan if at < until and not why), default=last.boundary)
-
-
-def _judge_plan(rendering: Rendering, settings: Settings) -> Iterator[tuple[float, str]]:
-    """Yield each future boundary, and why the guard would refuse it; empty if it would not."""
-    planned = {kind: _urls(rendering.body, kind) for kind in Kind} if rendering.planned else {}
-    served = {kind: set(urls) for kind, urls in planned.items()}
-    for at, changes in groupby(rendering.planned, attrgetter("at")):
-        for change in sorted(changes, key=attrgetter("added")):
-            change_urls = set.add if change.added else set.discard
-            change_urls(planned[change.kind], change.url)
-        if not (reason := _planned_refusal(served, planned, settings)):
-            served = {kind: set(urls) for kind, urls in planned.items()}
-        yield at, reason
-
-
-def _planned_refusal(
-    served: Mapping[Kind, set[str]], planned: Mapping[Kind, set[str]], settings: Settings
-) -> str:
-    """Return why the guard would refuse a boundary; empty if the boundary is acceptable."""
-    before, left = ({kind: len(urls[kind]) for kind in Kind} for urls in (served, planned))
-    if error := _too_few(before, left, settings):
-        return str(error)
-    for kind in Kind:
-        if removed := _removed(served[kind], planned[kind], settings):
-            of = f"{removed} of {before[kind]} {kind.label} endpoints"
-            return f"it removes {of} (ENDPOINT_MAX_REMOVED)"
-    return ""
-
-
-def _confirmations(text: bytes) -> Counter[tuple[int, str]]:
-    found = map(_CONFIRMATION.fullmatch, text.splitlines())
-    return Counter((int(match[1]), match[2].decode()) for match in found if match)
 
 
 class ReleaseStore:

@@ -12,11 +12,8 @@ import pytest
 
 from mop_config.model.jws import SigningKey, TrustedKeys
 from mop_config.server.parsing.render import Rendering
-from mop_config.server.reload import pipeline
 from mop_config.server.reload.pipeline import Reloader
 from mop_config.server.serving.store import SourceState, Trigger
-from mop_config.server.settings import Settings
-from mop_config.server.state.releases import with_planned_refusals
 
 from ...servers import ENDPOINTS, running
 from ...waiting import wait_for
@@ -118,13 +115,16 @@ def pass_while_rendering(
 ) -> None:
     """Let a worker pass a boundary right after the next rendering of any other worker."""
 
-    def meanwhile(rendering: Rendering, settings: Settings) -> Rendering:
-        monkeypatch.setattr(pipeline, "with_planned_refusals", with_planned_refusals)
+    rendered = Reloader._render
+
+    def meanwhile(slow: Reloader, data: bytes, at: float) -> Rendering:
+        rendering = rendered(slow, data, at)
+        monkeypatch.setattr(Reloader, "_render", rendered)
         clock(days)
         quick.pass_boundary()
-        return with_planned_refusals(rendering, settings)
+        return rendering
 
-    monkeypatch.setattr(pipeline, "with_planned_refusals", meanwhile)
+    monkeypatch.setattr(Reloader, "_render", meanwhile)
 
 
 def test_an_edit_that_is_rendered_while_another_worker_passes_it(

@@ -8,16 +8,15 @@ import pytest
 
 from mop_config.cli import run
 from mop_config.errors import SourceError
-from mop_config.model.endpoint import Kind
 from mop_config.server.parsing.problems import Code
-from mop_config.server.parsing.render import EMPTY_BODY, render
-from mop_config.server.settings import Settings, UrlRules
-from mop_config.server.state.releases import (
-    LastGood,
-    Release,
+from mop_config.server.parsing.render import (
+    EMPTY_BODY,
+    MAX_JUDGED,
     check_replaces,
+    render,
     with_planned_refusals,
 )
+from mop_config.server.settings import Settings, UrlRules
 
 from ...servers import Server, running
 from ...waiting import wait_for
@@ -36,13 +35,9 @@ REMOVES_3 = "# confirm: removes 3 api"
 
 
 def refusal(before: str, after: str, settings: Settings) -> SourceError | None:
-    served, rendering = before.encode(), render(after.encode(), RULES, EMPTY_BODY)
-    listed = render(served, RULES, EMPTY_BODY)
-    last = LastGood(
-        served, Release(listed.etag, 1.0), listed.count(Kind.API), listed.count(Kind.SOCKETIO)
-    )
+    served, rendering = (render(text.encode(), RULES, EMPTY_BODY) for text in (before, after))
     try:
-        check_replaces(rendering, settings, after.encode(), last)
+        check_replaces(rendering, settings, served)
     except SourceError as error:
         return error
     return None
@@ -146,11 +141,35 @@ def test_a_boundary_that_will_be_refused_is_a_warning(
     settings: Settings, expected: list[str]
 ) -> None:
     at = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
-    rendering = render(PLAN.encode(), RULES, EMPTY_BODY, at)
+    assert refused_days(PLAN, settings, at) == expected
+
+
+def refused_days(plan: str, settings: Settings, at: float) -> list[str]:
+    """Return the days of the boundaries that a text's warnings name."""
+    rendering = render(plan.encode(), RULES, EMPTY_BODY, at)
     warned = with_planned_refusals(rendering, settings)
     found = [problem for problem in warned.problems if problem.code is Code.PLAN_REFUSED]
-    assert [problem.message.split()[1][:10] for problem in found] == expected
-    assert warned.warnings - rendering.warnings == len(expected)
+    assert warned.warnings - rendering.warnings == len(found)
+    return [problem.message.split()[1][:10] for problem in found]
+
+
+def test_of_a_long_text_the_next_boundary_is_judged() -> None:
+    """Each boundary costs a rendering, so a text of 50,000 entries must not cost one for all."""
+    at = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    settings = Settings(max_removed=0.0)
+    assert refused_days(PLAN + "#" * MAX_JUDGED, settings, at) == ["2027-01-02"]
+    half = PLAN + "#" * (MAX_JUDGED // 2 - len(PLAN))
+    assert refused_days(half, settings, at) == ["2027-01-02", "2027-01-03"]
+
+
+def test_a_refusal_of_a_plan_asks_for_no_confirmation() -> None:
+    """A confirming line is valid for the edit that adds it, so it confirms no later boundary."""
+    at = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    rendering = render(PLAN.encode(), RULES, EMPTY_BODY, at)
+    first, *_ = with_planned_refusals(rendering, Settings(max_removed=0.0)).problems
+    removes = "the file removes more than 0% of the endpoints of a kind (ENDPOINT_MAX_REMOVED)"
+    moment = "2027-01-02T00:00:00.000Z"
+    assert first.message == f"at {moment} the planned change will be refused: {removes}"
 
 
 def put(file: Path, content: str) -> None:
