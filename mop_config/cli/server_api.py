@@ -19,7 +19,8 @@ from ..model.endpoint import EndpointConfig, loads
 from ..model.printable import blanked
 from ..net.connect import DialOptions
 from ..net.faults import HttpError
-from ..net.http import HttpClient, HttpRequest, may_send_token, proxy_of
+from ..net.http import HttpClient, HttpRequest, may_send_token
+from ..net.proxies import proxy_of
 from ..server.parsing.problems import ProblemRecord
 from ..server.settings import TOKEN, ProcessSettings, Settings
 from .output import AS_ROOT

@@ -55,8 +55,7 @@ class ListUpdates:
 
     def __init__(self, lists: EndpointLists, any_healthy: rules.Check) -> None:
         policy, options = lists.state.policy, lists.settings.options
-        look_up = max(policy.connect_timeout, policy.health_timeout)
-        dial = options.for_dial(policy.connect_timeout, look_up=look_up)
+        dial = options.for_dial(policy.connect_timeout)
         self._client = HttpClient(dial, lists.state.resolver, proxy_for=options.proxy_for)
         self._lists = lists
         self._any_healthy = any_healthy

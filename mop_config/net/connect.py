@@ -12,11 +12,12 @@ import selectors
 import socket
 import ssl
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .faults import Fault, fault_of
+from .faults import UNREACHABLE_PROXY, Fault, ProxyError, fault_of
+from .proxies import address_of, headers_for, open_tunnel
 from .resolver import Resolver
 
 #: Seconds that stand for no time-out: eleven days, within the range of every clock and poll.
@@ -30,6 +31,8 @@ LATE = 0.05
 SECOND_AFTER = 0.25
 #: Longest wait in seconds between two looks at running dials, for timeouts and the next dials.
 GLANCE = 0.02
+#: Shortest wait in seconds between two looks at a running look-up.
+LOOK = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,7 @@ class DialOptions:
         local_address: Address to dial from, or None for any.
         socket_options: Arguments of ``setsockopt``, one tuple for each call.
         until: End of all dials and their look-ups, in monotonic seconds.
-        look_up: Limit of a look-up in seconds.
-        hedge: The hedge that may interrupt the wait for a proxy's answer, or None.
+        proxy_for: Returns the proxy of a server, or None.
     """
 
     tls: ssl.SSLContext
@@ -101,8 +103,7 @@ class DialOptions:
     local_address: str | None = None
     socket_options: tuple[Any, ...] = ()
     until: float = math.inf
-    look_up: float = math.inf
-    hedge: Any = None
+    proxy_for: Callable[[Place], Any] = lambda _: None
 
 
 def shut_down(sock: socket.socket) -> None:
@@ -141,21 +142,11 @@ class Owner:
 
 
 class Ring:
-    """Running dials, their common selector, and a socket pair that wakes the selector.
+    """Running dials and their common selector."""
 
-    Args:
-        owner: Object that may abort the dials from another thread; None for no owner.
-    """
-
-    def __init__(self, owner: Owner | None = None) -> None:
-        self.owner = owner or Owner()
+    def __init__(self) -> None:
         self.selector: Any = selectors.DefaultSelector()
         self.dials: list[HostDial] = []
-        self._woken, self.waker = socket.socketpair()
-        self._woken.setblocking(False)
-        self.waker.setblocking(False)
-        self.selector.register(self._woken, selectors.EVENT_READ)
-        self.owner.adopt(self.waker)
 
     def __enter__(self) -> "Ring":
         return self
@@ -163,20 +154,14 @@ class Ring:
     def __exit__(self, *_: object) -> None:
         for dial in self.dials:
             dial.race.close()
-        self.owner.release(self.waker)
         self.selector.close()
-        self._woken.close()
-        self.waker.close()
 
-    def wake(self, _: object = None) -> None:
-        """Interrupt a wait, from any thread, even after the ring was closed."""
-        with contextlib.suppress(OSError):
-            self.waker.send(b"!")
+    def pause(self) -> float:
+        """Return the longest wait in seconds before the dials are advanced; 0 without a dial."""
+        return min((dial.pause() for dial in self.dials), default=0.0)
 
     def finished(self) -> Iterator["HostDial"]:
         """Advance the dials, and yield those that have finished."""
-        with contextlib.suppress(BlockingIOError):
-            self._woken.recv(4096)
         for dial in self.dials[:]:
             if next(dial.race, True):
                 self.dials.remove(dial)
@@ -188,7 +173,8 @@ class HostDial:
 
     Each address is dialled 250 ms after the previous address, or at once after a failure. While a
     look-up is late, the addresses of the last successful look-up are dialled; the addresses of
-    the new look-up are added later.
+    the new look-up are added later. With a proxy, the host is the proxy, which looks up the
+    server's host.
 
     Attributes:
         error: The reason why the host cannot be connected to, or None.
@@ -199,48 +185,37 @@ class HostDial:
     def __init__(self, ring: Ring, place: Place, options: DialOptions, resolver: Resolver) -> None:
         self.error: Exception | None = None
         self.socket: Any = None
-        self._resolver = resolver
-        self._host = place.host
-        self._began = time.monotonic()
-        self._look_ups = [resolver.resolve(place.host)]
-        self._look_ups[0].add_done_callback(ring.wake)  # at once, if the addresses are known
-        self.race = self._run(ring, place, options)
+        self._place, self._options, self._resolver = place, options, resolver
+        self._proxy = options.proxy_for(place)
+        self._host, self._port = place.host, place.port
+        if self._proxy is not None:
+            self._host, self._port = address_of(self._proxy)
+        self._is_reached = False  # whether TCP to the host stood, so that a proxy was reached
+        self._began = self._next_at = time.monotonic()
+        self._look_ups = [resolver.resolve(self._host)]
+        self._has_all = False  # whether no further address was awaited at the last step
+        self._dials: dict[str, tuple[float, Generator[None, None, socket.socket]]] = {}
+        self._failures: dict[str, Exception] = {}
+        self.race = self._run(ring)
         ring.dials.append(self)
 
-    def _run(self, ring: Ring, place: Place, options: DialOptions) -> Generator[bool]:
+    def _run(self, ring: Ring) -> Generator[bool]:
         """Run the dial, and yield False to wait for an event or a timeout."""
-        dials: dict[str, tuple[float, Generator[None, None, socket.socket]]] = {}
-        failures: dict[str, Exception] = {}
-        second, next_at = self._resolver.second, self._began
+        limit, second = self._options.until, self._resolver.second
+        dials, failures = self._dials, self._failures
         try:
-            while True:
-                now = time.monotonic()
-                for address, (until, dial) in [*dials.items()]:
-                    try:
-                        next(dial)
-                        if now >= until:
-                            raise TimeoutError("timed out")
-                    except StopIteration as done:
-                        del dials[address]
-                        self.socket = done.value
-                        self._resolver.succeeded(place.host, address)
-                        return
-                    except (OSError, ValueError) as error:  # not what a signal handler raises
-                        del dials[address]
-                        dial.close()
-                        failures[address] = error
-                        next_at = now  # the next address may be dialled at once
-                all_found = self._has_all(now, options)  # before the addresses are read
+            while not self._has_ended(now := time.monotonic()):
+                # Before the addresses are read.
+                self._has_all = all(look_up.done() for look_up in self._look_ups)
                 waiting = [a for a in self._addresses(now) if a not in dials | failures]
-                is_over = all_found and not dials and not waiting
-                if waiting and now >= next_at:
-                    next_at = now + STAGGER
-                    until = min(now + options.timeout, options.until)
-                    dials[waiting[0]] = until, _dial(ring.selector, waiting[0], place, options)
+                is_over = self._has_all and not dials and not waiting
+                if waiting and now >= self._next_at:
+                    self._next_at = now + STAGGER
+                    until = min(now + self._options.timeout, limit)
+                    dials[waiting[0]] = until, self._dial(ring.selector, waiting[0])
                 elif second is not None and self._needs_second(now, failures if is_over else {}):
-                    self._look_ups.append(second.resolve(place.host))
-                    self._look_ups[1].add_done_callback(ring.wake)
-                elif is_over or now >= options.until:
+                    self._look_ups.append(second.resolve(self._host))
+                elif is_over or now >= limit:
                     self.error = self._error(failures)
                     return
                 else:
@@ -249,10 +224,32 @@ class HostDial:
             for _, dial in dials.values():
                 dial.close()
 
-    def _has_all(self, now: float, options: DialOptions) -> bool:
-        """Whether no further address is awaited: the look-ups are done, or their time is over."""
-        is_late = now >= self._began + options.look_up
-        return is_late or all(look_up.done() for look_up in self._look_ups)
+    def _has_ended(self, now: float) -> bool:
+        """Advance the dials of the addresses; return whether one has ended the dial of the host."""
+        for address, (until, dial) in [*self._dials.items()]:
+            try:
+                next(dial)
+                if now >= until:
+                    raise TimeoutError("timed out")
+            except StopIteration as done:
+                del self._dials[address]
+                self.socket = done.value
+                self._resolver.succeeded(self._host, address)
+                return True
+            except ProxyError as error:  # no other address of the proxy would help
+                self.error = error
+                return True
+            except (OSError, ValueError) as error:  # not what a signal handler raises
+                del self._dials[address]
+                dial.close()
+                self._failures[address] = error
+                self._next_at = now  # the next address may be dialled at once
+        return False
+
+    def pause(self) -> float:
+        """Return the longest wait in seconds for an event; the end of a look-up is no event."""
+        lasted = time.monotonic() - self._began
+        return GLANCE if self._has_all else min(GLANCE, max(LOOK, lasted / 4))
 
     def _addresses(self, now: float) -> list[str]:
         """Return the known addresses in the order of dialling."""
@@ -273,63 +270,78 @@ class HostDial:
     def _error(self, failures: dict[str, Exception]) -> Exception:
         """Return why the host cannot be connected to."""
         first, *second = self._look_ups
-        if not first.done():
-            return socket.gaierror(socket.EAI_AGAIN, "the host was not looked up in time")
-        error = first.exception()
-        if isinstance(error, Exception) and not (second and failures):
-            return error
-        # Prefer the more specific failure: "no IPv6" must not hide why IPv4 failed.
         known = failures.values()
+        # Prefer the more specific failure: "no IPv6" must not hide why IPv4 failed.
         specific = [f for f in known if fault_of(f, connecting=True) is not Fault.UNREACHABLE]
-        return [OSError("the host has no address"), *known, *specific][-1]
+        reasons: list[Any] = [OSError("the host has no address"), *known, *specific]
+        if not first.done():
+            late = socket.gaierror(socket.EAI_AGAIN, "the host was not looked up in time")
+            reasons.append(late)
+        elif isinstance(first.exception(), Exception) and not (second and failures):
+            reasons.append(first.exception())
+        if self._proxy is not None and not self._is_reached:
+            reasons.append(ProxyError(f"{UNREACHABLE_PROXY}: {reasons[-1]}"))
+        error: Exception = reasons[-1]
+        return error
+
+    def _dial(self, selector: Any, address: str) -> Generator[None, None, socket.socket]:
+        """Dial one address; yield to wait for an event of the socket, and return the socket.
+
+        Raises:
+            OSError: If the address cannot be connected to.
+        """
+        place, options, proxy = self._place, self._options, self._proxy
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for option in options.socket_options:
+                sock.setsockopt(*option)
+            if options.local_address is not None:
+                sock.bind((options.local_address, 0))
+            with contextlib.suppress(BlockingIOError):
+                sock.connect((address, self._port))
+            selector.register(sock, selectors.EVENT_WRITE)
+            while not _is_connected(sock):
+                yield
+            self._is_reached = True
+            if proxy is not None and headers_for(proxy, place.tls_name) is None:
+                selector.modify(sock, selectors.EVENT_READ)
+                yield from open_tunnel(sock, proxy, place.host, place.port)
+            if place.tls_name is None:
+                return sock
+            sock = options.tls.wrap_socket(
+                sock, server_hostname=place.tls_name, do_handshake_on_connect=False
+            )
+            while True:
+                try:
+                    sock.do_handshake()
+                    return sock
+                except ssl.SSLWantReadError:
+                    selector.modify(sock, selectors.EVENT_READ)
+                except ssl.SSLWantWriteError:
+                    selector.modify(sock, selectors.EVENT_WRITE)
+                yield
+        except BaseException:
+            with contextlib.suppress(KeyError):
+                selector.unregister(sock)
+            sock.close()
+            raise
 
 
-def _dial(
-    selector: Any, address: str, place: Place, options: DialOptions
-) -> Generator[None, None, socket.socket]:
-    """Dial one address; yield to wait for an event of the socket, and return the socket.
+def _is_connected(sock: socket.socket) -> bool:
+    """Return whether the TCP connection of a socket stands.
 
     Raises:
         OSError: If the address cannot be connected to.
     """
-    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for option in options.socket_options:
-            sock.setsockopt(*option)
-        if options.local_address is not None:
-            sock.bind((options.local_address, 0))
-        with contextlib.suppress(BlockingIOError):
-            sock.connect((address, place.port))
-        selector.register(sock, selectors.EVENT_WRITE)
-        while True:
-            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                # ``OSError(code, …)`` is of the code's subclass, such as ConnectionRefusedError.
-                raise OSError(code, os.strerror(code))
-            with contextlib.suppress(OSError):
-                sock.getpeername()
-                break
-            yield  # not connected yet
-        if place.tls_name is None:
-            return sock
-        sock = options.tls.wrap_socket(
-            sock, server_hostname=place.tls_name, do_handshake_on_connect=False
-        )
-        while True:
-            try:
-                sock.do_handshake()
-                return sock
-            except ssl.SSLWantReadError:
-                selector.modify(sock, selectors.EVENT_READ)
-            except ssl.SSLWantWriteError:
-                selector.modify(sock, selectors.EVENT_WRITE)
-            yield
-    except BaseException:
-        with contextlib.suppress(KeyError):
-            selector.unregister(sock)
-        sock.close()
-        raise
+    if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        # ``OSError(code, …)`` is of the code's subclass, such as ConnectionRefusedError.
+        raise OSError(code, os.strerror(code))
+    with contextlib.suppress(OSError):
+        sock.getpeername()
+        return True
+    return False
 
 
 def offering(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContext:

@@ -67,6 +67,10 @@ class HttpError(OSError):
         self.fault = fault
 
 
+class ProxyError(OSError):
+    """A proxy cannot be reached, or opens no tunnel; the text says why."""
+
+
 class BodyTooLargeError(HttpError):
     """A response's body is longer than the caller accepts."""
 

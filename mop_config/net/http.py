@@ -8,7 +8,6 @@ another thread can abort the request. The first functions are pure rules for all
 
 import contextlib
 import time
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from .. import __version__
 from ..model.address import DEFAULT_PORTS, Url, is_loopback, parse_url
 from .connect import Deadline, DialOptions, Owner, Place, offering
 from .faults import BodyTooLargeError, Fault, HttpError, describe, fault_of, lacks_resources
+from .proxies import headers_for
 from .resolver import Resolver
 
 if TYPE_CHECKING:  # httpcore takes a tenth of a second to load, so the first request loads it
@@ -81,22 +81,6 @@ def may_send_token(url: Url) -> bool:
 def origin_of(url: Url) -> str:
     """Return scheme, host and port of a URL."""
     return f"{url.scheme}://{url.host}:{url.port or DEFAULT_PORTS[url.scheme]}"
-
-
-def proxy_of(environment: Mapping[str, str], scheme: str, host: str) -> "httpx2.Proxy | None":
-    """Return the proxy that the environment names for a host, or None.
-
-    Args:
-        environment: Proxies by scheme, from ``urllib.request.getproxies``.
-        scheme: The scheme of the URL.
-        host: The host of the URL.
-    """
-    url = environment.get(scheme) or environment.get("all")
-    if url is None or urllib.request.proxy_bypass(host):
-        return None
-    import httpx2  # slow to load
-
-    return httpx2.Proxy(url=url if "://" in url else f"http://{url}")
 
 
 class HttpReply(NamedTuple):
@@ -167,13 +151,9 @@ class HttpConnection(Deadline):
         self._scheme = _HTTP_SCHEMES[where.scheme]
         tls_name = name.strip("[]") if self._scheme == b"https" else None
         self._place = Place(where.host, port, tls_name)
-        self._proxy: httpcore2.Proxy | None = None
+        self._proxy: httpx2.Proxy | None = None
         if client.proxy_for is not None and not is_loopback(where.host):
-            proxy = client.proxy_for(self._scheme.decode(), where.host.strip("[]"))
-            if proxy is not None:
-                from .streams import for_httpcore
-
-                self._proxy = for_httpcore(proxy)
+            self._proxy = client.proxy_for(self._scheme.decode(), where.host.strip("[]"))
         self._http: httpcore2.HTTP11Connection | None = None
         self._headers = {
             "Host": name if port == DEFAULT_PORTS[where.scheme] else f"{name}:{port}",
@@ -191,15 +171,14 @@ class HttpConnection(Deadline):
         """Connect to the server, or to the proxy and through it to the server."""
         import httpcore2
 
-        from ._sync.connecting import connect, connect_by_proxy
+        from ._sync.connecting import connect
 
         self.close()
-        client = self._client
-        options = replace(client.dial, until=time.monotonic() + self.least(self.read_limit))
-        way, proxy = (self._place, options, client.resolver, client), self._proxy
-        stream = connect(*way) if proxy is None else connect_by_proxy(proxy, *way)
+        client, until = self._client, time.monotonic() + self.least(self.read_limit)
+        options = replace(client.dial, until=until, proxy_for=lambda _: self._proxy)
+        stream = connect(self._place, options, client.resolver, client)
         tls = stream.get_extra_info("ssl_object")
-        if tls is not None and self._place.tls_name is not None:
+        if tls is not None:
             self.certificate = tls.getpeercert() or {}
         self._http = httpcore2.HTTP11Connection(origin, stream)
         return self._http
@@ -217,10 +196,11 @@ class HttpConnection(Deadline):
 
         length = {"Content-Length": str(len(body))} if body or method == "POST" else {}
         fields: dict[Any, Any] = {**self._headers, **length, **(headers or {})}
-        proxy, place = self._proxy, self._place
-        if proxy is not None and place.tls_name is None and proxy.url.scheme.startswith(b"http"):
+        place = self._place
+        for_proxy = headers_for(self._proxy, place.tls_name)
+        if for_proxy is not None:
             target = f"http://{place.host}:{place.port}{target}"
-            fields |= dict(proxy.headers)
+            fields |= dict(for_proxy)
         request = httpcore2.Request(
             method,
             httpcore2.URL(scheme=self._scheme, host=place.host, port=place.port, target=target),
@@ -234,7 +214,7 @@ class HttpConnection(Deadline):
                 http = self._open(request.url.origin)
             response = http.handle_request(request)
         try:
-            if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
+            if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._proxy:
                 raise HttpError(Fault.PROXY, "the proxy demands other credentials")
             received = {
                 n.decode("latin-1").lower(): v.decode("latin-1") for n, v in response.headers
@@ -374,6 +354,4 @@ def _redirected(url: str, before: Url, location: str, *, https_only: bool) -> tu
         raise HttpError(Fault.PROTOCOL, "a redirect from https to http is not followed")
     if https_only and not may_send_token(after):
         raise HttpError(Fault.PROTOCOL, "a redirect to plain http is not followed")
-    # http to https on one host, both at the default port, counts as the same server.
-    upgraded = before.host == after.host and before.port is None and after.port is None
-    return after_url, upgraded or origin_of(before) == origin_of(after)
+    return after_url, origin_of(before) == origin_of(after)

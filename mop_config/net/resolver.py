@@ -129,23 +129,15 @@ def resolver_of(look_up: LookUp | None, resolve: Resolve) -> Resolver:
 
 
 def _ask(look_up: LookUp, host: str) -> list[str]:
-    """Call an application's own resolver, and return the valid addresses of its answer."""
-    addresses: list[str] = []
+    """Call an application's own resolver; its answer fails if one of the addresses is bad."""
     try:
         found = look_up(host)
         if isinstance(found, Coroutine):
             found = asyncio.run(found)
-        for address in [found] if isinstance(found, str) else found:
-            try:
-                addresses.append(str(ipaddress.ip_address(str(address).strip("[]"))))
-            except ValueError as error:
-                logger.info("the second look-up of %s: %s", host, error)
-        if not addresses:
-            raise ValueError("no address")
+        return [str(ipaddress.ip_address(address)) for address in found]
     except Exception as error:
         logger.info("the second look-up of %s failed: %s: %s", host, type(error).__name__, error)
         raise
-    return addresses
 
 
 def _ask_the_system(host: str) -> list[str]:

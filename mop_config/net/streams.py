@@ -12,7 +12,6 @@ import ssl
 from typing import Any
 
 import httpcore2
-import httpx2
 
 from .connect import Deadline, Owner, Timeout, shut_down
 
@@ -26,11 +25,6 @@ _Wait = asyncio.Future[None]
 WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
 #: Exceptions of a write while the send buffer is full.
 WANT_WRITE = (BlockingIOError, ssl.SSLWantWriteError)
-
-
-def for_httpcore(proxy: httpx2.Proxy) -> httpcore2.Proxy:
-    """Return a proxy in the form that httpcore takes."""
-    return httpcore2.Proxy(str(proxy.url), proxy.raw_auth, proxy.headers.raw, proxy.ssl_context)
 
 
 class _SocketStream:

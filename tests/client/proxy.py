@@ -1,4 +1,4 @@
-"""A forward proxy in this process: CONNECT for https, absolute URLs for http."""
+"""Forward proxies in this process: HTTP (CONNECT, or absolute URLs without TLS) and SOCKS5."""
 
 import base64
 import contextlib
@@ -92,16 +92,19 @@ class ForwardProxy:
         elif host not in self.ports:
             client.sendall(_answer(502))
         else:
-            with socket.create_connection(("127.0.0.1", self.ports[host])) as server:
-                self._open.add(server)
-                if method == b"CONNECT":
-                    client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                else:
-                    server.sendall(data)
-                back = threading.Thread(target=_carry, args=(server, client), daemon=True)
-                back.start()
-                _carry(client, server)
-                back.join()
+            answer = b"HTTP/1.1 200 Connection established\r\n\r\n"
+            self._join(client, host, answer if method == b"CONNECT" else b"", data)
+
+    def _join(self, client: socket.socket, host: str, answer: bytes, data: bytes = b"") -> None:
+        """Connect to a host, send both sides their first bytes, and carry all others."""
+        with socket.create_connection(("127.0.0.1", self.ports[host])) as server:
+            self._open.add(server)
+            client.sendall(answer)
+            server.sendall(data)
+            back = threading.Thread(target=carry, args=(server, client), daemon=True)
+            back.start()
+            carry(client, server)
+            back.join()
 
     def close(self) -> None:
         """Stop the proxy and close every connection through it."""
@@ -113,7 +116,47 @@ class ForwardProxy:
         wait_for(lambda: not any(thread.is_alive() for thread in self._threads))
 
 
-def _carry(source: socket.socket, sink: socket.socket) -> None:
+class SocksProxy(ForwardProxy):
+    """A SOCKS5 proxy that resolves a fixed set of host names; a wrong login is refused."""
+
+    @property
+    def url(self) -> str:
+        """URL of the proxy for clients, with the login."""
+        return super().url.replace("http:", "socks5:")
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError), client.makefile("rb") as asked:
+            _, count = asked.read(2)
+            method = 2 if self._login else 0
+            if method not in asked.read(count):
+                client.sendall(b"\x05\xff")
+                return
+            client.sendall(bytes((5, method)))
+            if self._login:
+                asked.read(1)
+                login = b":".join(asked.read(asked.read(1)[0]) for _ in range(2))
+                client.sendall(bytes((1, login != self._login.encode())))
+                if login != self._login.encode():
+                    return
+            kind = asked.read(4)[3]
+            if kind == 3:
+                host = asked.read(asked.read(1)[0]).decode()
+            else:
+                family, length = {1: (socket.AF_INET, 4), 4: (socket.AF_INET6, 16)}[kind]
+                host = socket.inet_ntop(family, asked.read(length))
+            port = int.from_bytes(asked.read(2), "big")
+            self.asked.append(f"CONNECT {host}:{port} SOCKS5")
+            rest = bytes((0, 1, 127, 0, 0, 1, 0, 80))
+            if host in self.hanging:
+                self._ended.wait(60)
+            elif host not in self.ports:
+                client.sendall(b"\x05\x04" + rest)
+            else:
+                self._join(client, host, b"\x05\x00" + rest)
+
+
+def carry(source: socket.socket, sink: socket.socket) -> None:
+    """Carry the bytes of one direction to their end."""
     with contextlib.suppress(OSError):
         while part := source.recv(65536):
             sink.sendall(part)
@@ -128,8 +171,12 @@ def _answer(status: int) -> bytes:
 @contextlib.contextmanager
 def forward_proxy(ports: dict[str, int], login: str | None = None) -> Iterator[ForwardProxy]:
     """Run a forward proxy."""
-    proxy = ForwardProxy(ports, login)
-    try:
+    with contextlib.closing(ForwardProxy(ports, login)) as proxy:
         yield proxy
-    finally:
-        proxy.close()
+
+
+@contextlib.contextmanager
+def socks_proxy(ports: dict[str, int], login: str | None = None) -> Iterator[SocksProxy]:
+    """Run a SOCKS5 proxy."""
+    with contextlib.closing(SocksProxy(ports, login)) as proxy:
+        yield proxy

@@ -10,6 +10,7 @@ import pytest
 from mop_config.client import Policy
 
 from ..ports import closed_port
+from ..waiting import wait_for
 from .driver import Driver
 from .fleet import timed
 from .scripted import scripted
@@ -107,12 +108,12 @@ def test_a_last_word_that_breaks_off_says_so(kind: str) -> None:
     assert took.seconds < 4
 
 
-def test_the_connection_of_a_bad_answer_is_used_again(kind: str) -> None:
-    """The client reuses the connection of a 503 after its body has been read."""
+def test_a_bad_answer_that_is_set_aside_ends_its_connection(kind: str) -> None:
+    """The client closes the connection of an unused 503, and keeps that of the last word."""
     with (
         scripted({"a": ("503",), "b": ("503",)}) as ([a, b], _),
         Driver(kind, [a.url, b.url]) as driver,
     ):
-        for _ in range(6):
-            assert driver.get("/").status_code == 503
-        assert (a.connections, b.connections) == (1, 1)
+        assert driver.get("/").extensions["endpoint"] == b.url
+        wait_for(lambda: a.held == 0, what="the connection to a is closed")
+        assert b.held == 1

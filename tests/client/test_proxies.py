@@ -1,6 +1,8 @@
 """Failover, checks and blame behind an HTTP proxy."""
 
 import asyncio
+import importlib.util
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -22,14 +24,18 @@ from mop_config.client import (
 from mop_config.signals import all_endpoints_down, endpoint_down
 
 from ..ports import closed_port
+from ..waiting import wait_for
 from .driver import Driver
 from .fleet import timed
 from .handmade import OK, QUICK, Handmade, handmade
 from .managers import hearing
 from .names import NAME, Names
-from .proxy import ForwardProxy, forward_proxy
+from .proxy import ForwardProxy, SocksProxy, carry, forward_proxy, socks_proxy
 from .socket_server import SocketServer, socket_server
+from .test_timeouts import talking
 
+#: Without races, in which the second endpoint would win on a busy machine.
+CALM = replace(QUICK, race_delay=5.0)
 ONE, TWO = "one.invalid", "two.invalid"
 URLS = [f"https://{ONE}", f"https://{TWO}"]
 LIST = (
@@ -64,7 +70,7 @@ def proxy(servers: tuple[Handmade, Handmade]) -> Iterator[ForwardProxy]:
 
 def behind(kind: str, proxy: str, trust: ssl.SSLContext, **options: Any) -> Driver:
     """Return a driver whose manager uses the proxy."""
-    policy = options.pop("policy", QUICK)
+    policy = options.pop("policy", CALM)
     return Driver(kind, URLS, policy, verify=trust, of_manager={"proxy": proxy}, **options)
 
 
@@ -97,7 +103,7 @@ class TestTheManagersProxy:
     ) -> None:
         """A proxy from the environment serves requests, checks and updates."""
         monkeypatch.setenv("https_proxy", proxy.url)
-        with Driver(kind, URLS, QUICK, verify=trust) as driver:
+        with Driver(kind, URLS, CALM, verify=trust) as driver:
             assert [driver.check(url) for url in URLS] == [True, True]
             assert driver.get("/").text == "one"
             assert driver.update()
@@ -118,17 +124,79 @@ class TestTheManagersProxy:
     def test_an_endpoint_that_the_proxy_waits_for(
         self, kind: str, proxy: ForwardProxy, trust: ssl.SSLContext
     ) -> None:
-        """If the proxy hangs, a POST moves after the connect timeout, a GET after the hedge."""
+        """If the proxy hangs, a tunnel to the next endpoint opens after the race delay."""
         proxy.hanging = {ONE}
-        policy = replace(QUICK, total_timeout=30.0, connect_timeout=1.5, hedge_delay=0.3)
+        policy = replace(QUICK, total_timeout=30.0, connect_timeout=1.5, race_delay=0.3)
+        for method in ("POST", "GET"):
+            with behind(kind, proxy.url, trust, policy=policy) as driver:
+                with timed() as took:
+                    assert driver.request(method, "/").text == "two"
+                assert 0.3 <= took.seconds < 1.4
+                assert states(driver) == ["suspect", "healthy"]
+
+    def test_the_dial_has_the_connect_timeout(
+        self, kind: str, proxy: ForwardProxy, trust: ssl.SSLContext
+    ) -> None:
+        """If the proxy hangs for the last endpoint, its tunnel ends after the connect timeout."""
+        proxy.hanging = {ONE, TWO}
+        policy = replace(QUICK, total_timeout=30.0, connect_timeout=0.5)
+        with behind(kind, proxy.url, trust, policy=policy) as driver, timed() as took:
+            with pytest.raises(NoEndpointAvailable) as caught:
+                driver.get("/")
+            assert {trial.fault for trial in caught.value.attempts} == {"connect-timeout"}
+        assert 0.5 <= took.seconds < 3
+
+    @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n", b"SSH-2.0-OpenSSH\r\n\r\n"])
+    def test_a_proxy_that_speaks_no_http(
+        self, head: bytes, kind: str, trust: ssl.SSLContext
+    ) -> None:
+        """An answer that is cut off, or no HTTP, opens no tunnel."""
+
+        def serve(sock: socket.socket) -> None:
+            sock.recv(65536)
+            sock.sendall(head)
+
+        with (
+            talking(serve) as url,
+            behind(kind, url, trust) as driver,
+        ):
+            with pytest.raises(NoEndpointAvailable) as caught:
+                driver.get("/")
+            assert {trial.fault for trial in caught.value.attempts} == {"refused"}
+
+    def test_an_answer_in_pieces(
+        self, kind: str, servers: tuple[Handmade, Handmade], trust: ssl.SSLContext
+    ) -> None:
+        """The tunnel opens after the whole head of the proxy's answer, however it arrives."""
+
+        def serve(sock: socket.socket) -> None:
+            sock.recv(65536)
+            for byte in b"HTTP/1.1 200 OK\r\nVia: 1.1 p\r\n\r\n":
+                sock.sendall(bytes((byte,)))
+            with socket.create_connection(("127.0.0.1", port_of(servers[0]))) as server:
+                back = threading.Thread(target=carry, args=(server, sock))
+                back.start()
+                carry(sock, server)
+                back.join()
+
+        with (
+            talking(serve) as url,
+            behind(kind, url, trust) as driver,
+        ):
+            assert driver.get("/").text == "one"
+
+    def test_a_warm_spare(
+        self,
+        kind: str,
+        proxy: ForwardProxy,
+        servers: tuple[Handmade, Handmade],
+        trust: ssl.SSLContext,
+    ) -> None:
+        """A client keeps its spare connection to the next endpoint behind the proxy as well."""
+        policy = replace(CALM, warm_spare=True, hedge_delay=20.0)
         with behind(kind, proxy.url, trust, policy=policy) as driver:
-            with timed() as post:
-                assert driver.request("POST", "/").text == "two"
-            assert 1.4 < post.seconds < 3
-        with behind(kind, proxy.url, trust, policy=policy) as driver:
-            with timed() as get:
-                assert driver.get("/").text == "two"
-            assert get.seconds < 1.4
+            assert driver.get("/").text == "one"
+            wait_for(lambda: driver.get("/").text == "one" and f"{TWO}:443" in proxy.hosts())
 
     def test_a_slow_answer_is_overtaken(
         self,
@@ -203,6 +271,109 @@ class TestTheManagersProxy:
                 with pytest.raises(UpdateFailed, match="502"):
                     driver.update()
             assert set(proxy.hosts()) == {"[2001:db8::1]:443"}
+
+
+class TestSocks:
+    """A SOCKS5 proxy opens a tunnel to every endpoint, with TLS or without."""
+
+    @pytest.fixture
+    def socks(self, servers: tuple[Handmade, Handmade]) -> Iterator[SocksProxy]:
+        one, two = servers
+        with socks_proxy({ONE: port_of(one), TWO: port_of(two)}) as proxy:
+            yield proxy
+
+    def test_names_that_only_the_proxy_looks_up(
+        self, kind: str, socks: SocksProxy, trust: ssl.SSLContext
+    ) -> None:
+        """Requests, checks and updates reach names that only the proxy resolves."""
+        with behind(kind, socks.url, trust) as driver:
+            assert driver.get("/").text == "one"
+            assert [driver.check(url) for url in URLS] == [True, True]
+            assert driver.update()
+        assert set(socks.hosts()) == {f"{ONE}:443", f"{TWO}:443"}
+
+    def test_an_endpoint_that_the_proxy_cannot_reach(
+        self, kind: str, socks: SocksProxy, trust: ssl.SSLContext
+    ) -> None:
+        """The proxy's refusal counts against the endpoint, and even a POST goes on."""
+        del socks.ports[ONE]
+        with behind(kind, socks.url, trust) as driver:
+            assert driver.request("POST", "/").text == "two"
+            assert states(driver)[0] == "suspect"
+            assert not driver.check(URLS[0])
+
+    def test_an_endpoint_that_the_proxy_waits_for(
+        self, kind: str, socks: SocksProxy, trust: ssl.SSLContext
+    ) -> None:
+        """If the proxy hangs, a tunnel to the next endpoint opens after the race delay."""
+        socks.hanging = {ONE}
+        policy = replace(QUICK, total_timeout=30.0, race_delay=0.3)
+        with behind(kind, socks.url, trust, policy=policy) as driver, timed() as took:
+            assert driver.get("/").text == "two"
+        assert 0.3 <= took.seconds < 1.4
+
+    @pytest.mark.parametrize("given", ["user:pass@", "user:wrong@", ""])
+    def test_credentials(self, kind: str, given: str) -> None:
+        """The login is sent; a wrong or missing login counts against no endpoint."""
+        url = f"http://{ONE}"
+        with (
+            handmade(lambda asked: OK) as server,
+            socks_proxy({ONE: port_of(server)}, login="user:pass") as proxy,
+        ):
+            of_manager = {"proxy": proxy.url.replace("user:pass@", given)}
+            with Driver(kind, [url], QUICK, of_manager=of_manager) as driver:
+                if given == "user:pass@":
+                    assert driver.check(url)
+                    assert driver.get("/").text == "ok"
+                    return
+                with pytest.raises(NoEndpointAvailable) as caught:
+                    driver.get("/")
+                assert [trial.fault for trial in caught.value.attempts] == ["proxy"]
+                assert not driver.check(url)
+                assert states(driver) == ["unknown"]
+
+    @pytest.mark.parametrize("host", ["10.0.0.1", "[2001:db8::1]"])
+    def test_an_address(self, host: str, kind: str) -> None:
+        """An address of an endpoint reaches the proxy as an address."""
+        with (
+            handmade(lambda asked: OK) as server,
+            socks_proxy({host.strip("[]"): port_of(server)}) as proxy,
+            Driver(kind, [f"http://{host}"], QUICK, of_manager={"proxy": proxy.url}) as driver,
+        ):
+            assert driver.get("/").text == "ok"
+
+    def test_no_socks_at_all(self, kind: str) -> None:
+        """A server that answers in another protocol counts against no endpoint."""
+
+        def refuse(sock: socket.socket) -> None:
+            sock.recv(65536)
+            sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        with talking(refuse) as url:
+            given = {"proxy": url.replace("http:", "socks5:")}
+            with Driver(kind, [f"http://{ONE}"], QUICK, of_manager=given) as driver:
+                with pytest.raises(NoEndpointAvailable) as caught:
+                    driver.get("/")
+                assert [trial.fault for trial in caught.value.attempts] == ["proxy"]
+                assert states(driver) == ["unknown"]
+
+    def test_without_its_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without socksio, the error names what to install."""
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(ImportError, match=r"pip install 'httpx2\[socks\]'"):
+            EndpointManager(proxy="socks5://127.0.0.1")
+
+
+def test_a_proxy_that_itself_has_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy at ``https://`` is refused, as an argument and in the environment."""
+    with pytest.raises(ValueError, match="must be at http:// or socks5://, not at https://"):
+        EndpointManager(URLS, proxy="https://proxy.example")
+    monkeypatch.setenv("https_proxy", "https://proxy.example")
+    with (
+        EndpointManager(URLS, policy=QUICK, update_interval=0).client(start=False) as client,
+        pytest.raises(ValueError, match="not at https://"),
+    ):
+        client.get("/")
 
 
 class TestAClientsOwnProxy:

@@ -229,30 +229,24 @@ def test_a_spare_of_http2_that_the_server_ends_is_replaced(kind: str, manner: st
 
 
 def test_many_threads_open_one_spare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one thread opens the spare, the sweeps of other threads leave the spare alone."""
+    """Of the sweeps of many threads at the same time, one opens the spare."""
     monkeypatch.setattr(sync_connecting, "SWEEP_INTERVAL", 0.0)
-    keep, go_on = sync_connecting.Connector._keep_spare, threading.Event()
-    entered: list[float] = []
+    keep, together = sync_connecting.Connector._keep_spare, threading.Barrier(16)
 
-    def held(
+    def at_once(
         connector: sync_connecting.Connector, pool: sync_connections.EndpointPool, now: float
     ) -> None:
-        entered.append(now)
-        assert go_on.wait(20)
+        together.wait(20)
         keep(connector, pool, now)
 
-    monkeypatch.setattr(sync_connecting.Connector, "_keep_spare", held)
     with (
         scripted({"a": OK, "b": OK}) as ([a, b], _),
         Driver("sync", [a.url, b.url], WARM, trust_env=False) as driver,
     ):
-        first = threading.Thread(target=driver.get, args=("/get",))
-        first.start()
-        wait_for(lambda: entered, what="the first thread sweeps")
-        assert {answer.status_code for answer in driver.at_once(16, "/get")} == {200}
-        assert len(entered) == 1
-        go_on.set()
-        first.join()
+        with monkeypatch.context() as patched:
+            patched.setattr(sync_connecting.Connector, "_keep_spare", at_once)
+            answers = driver.at_once(16, "/get")
+        assert {answer.status_code for answer in answers} == {200}
         _ask_until(driver, lambda: bool(_spares(driver)))
         assert len(_spares(driver)) == 1
         wait_for(lambda: b.connections == 1, what="b accepts the spare")

@@ -1,5 +1,6 @@
 """Health checks against real HTTP and Engine.IO servers, with TLS and without."""
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -256,9 +257,11 @@ class TestFaults:
 
     def test_called_off(self) -> None:
         """An abort ends running checks at once and later checks too; no endpoint is blamed."""
-        with silence() as port:
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            listener.settimeout(10)
             prober = Prober(NOBODY, 30)
-            endpoint = Endpoint(f"https://127.0.0.1:{port}")
+            endpoint = Endpoint(f"https://127.0.0.1:{listener.getsockname()[1]}")
             results: list[ProbeResult] = []
             checkers = [
                 threading.Thread(target=lambda: results.append(prober.check("api", endpoint)))
@@ -266,7 +269,8 @@ class TestFaults:
             ]
             for checker in checkers:
                 checker.start()
-            wait_for(lambda: len(prober._sockets) == 3)
+            for _ in checkers:
+                stack.enter_context(listener.accept()[0])
             prober.abort()
             for checker in checkers:
                 checker.join(5)

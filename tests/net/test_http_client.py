@@ -1,5 +1,6 @@
 """The guarantees of one bounded HTTP request."""
 
+import contextlib
 import gzip
 import socket
 import ssl
@@ -23,7 +24,6 @@ from ..client.fleet import black_hole, silence
 from ..client.handmade import NOBODY, Answer, Asked, handmade
 from ..client.proxy import forward_proxy
 from ..ports import closed_port
-from ..waiting import wait_for
 
 TOKEN = "a-token"
 MAX_BYTES = 10_000
@@ -315,8 +315,10 @@ class TestAbort:
     def test_what_runs_and_what_comes_later(self, scheme: str) -> None:
         """An abort ends running and later requests without a fault, and closes every socket."""
         failures: list[HttpError] = []
-        with silence() as port:
-            asker = client()
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            listener.settimeout(10)
+            port, asker = listener.getsockname()[1], client()
 
             def ask() -> None:
                 try:
@@ -327,7 +329,8 @@ class TestAbort:
             threads = [threading.Thread(target=ask) for _ in range(3)]
             for thread in threads:
                 thread.start()
-            wait_for(lambda: len(asker._sockets) == 3)
+            for _ in threads:
+                stack.enter_context(listener.accept()[0])
             asker.abort()
             for thread in threads:
                 thread.join(5)

@@ -104,8 +104,6 @@ class Attempt:
         fault: Why there is no good answer, or None if the application gets the answer.
         sent: Whether a server may have seen the request.
         reused: Whether the connection had carried a request before.
-        apart: Whether the attempt used another proxy than the health checks. Then the pool records
-            no failure, because the proxy may be its cause.
         result: The driver's answer or exception.
         first_byte: Seconds from the request to the first byte of its answer, or None.
     """
@@ -118,7 +116,6 @@ class Attempt:
     fault: Fault | None = None
     sent: bool = True
     reused: bool = False
-    apart: bool = False
     result: Any = None
     first_byte: float | None = None
 
@@ -160,7 +157,11 @@ class Failover:
         trials: The failed attempts.
         tried: The URLs of the endpoints that are not tried again: those that have failed, and those
             that the current attempt has chosen.
+        apart: Whether the request uses another proxy than the health checks. Then the pool records
+            no failure, because the proxy may be its cause.
     """
+
+    apart = False
 
     def __init__(
         self,
@@ -299,7 +300,7 @@ class Failover:
         """Record a failed attempt without a choice of the next one, as for a loser of a race."""
         member, now = attempt.member, attempt.now
         self.trials.append(FailedAttempt(member.url, fault, now - attempt.began))
-        if attempt.apart:
+        if self.apart:
             return
         if attempt.busy is not None:
             self._pool.busy(member, attempt.busy, now)

@@ -62,7 +62,7 @@ class ClientState:
         random: Returns numbers from 0 to 1.
         pools: The pools ``api`` and ``socketio``.
         resolver: Resolves hosts for requests, checks and updates.
-        secure_cookies: Names of the cookies that an endpoint has set with ``Secure``.
+        has_secure_cookies: Whether an endpoint has set a cookie with ``Secure``.
         wake: Wakes the loop of the manager's health checks; None while it does not run.
         loop: The event loop in which signals are sent. None: signals are sent at once, in the
             thread of the event.
@@ -79,7 +79,7 @@ class ClientState:
         self.pools = (self.api, self.socketio)
         self.budget = Budget(policy)
         self.resolver = resolver or Resolver()
-        self.secure_cookies: set[bytes] = set()
+        self.has_secure_cookies = False
         self.wake: Callable[[], None] | None = None
         self.on_fork: Callable[[], None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None

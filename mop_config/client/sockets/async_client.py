@@ -10,8 +10,6 @@ from engineio.base_client import connected_clients
 from socketio.exceptions import ConnectionError as SocketConnectionError
 from socketio.exceptions import ConnectionRefusedError as LoginRefused
 
-from ...net._async.connecting import connect
-from ...net.faults import Fault
 from ..keywords import ConnectKeywords, SocketKeywords, check_keywords
 from ..manager import BaseManager
 from ..pool.member import PoolMember
@@ -271,19 +269,10 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
         raise found.error or NoEndpointAvailable(tuple(found.trials))
 
     async def _reach(self, run: AsyncRun, member: PoolMember) -> PoolMember | None:
-        """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
+        """Dial an endpoint as a test; python-engineio dials again by itself."""
         endpoints, state = self._endpoints, self._endpoints.state
         until = state.clock() + state.policy.total_timeout
-        options = endpoints.options.for_dial(state.policy.connect_timeout, until=until)
-        proxy = endpoints.options.for_target(member.target)
-        if proxy is not None:
-            try:
-                place = search.place_of(proxy)
-                await (await connect(place, options, state.resolver)).aclose()
-            except Exception:
-                endpoints.record_failed(run.search, member, Fault.PROXY)
-                return None
-            return member
+        options = endpoints.options.for_dial(state.policy.connect_timeout, until)
         winner = None
         race = endpoints.race(run.search, member)
         race.called_off = run.ended.is_set

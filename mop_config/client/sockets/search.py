@@ -9,7 +9,6 @@ import httpx2
 from socketio.exceptions import ConnectionError as SocketConnectionError
 from socketio.exceptions import ConnectionRefusedError as LoginRefused
 
-from ...net.connect import Place
 from ...net.faults import Fault, lacks_resources
 from ..manager import BaseManager
 from ..pool.failover import Attempt, Budget, DialRace, Failover, RetryTraits
@@ -28,7 +27,6 @@ MOVE_CHECK_INTERVAL = 0.5
 MOVED = "moved to another endpoint"
 
 _TRANSPORTS = frozenset({"polling", "websocket"})
-_PROXY_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 #: A connect may be repeated at any endpoint, and is never sent twice at once.
 _TRAITS = RetryTraits(idempotent=True, replayable=True, hedged=False)
 
@@ -79,9 +77,7 @@ class SocketEndpoints:
 
     def race(self, search: Failover, member: PoolMember) -> DialRace:
         """Return the dial race of a search that begins with an endpoint."""
-        # No race with proxies: it would dial endpoints directly that need a proxy.
-        more = (lambda _: None) if self.options.knows_proxies else partial(self.next, search)
-        return DialRace(member, more, self.state.policy.race_delay)
+        return DialRace(member, partial(self.next, search), self.state.policy.race_delay)
 
     def record_failed(self, search: Failover, member: PoolMember, fault: Fault) -> None:
         """Record that an endpoint could not be reached."""
@@ -175,12 +171,6 @@ def check_transports(transports: list[str] | str | None) -> None:
         raise ValueError(f"transports must name polling or websocket, not {transports!r}")
 
 
-def place_of(proxy: httpx2.Proxy) -> Place:
-    """Return the place of a proxy."""
-    port = proxy.url.port or _PROXY_PORTS.get(proxy.url.scheme, 80)
-    return Place(proxy.url.host, port, None)
-
-
 def with_credentials(proxy: httpx2.Proxy) -> str:
     """Return the URL of a proxy with its user and password."""
     if proxy.auth is None:
@@ -200,20 +190,11 @@ def engine_url(target: Target, host: str) -> tuple[str, str]:
 
 
 def fault_of_text(error: Exception) -> Fault:
-    """Return the fault of a python-socketio error, classified by its message."""
-    if lacks_resources(error):
-        return Fault.OURS
+    """Return the fault of a python-socketio error, whose message tells what this machine lacks."""
     text = str(error).lower()
-    for words, fault in _WORDS:
-        if any(word in text for word in words):
-            return fault
-    return Fault.REFUSED
+    if lacks_resources(error) or any(word in text for word in _LACKING):
+        return Fault.OURS
+    return Fault.BAD_STATUS
 
 
-_WORDS: tuple[tuple[tuple[str, ...], Fault], ...] = (
-    (("too many open files", "cannot allocate memory", "start new thread"), Fault.OURS),
-    (("certificate", "ssl"), Fault.TLS),
-    (("timed out", "timeout", "unexpected connection"), Fault.CONNECT_TIMEOUT),
-    (("status code", "open packet", "unexpected response", "redirects"), Fault.BAD_STATUS),
-    (("reset", "aborted", "recv"), Fault.RESET),
-)
+_LACKING = ("too many open files", "cannot allocate memory", "start new thread")

@@ -11,8 +11,6 @@ from engineio.base_client import connected_clients
 from socketio.exceptions import ConnectionError as SocketConnectionError
 from socketio.exceptions import ConnectionRefusedError as LoginRefused
 
-from ...net._sync.connecting import connect
-from ...net.faults import Fault
 from ..keywords import ConnectKeywords, SocketKeywords, check_keywords
 from ..manager import BaseManager
 from ..pool.member import PoolMember
@@ -272,19 +270,10 @@ class FailoverSocketClient(socketio.Client):  # type: ignore[misc]
         raise found.error or NoEndpointAvailable(tuple(found.trials))
 
     def _reach(self, run: Run, member: PoolMember) -> PoolMember | None:
-        """Dial an endpoint or its proxy as a test; python-engineio dials again by itself."""
+        """Dial an endpoint as a test; python-engineio dials again by itself."""
         endpoints, state = self._endpoints, self._endpoints.state
         until = state.clock() + state.policy.total_timeout
-        options = endpoints.options.for_dial(state.policy.connect_timeout, until=until)
-        proxy = endpoints.options.for_target(member.target)
-        if proxy is not None:
-            try:
-                place = search.place_of(proxy)
-                (connect(place, options, state.resolver)).close()
-            except Exception:
-                endpoints.record_failed(run.search, member, Fault.PROXY)
-                return None
-            return member
+        options = endpoints.options.for_dial(state.policy.connect_timeout, until)
         winner = None
         race = endpoints.race(run.search, member)
         race.called_off = run.ended.is_set

@@ -16,8 +16,9 @@ import requests
 import websocket
 from requests.adapters import HTTPAdapter
 
+from ...net.proxies import address_of
 from ..pool.member import PoolMember
-from .search import SocketEndpoints, place_of, with_credentials
+from .search import SocketEndpoints, with_credentials
 
 __all__ = ["Event"]
 
@@ -58,7 +59,7 @@ class EngineSession(requests.Session):
     def __init__(self, engine: Any, member: PoolMember, endpoints: SocketEndpoints) -> None:
         super().__init__()
         target = member.target
-        proxy = endpoints.options.for_target(target)
+        proxy = endpoints.options.for_place(target)
         tls = endpoints.options.tls
         name = target.tls_name
         authority = target.authority.decode()
@@ -148,11 +149,11 @@ def _proxy_options(proxy: httpx2.Proxy | None) -> dict[str, Any]:
     if proxy is None:
         # websocket-client reads ``http_no_proxy`` only if a proxy is set.
         return {"http_no_proxy": ["*"], "http_proxy_host": "proxy.invalid", "http_proxy_port": 1}
-    place = place_of(proxy)
+    host, port = address_of(proxy)
     return {
         "http_no_proxy": ["proxies.invalid"],  # excludes no real host
-        "http_proxy_host": place.host,
-        "http_proxy_port": place.port,
+        "http_proxy_host": host,
+        "http_proxy_port": port,
         "http_proxy_auth": proxy.auth,
         "proxy_type": proxy.url.scheme,
     }

@@ -150,34 +150,29 @@ class Exchange(Attempt, Deadline):
                 self.member = winner
             self.lost = [loser for loser in losers if loser[1] is not Fault.STALLED]
             for loser, fault in losers:
-                lost = Attempt(loser, core.clock(), self.began, apart=self.apart)
-                self.failover.record_failure(lost, fault)
+                self.failover.record_failure(Attempt(loser, core.clock(), self.began), fault)
 
     # -- the request and the answer, rewritten
 
-    def for_pool(self, proxy: httpcore2.Proxy | None) -> httpcore2.Request:
+    def for_pool(self, for_proxy: Headers | None) -> httpcore2.Request:
         """Address the request to the endpoint: its path prefix, Host, connection and time-outs.
 
         Args:
-            proxy: The proxy, or None. For an endpoint without TLS, an HTTP proxy gets the absolute
-                URL and the proxy's own header fields.
+            for_proxy: Header fields for an HTTP proxy that forwards the request, and so gets the
+                absolute URL; None without such a proxy.
         """
         request, target = self.request, self.member.target
         self.timeouts = {"read": self, "write": self}
         self.read_limit, self.write_limit = self.wanted.get("read"), self.wanted.get("write")
-        headers = self._fields()
-        if headers and headers[0][0] == b"Host":  # httpx2 puts Host first
-            headers[0] = (b"Host", target.authority)
-        else:
-            headers = [header for header in headers if header[0].lower() != b"host"]
-            headers.insert(0, (b"Host", target.authority))
+        headers = [header for header in self._fields() if header[0].lower() != b"host"]
+        headers.insert(0, (b"Host", target.authority))
         path = request.url.raw_path
         if path != b"*":
             path = target.prefix + path
-        if proxy is not None and target.tls_name is None and proxy.url.scheme.startswith(b"http"):
+        if for_proxy is not None:
             path = b"http://%b:%d%b" % (target.host.encode(), target.port, path)
             own = {name.lower() for name, _ in headers}
-            headers = [h for h in proxy.headers if h[0].lower() not in own] + headers
+            headers = [h for h in for_proxy if h[0].lower() not in own] + headers
         addressed = httpcore2.Request(
             method=request.method,
             url=httpcore2.URL(scheme=target.scheme, host=target.key, port=target.port, target=path),
@@ -210,23 +205,15 @@ class Exchange(Attempt, Deadline):
         )
 
     def _fields(self) -> Headers:
-        """Return the headers to send: without TLS, without the cookies that were set as Secure.
+        """Return the headers to send: without TLS no cookies, once a cookie was set as Secure.
 
         The cookie jar cannot leave them out, since for the jar every endpoint has the https URL of
         the pool.
         """
-        headers, secure = self.headers or self.request.headers.raw, self.core.secure_cookies
-        if self.member.target.tls_name is not None or not secure:
-            return headers
-        kept = []
-        for name, value in headers:
-            if name.lower() != b"cookie":
-                kept.append((name, value))
-                continue
-            pairs = [pair for pair in value.split(b";") if _cookie_name(pair) not in secure]
-            if pairs:
-                kept.append((name, b";".join(pairs).strip()))
-        return kept
+        headers = self.headers or self.request.headers.raw
+        if self.member.target.tls_name is None and self.core.has_secure_cookies:
+            return [header for header in headers if header[0].lower() != b"cookie"]
+        return headers
 
     def is_short(self) -> bool:
         """Return whether the answer declares a body of at most ``SMALL`` bytes."""
@@ -264,7 +251,7 @@ class Exchange(Attempt, Deadline):
 
     def body_failed(self, error: Exception, began: float) -> Exception:
         """Record a broken body that the application reads; return the exception to raise."""
-        if not self.apart:
+        if not self.failover.apart:
             fault = fault_of_attempt(error, connecting=False)
             with self.core as core:
                 core.api.failed(self.member, fault, core.clock(), began)
@@ -297,34 +284,21 @@ class Exchange(Attempt, Deadline):
                 self.failover.record_failure(second, second.fault)
             elif is_done and overtaken:
                 self.now = core.clock()
-                if not self.apart and self.failover.is_stalled(self.member, self.now):
+                if not self.failover.apart and self.failover.is_stalled(self.member, self.now):
                     self.failover.record_failure(self, Fault.STALLED)
                 return second
             elif is_done and self.fault is not None:
                 self.failover.record_failure(self, self.fault)
                 return second
-            elif self.fault is not None:  # the time is over
-                second.now = core.clock()
-                self.failover.record_failure(second, Fault.READ_TIMEOUT)
         return self
 
 
 def traits_of(request: httpx2.Request) -> RetryTraits:
     """Return the traits of a request that decide whether it may be sent again."""
     method, stream = request.method, request.stream
-    replayable = isinstance(stream, httpx2.ByteStream) or _is_replayable(stream)
+    replayable = isinstance(stream, httpx2.ByteStream)
     keyed = method not in IDEMPOTENT and "Idempotency-Key" in request.headers
     return RetryTraits.of(method, replayable=replayable, keyed=keyed)
-
-
-def _is_replayable(stream: Any) -> bool:
-    # httpx2 rebuilds a multipart body for each attempt, but its files must be seekable.
-    fields = getattr(stream, "fields", None)
-    return fields is not None and all(
-        isinstance(file := getattr(field, "file", b""), (bytes, str))
-        or (hasattr(file, "seekable") and file.seekable())
-        for field in fields
-    )
 
 
 class Default(float):
@@ -364,29 +338,15 @@ def _location(value: bytes, exchange: Exchange) -> bytes:
 
 
 def _cookie(value: bytes, exchange: Exchange) -> bytes:
-    target = exchange.member.target
+    """Return a cookie for the pool's host and for all paths, which every endpoint gets."""
     pair, *attributes = value.split(b";")
-    name = target.authority.rpartition(b":")[0] or target.authority
     kept = []
     for attribute in attributes:
-        key, _, about = (part.strip().lower() for part in attribute.partition(b"="))
-        if key == b"domain" and (b"." + name).endswith(b"." + about.lstrip(b".")):
-            continue
-        if key == b"secure":
-            exchange.core.secure_cookies.add(_cookie_name(pair))
-        if key == b"path":
-            # The cookie jar matches the application's paths, without the endpoint's prefix.
-            given = attribute.partition(b"=")[2].strip()
-            path = _without_prefix(given, target.prefix)
-            if path is None and _without_prefix(target.prefix, given.removesuffix(b"/")):
-                path = b"/"  # all paths of the application are below that path
-            attribute = attribute if path is None else b" Path=" + path
-        kept.append(attribute)
-    return b";".join([pair, *kept])
-
-
-def _cookie_name(pair: bytes) -> bytes:
-    return pair.partition(b"=")[0].strip()
+        key = attribute.partition(b"=")[0].strip().lower()
+        exchange.core.has_secure_cookies |= key == b"secure"
+        if key not in (b"domain", b"path"):
+            kept.append(attribute)
+    return b";".join([pair, *kept, b" Path=/"])
 
 
 def _without_prefix(path: bytes, prefix: bytes) -> bytes | None:

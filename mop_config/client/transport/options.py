@@ -6,6 +6,7 @@ environment's proxies, so our transport takes and applies these options itself.
 
 import contextlib
 import importlib.util
+import math
 import os
 import ssl
 import urllib.request
@@ -15,10 +16,9 @@ from typing import Any, Unpack
 import httpx2
 
 from ...model.address import is_loopback
-from ...net.connect import DialOptions, offering
-from ...net.http import proxy_of
+from ...net.connect import DialOptions, Place, offering
+from ...net.proxies import proxy_at, proxy_of
 from ..keywords import TransportKeywords
-from ..pool.member import Target
 
 #: The names of the options that go to a transport; all others go to the client.
 NAMES = frozenset(TransportKeywords.__annotations__)
@@ -33,15 +33,14 @@ class TransportOptions:
         given: The options; see ``TransportKeywords``.
 
     Raises:
-        ValueError: If certificates would not be verified.
-        ImportError: If ``http2`` is True and ``h2`` is not installed.
+        ValueError: If certificates would not be verified, or if the proxy itself has TLS.
+        ImportError: If ``h2`` for ``http2``, or ``socksio`` for a SOCKS proxy, is not installed.
 
     Attributes:
         tls: Our own context, which verifies certificates like the given context.
         proxy: Proxy for every request, or None.
         environment: Proxies of the environment by scheme; empty if ``trust_env`` is False.
-        knows_proxies: Whether any request may go through a proxy.
-        checked: The options of the manager's health checks, which may use other proxies.
+        way: The choice of proxies, for comparison with other options.
     """
 
     def __init__(self, **given: Unpack[TransportKeywords]) -> None:
@@ -66,12 +65,9 @@ class TransportOptions:
             )
         protocols = {"h2": self.http2, "http/1.1": self.http1}
         self.tls = offering(tls, [name for name, is_offered in protocols.items() if is_offered])
-        self.proxy: httpx2.Proxy | None = (
-            httpx2.Proxy(url=proxy) if isinstance(proxy, str | httpx2.URL) else proxy
-        )
+        self.proxy = None if proxy is None else proxy_at(proxy)
         self.environment = urllib.request.getproxies() if trust_env and proxy is None else {}
-        self.knows_proxies = self.proxy is not None or bool(self.environment)
-        self.checked = self
+        self.way = self.proxy and (self.proxy.url, self.proxy.raw_auth), self.environment
 
     def proxy_for(self, scheme: str, host: str) -> httpx2.Proxy | None:
         """Return the proxy for requests to a host, or None.
@@ -82,14 +78,10 @@ class TransportOptions:
             return None
         return self.proxy or proxy_of(self.environment, scheme, host)
 
-    def for_target(self, target: Target) -> httpx2.Proxy | None:
-        """Return the proxy for requests to an endpoint, or None."""
-        return self.proxy_for(target.scheme.decode(), target.host.strip("[]"))
-
-    def takes_another_way(self, target: Target) -> bool:
-        """Whether requests to an endpoint use another proxy than its health checks."""
-        ours, theirs = self.for_target(target), self.checked.for_target(target)
-        return (ours and (ours.url, ours.raw_auth)) != (theirs and (theirs.url, theirs.raw_auth))
+    def for_place(self, place: Place) -> httpx2.Proxy | None:
+        """Return the proxy for connections to a server, or None."""
+        scheme = "http" if place.tls_name is None else "https"
+        return self.proxy_for(scheme, place.host.strip("[]"))
 
     def for_httpx(self, proxy: httpx2.Proxy | None) -> dict[str, Any]:
         """Return the arguments of httpx2's own transports."""
@@ -97,24 +89,24 @@ class TransportOptions:
         address = {} if proxy is None else {"local_address": None}
         return {**self._given, **own, **address}
 
-    def for_dial(self, timeout: float, **limits: Any) -> DialOptions:
+    def for_dial(self, timeout: float, until: float = math.inf) -> DialOptions:
         """Return the options of a dial.
 
         Args:
             timeout: Seconds for the dial of one address.
-            limits: Further attributes of the options: ``until``, ``look_up`` and ``hedge``.
+            until: End of the dial, in monotonic seconds.
         """
-        return DialOptions(self.tls, timeout, self.local_address, self.socket_options, **limits)
+        return DialOptions(
+            self.tls, timeout, self.local_address, self.socket_options, until, self.for_place
+        )
 
 
 def _context_of(verify: Any, cert: Any, *, trust_env: bool) -> ssl.SSLContext:
     """Return the context of ``verify`` and ``cert``, whose files httpx2 takes with a warning."""
     if isinstance(verify, str):
         with _naming(verify):
-            if os.path.isdir(verify):
-                verify = ssl.create_default_context(capath=verify)
-            else:
-                verify = ssl.create_default_context(cafile=verify)
+            where = "capath" if os.path.isdir(verify) else "cafile"
+            verify = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, **{where: verify})
     elif isinstance(verify, bool):
         with _naming(f"SSL_CERT_FILE={os.environ.get('SSL_CERT_FILE')}"):
             verify = httpx2.create_ssl_context(verify=verify, trust_env=trust_env)

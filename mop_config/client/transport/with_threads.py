@@ -7,6 +7,7 @@ gets a second thread, which sends the hedge to another endpoint.
 import contextlib
 import contextvars
 import logging
+import math
 import select
 import socket
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 
 import httpcore2
 
-from ...net.connect import shut_down
+from ...net.connect import GLANCE
 from ...net.threads import start_thread
 from .attempt import Exchange
 
@@ -88,7 +89,7 @@ def hedged(exchange: Exchange, send: Action, close: Action) -> Exchange:
 
 
 class Hedge:
-    """The waits of one request, which start a hedge, and which the other request can end.
+    """The waits of one request, which start a hedge, and which end when the other request has won.
 
     Args:
         exchange: The request.
@@ -99,8 +100,8 @@ class Hedge:
     def __init__(self, exchange: Exchange, send: Action, close: Action) -> None:
         self._exchange = exchange
         self._send, self._close = send, close
-        self._socket: socket.socket | None = None
         self._outcome: Future[Exchange] | None = None
+        self._pause = math.inf
 
     def wait(self, sock: socket.socket, seconds: float) -> None:
         """Wait until the request's socket is readable; start the second request if that is late.
@@ -112,26 +113,24 @@ class Hedge:
         exchange, until = self._exchange, time.monotonic() + seconds
         poll = select.poll()
         poll.register(sock, select.POLLIN)
-        self._socket = sock
-        try:
-            while not exchange.called_off:
-                left = min(until, exchange.hedge_at) - time.monotonic()
-                if poll.poll(max(0.0, left) * 1000 + 1):
-                    break
-                if time.monotonic() >= until:
-                    raise TimeoutError("timed out")
+        while not exchange.called_off:
+            left = min(until, exchange.hedge_at) - time.monotonic()
+            if poll.poll(max(0.0, min(left, self._pause)) * 1000 + 1):
+                return
+            now = time.monotonic()
+            if now >= until:
+                raise TimeoutError("timed out")
+            if now >= exchange.hedge_at:
                 self._start()
-        finally:
-            self._socket = None
-        if exchange.called_off:
-            raise httpcore2.ReadError("the other request of the hedge has its answer")
+        raise httpcore2.ReadError("the other request of the hedge has its answer")
 
     def _start(self) -> None:
-        self._exchange.hedge_at = float("inf")
+        self._exchange.hedge_at = math.inf
         second = self._exchange.rival()
         if second is None:
             return
         second.hedge = Hedge(second, self._send, self._close)
+        self._pause = second.hedge._pause = GLANCE  # either request may win at any time
         outcome: Future[Exchange] = Future()
         try:
             # Run in the request's context, which holds the current trace span.
@@ -151,15 +150,7 @@ class Hedge:
         except InvalidStateError:  # the first request is over
             self._close(second)
         else:
-            if second.fault is None and self._exchange.fault is None:
-                self.call_off()
-
-    def call_off(self) -> None:
-        """End the request from another thread, because the other request has won."""
-        self._exchange.called_off = True
-        sock = self._socket
-        if sock is not None:
-            shut_down(sock)
+            self._exchange.called_off = second.fault is None and self._exchange.fault is None
 
     def settle(self) -> Exchange:
         """Return the better of the two requests, now that the first is over."""
@@ -175,7 +166,7 @@ class Hedge:
         if self._outcome is None or second is None:
             return
         if self._outcome.cancel():
-            second.hedge.call_off()
+            second.called_off = True
             return
         for each in (self._exchange, self._outcome.result()):
             if each is not better:

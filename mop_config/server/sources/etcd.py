@@ -114,7 +114,7 @@ class Gateway:
         if token:
             self._headers["Authorization"] = token
         try:
-            dial = DialOptions(tls_context(settings), CONNECT_TIMEOUT, look_up=CONNECT_TIMEOUT)
+            dial = DialOptions(tls_context(settings), CONNECT_TIMEOUT)
         except SettingsError as error:
             raise _down(error) from None
         self._client = HttpClient(dial, resolver)

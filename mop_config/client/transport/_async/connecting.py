@@ -5,15 +5,13 @@ one wins.
 """
 
 import logging
-import math
-import threading
 import time
 from typing import Any
 
 import httpcore2
 
-from ....net._async.connecting import connect, connect_by_proxy
-from ....net.connect import GLANCE, DialOptions, HostDial, Owner, Ring
+from ....net._async.connecting import connect
+from ....net.connect import DialOptions, HostDial, Owner, Ring
 from ....net.faults import Fault, fault_of, lacks_resources
 from ....net.resolver import Resolver
 from ....net.streams import AsyncStream
@@ -54,7 +52,6 @@ class AsyncConnector(Owner):
         self._dials = dial_limit()
         self._spare_dial: Any = None
         self._dials_spare = False
-        self._sweeping = threading.Lock()
         self.pools: dict[bytes, AsyncEndpointPool] = {}
         self.sweep_at = 0.0
 
@@ -69,28 +66,21 @@ class AsyncConnector(Owner):
     async def sweep(self, now: float) -> None:
         """Close expired connections and those of removed endpoints; keep the warm spare.
 
-        The sweep does nothing while another sweep runs, so that there is only one spare.
-
         Args:
             now: Monotonic seconds.
         """
-        if not self._sweeping.acquire(blocking=False):
-            return
-        try:
-            self.sweep_at = now + SWEEP_INTERVAL
-            spare = None
-            if self._state.policy.warm_spare:
-                with self._state:
-                    spare = spare_member(self._state.api, now)
-            for key, pool in list(self.pools.items()):
-                pool.retired = self._state.api.get(pool.member.url) is None
-                await pool.tidy(keeps_spare=spare is not None and key == spare.target.key)
-                if pool.retired and pool.is_empty:
-                    self.pools.pop(key, None)
-            if spare is not None:
-                await self._keep_spare(self.pool_of(spare), now)
-        finally:
-            self._sweeping.release()
+        self.sweep_at = now + SWEEP_INTERVAL
+        spare = None
+        if self._state.policy.warm_spare:
+            with self._state:
+                spare = spare_member(self._state.api, now)
+        for key, pool in list(self.pools.items()):
+            pool.retired = self._state.api.get(pool.member.url) is None
+            await pool.tidy(keeps_spare=spare is not None and key == spare.target.key)
+            if pool.retired and pool.is_empty:
+                self.pools.pop(key, None)
+        if spare is not None:
+            await self._keep_spare(self.pool_of(spare), now)
 
     async def close(self) -> None:
         """Close all connections, and end the dials."""
@@ -109,12 +99,10 @@ class AsyncConnector(Owner):
         Raises:
             httpcore2.PoolTimeout: If no connection was free in time.
             httpcore2.ConnectError: If no endpoint could be reached.
-            httpcore2.ProxyError: If the proxy did not reach the endpoint.
         """
         core = self._state
         while exchange.connection is None:
             pool = self.pool_of(exchange.member)
-            exchange.apart = pool.apart
             left = least(exchange.wanted.get("pool"), exchange.least(None))
             patience = left
             if exchange.race:
@@ -147,12 +135,7 @@ class AsyncConnector(Owner):
                 if better is not None:
                     exchange.member = better
                     return
-            proxy = place.pool.proxy
-            if proxy is None:
-                stream = await self._race(exchange, places)
-            else:
-                way = exchange.member.target, self._dial_options(exchange), self._state.resolver
-                stream = await connect_by_proxy(proxy, *way, self)
+            stream = await self._race(exchange, places)
             # The winner's place becomes the connection; the ``finally`` clause returns the others.
             winner = places.pop(exchange.member.url)
             exchange.reused = stream is None
@@ -176,8 +159,7 @@ class AsyncConnector(Owner):
                 member = exchange.failover.next(now)
             if member is None:
                 return None
-            pool = self.pool_of(member)
-            place = pool.take_now() if pool.proxy is None else None
+            place = self.pool_of(member).take_now()
             if place is None:
                 return None
             places[member.url] = place
@@ -209,15 +191,12 @@ class AsyncConnector(Owner):
         """Return the options of a dial.
 
         A late look-up may use all of the request's time, unless the caller has set a connect
-        time-out. One that is shorter than the policy's bounds the dials of all addresses, too.
+        time-out, which bounds the look-up and the dials of all addresses together.
         """
-        usual, until = self._state.policy.connect_timeout, exchange.until
-        wanted = exchange.wanted.get("connect")
-        timeout = least(wanted, usual)
-        if timeout < usual:
-            until = min(until, time.monotonic() + timeout)
-        look_up = math.inf if wanted is None or isinstance(wanted, Default) else wanted
-        return self._options.for_dial(timeout, until=until, look_up=look_up, hedge=exchange.hedge)
+        wanted, until = exchange.wanted.get("connect"), exchange.until
+        if wanted is not None and not isinstance(wanted, Default):
+            until = min(until, time.monotonic() + wanted)
+        return self._options.for_dial(least(wanted, self._state.policy.connect_timeout), until)
 
     async def _keep_spare(self, pool: AsyncEndpointPool, now: float) -> None:
         """Dial a spare connection in the background, if its endpoint has no connection."""
@@ -239,7 +218,7 @@ class AsyncConnector(Owner):
         member, timeout = place.pool.member, self._state.policy.connect_timeout
         try:
             async with self._dials:
-                options = self._options.for_dial(timeout, until=time.monotonic() + timeout)
+                options = self._options.for_dial(timeout, time.monotonic() + timeout)
                 stream = await connect(member.target, options, self._state.resolver, self)
             place.spare_until = time.monotonic() + SPARE_LIFE
             place.pool.opened(place, stream)
@@ -275,8 +254,6 @@ async def dial(
                 members[HostDial(ring, member.target, options, resolver)] = member
             if not ring.dials or race.called_off():
                 return None, failure
-            # A race may be called off at any time, so look at it now and then.
-            await AsyncStream.wait_for(ring, min(race.wait(now), GLANCE))
             for host in ring.finished():
                 member = members.pop(host)
                 if host.error is None:
@@ -284,3 +261,5 @@ async def dial(
                     return member, AsyncStream(host.socket)
                 failure = host.error
                 race.failed(member, fault_of(failure, connecting=True))
+            # A race may be called off at any time, so look at it now and then.
+            await AsyncStream.wait_for(ring, min(race.wait(now), ring.pause()))

@@ -16,7 +16,6 @@ from typing import Any, Unpack
 import httpcore2
 import httpx2
 
-from ....net.connect import Deadline
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
 from ...pool.member import route_of
@@ -28,9 +27,6 @@ from .connecting import AsyncConnector
 from .connections import close
 
 logger = logging.getLogger(__name__)
-
-#: Seconds for reading the rest of an unused answer, so that its connection can be kept.
-DRAIN = 0.05
 
 
 class AsyncClient(httpx2.AsyncClient):
@@ -78,7 +74,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         self._inner = transport
         self._manager = manager  # a client keeps its manager alive
         self._options = TransportOptions(**options)
-        self._options.checked = getattr(manager, "_network_options", self._options)
+        checked = getattr(manager, "_network_options", self._options)
+        self._is_apart = self._options.way != checked.way
         self._open()
 
     def _open(self) -> None:
@@ -104,6 +101,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         route = route_of(request.method, request.url.path)
         with core:
             failover = Failover(traits, core.api, core.budget, core.clock(), total, route)
+        failover.apart = self._is_apart
         while failover.member is not None:
             exchange = await self._attempt(Exchange(core, failover, failover.member, request))
             if exchange.lost and _is_traced():
@@ -121,7 +119,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             with core:
                 failover.record(exchange)
             if failover.discard is not None:
-                await _discard(failover.discard)
+                await close(failover.discard)
         if core.clock() >= self._connector.sweep_at and self._inner is None:
             await self._connector.sweep(core.clock())
         return await self._conclude(failover, request)
@@ -138,9 +136,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         if exchange.hedge_at == math.inf:
             await self._send(exchange)
             return exchange
-        if exchange.connection is None and pool.proxy is None:
-            # Connect first: a dial has its own race, so only late answers (and proxies) are
-            # hedged.
+        if exchange.connection is None:
+            # Connect first: a dial has its own race, so only late answers are hedged.
             try:
                 await self._connector.connect(exchange)
             except Exception as error:
@@ -183,7 +180,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         try:
             if exchange.called_off:
                 raise httpcore2.ReadError("the other request of the hedge has its answer")
-            addressed = exchange.for_pool(connection.pool.proxy)
+            addressed = exchange.for_pool(connection.pool.for_proxy)
             exchange.asked = self._state.clock()
             exchange.response = await connection.http.handle_async_request(addressed)
         except BaseException as error:
@@ -234,15 +231,6 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await self._inner.aclose()
         for transport in self._plain.values():
             await transport.aclose()
-
-
-async def _discard(exchange: Exchange) -> None:
-    """Close an unused answer; read a short rest of the body first, to keep the connection."""
-    exchange.timeouts["read"] = Deadline(exchange.core.clock() + DRAIN)
-    with contextlib.suppress(Exception):
-        if exchange.content is None and exchange.is_short():
-            await exchange.response.aread()
-    await close(exchange)
 
 
 async def _send_through(transport: httpx2.AsyncBaseTransport, exchange: Exchange) -> None:

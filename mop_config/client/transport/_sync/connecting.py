@@ -6,15 +6,13 @@ one wins.
 """
 
 import logging
-import math
-import threading
 import time
 from typing import Any
 
 import httpcore2
 
-from ....net._sync.connecting import connect, connect_by_proxy
-from ....net.connect import GLANCE, DialOptions, HostDial, Owner, Ring
+from ....net._sync.connecting import connect
+from ....net.connect import DialOptions, HostDial, Owner, Ring
 from ....net.faults import Fault, fault_of, lacks_resources
 from ....net.resolver import Resolver
 from ....net.streams import Stream
@@ -55,7 +53,6 @@ class Connector(Owner):
         self._dials = dial_limit()
         self._spare_dial: Any = None
         self._dials_spare = False
-        self._sweeping = threading.Lock()
         self.pools: dict[bytes, EndpointPool] = {}
         self.sweep_at = 0.0
 
@@ -70,28 +67,21 @@ class Connector(Owner):
     def sweep(self, now: float) -> None:
         """Close expired connections and those of removed endpoints; keep the warm spare.
 
-        The sweep does nothing while another sweep runs, so that there is only one spare.
-
         Args:
             now: Monotonic seconds.
         """
-        if not self._sweeping.acquire(blocking=False):
-            return
-        try:
-            self.sweep_at = now + SWEEP_INTERVAL
-            spare = None
-            if self._state.policy.warm_spare:
-                with self._state:
-                    spare = spare_member(self._state.api, now)
-            for key, pool in list(self.pools.items()):
-                pool.retired = self._state.api.get(pool.member.url) is None
-                pool.tidy(keeps_spare=spare is not None and key == spare.target.key)
-                if pool.retired and pool.is_empty:
-                    self.pools.pop(key, None)
-            if spare is not None:
-                self._keep_spare(self.pool_of(spare), now)
-        finally:
-            self._sweeping.release()
+        self.sweep_at = now + SWEEP_INTERVAL
+        spare = None
+        if self._state.policy.warm_spare:
+            with self._state:
+                spare = spare_member(self._state.api, now)
+        for key, pool in list(self.pools.items()):
+            pool.retired = self._state.api.get(pool.member.url) is None
+            pool.tidy(keeps_spare=spare is not None and key == spare.target.key)
+            if pool.retired and pool.is_empty:
+                self.pools.pop(key, None)
+        if spare is not None:
+            self._keep_spare(self.pool_of(spare), now)
 
     def close(self) -> None:
         """Close all connections, and end the dials."""
@@ -110,12 +100,10 @@ class Connector(Owner):
         Raises:
             httpcore2.PoolTimeout: If no connection was free in time.
             httpcore2.ConnectError: If no endpoint could be reached.
-            httpcore2.ProxyError: If the proxy did not reach the endpoint.
         """
         core = self._state
         while exchange.connection is None:
             pool = self.pool_of(exchange.member)
-            exchange.apart = pool.apart
             left = least(exchange.wanted.get("pool"), exchange.least(None))
             patience = left
             if exchange.race:
@@ -148,12 +136,7 @@ class Connector(Owner):
                 if better is not None:
                     exchange.member = better
                     return
-            proxy = place.pool.proxy
-            if proxy is None:
-                stream = self._race(exchange, places)
-            else:
-                way = exchange.member.target, self._dial_options(exchange), self._state.resolver
-                stream = connect_by_proxy(proxy, *way, self)
+            stream = self._race(exchange, places)
             # The winner's place becomes the connection; the ``finally`` clause returns the others.
             winner = places.pop(exchange.member.url)
             exchange.reused = stream is None
@@ -177,8 +160,7 @@ class Connector(Owner):
                 member = exchange.failover.next(now)
             if member is None:
                 return None
-            pool = self.pool_of(member)
-            place = pool.take_now() if pool.proxy is None else None
+            place = self.pool_of(member).take_now()
             if place is None:
                 return None
             places[member.url] = place
@@ -210,15 +192,12 @@ class Connector(Owner):
         """Return the options of a dial.
 
         A late look-up may use all of the request's time, unless the caller has set a connect
-        time-out. One that is shorter than the policy's bounds the dials of all addresses, too.
+        time-out, which bounds the look-up and the dials of all addresses together.
         """
-        usual, until = self._state.policy.connect_timeout, exchange.until
-        wanted = exchange.wanted.get("connect")
-        timeout = least(wanted, usual)
-        if timeout < usual:
-            until = min(until, time.monotonic() + timeout)
-        look_up = math.inf if wanted is None or isinstance(wanted, Default) else wanted
-        return self._options.for_dial(timeout, until=until, look_up=look_up, hedge=exchange.hedge)
+        wanted, until = exchange.wanted.get("connect"), exchange.until
+        if wanted is not None and not isinstance(wanted, Default):
+            until = min(until, time.monotonic() + wanted)
+        return self._options.for_dial(least(wanted, self._state.policy.connect_timeout), until)
 
     def _keep_spare(self, pool: EndpointPool, now: float) -> None:
         """Dial a spare connection in the background, if its endpoint has no connection."""
@@ -240,7 +219,7 @@ class Connector(Owner):
         member, timeout = place.pool.member, self._state.policy.connect_timeout
         try:
             with self._dials:
-                options = self._options.for_dial(timeout, until=time.monotonic() + timeout)
+                options = self._options.for_dial(timeout, time.monotonic() + timeout)
                 stream = connect(member.target, options, self._state.resolver, self)
             place.spare_until = time.monotonic() + SPARE_LIFE
             place.pool.opened(place, stream)
@@ -274,8 +253,6 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
                 members[HostDial(ring, member.target, options, resolver)] = member
             if not ring.dials or race.called_off():
                 return None, failure
-            # A race may be called off at any time, so look at it now and then.
-            Stream.wait_for(ring, min(race.wait(now), GLANCE))
             for host in ring.finished():
                 member = members.pop(host)
                 if host.error is None:
@@ -283,3 +260,5 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
                     return member, Stream(host.socket)
                 failure = host.error
                 race.failed(member, fault_of(failure, connecting=True))
+            # A race may be called off at any time, so look at it now and then.
+            Stream.wait_for(ring, min(race.wait(now), ring.pause()))

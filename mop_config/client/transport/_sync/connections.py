@@ -14,7 +14,7 @@ from typing import Any
 
 import httpcore2
 
-from ....net.streams import for_httpcore
+from ....net.proxies import headers_for
 from ...pool.member import PoolMember
 from ..attempt import Exchange
 from ..options import TransportOptions
@@ -76,18 +76,15 @@ class EndpointPool:
 
     Attributes:
         member: The endpoint.
-        proxy: The proxy, or None.
-        apart: Whether the manager's health checks use another proxy.
+        for_proxy: Header fields for an HTTP proxy that forwards the requests, or None.
         retired: Whether the endpoint was removed; then connections close after their exchanges.
         spare_after: When the next spare connection may be dialled, in monotonic seconds.
     """
 
     def __init__(self, member: PoolMember, options: TransportOptions) -> None:
         target, limits = member.target, options.limits
-        proxy = options.for_target(target)
         self.member = member
-        self.proxy = None if proxy is None else for_httpcore(proxy)
-        self.apart = options.takes_another_way(target)
+        self.for_proxy = headers_for(options.for_place(target), target.tls_name)
         self.retired = False
         self.spare_after = 0.0
         # The target of the member may change later.
@@ -111,7 +108,6 @@ class EndpointPool:
         with self._lock:
             exchange.connection = None if self._queue else self._take_open()
         exchange.reused = exchange.connection is not None
-        exchange.apart = self.apart
 
     def take_now(self) -> EndpointConnection | None:
         """Take an open connection or a place without waiting; return None if neither is free."""
@@ -198,9 +194,9 @@ class EndpointPool:
         return not (self._open or self._queue)
 
     def reserve(self) -> EndpointConnection | None:
-        """Take a place for a spare connection; None with a proxy or another connection."""
+        """Take a place for a spare connection; return None if there is another connection."""
         with self._lock:
-            return self._new_place() if self.proxy is None and self.is_empty else None
+            return self._new_place() if self.is_empty else None
 
     def close(self) -> None:
         """Close all connections; requests that use or a connection end with an error."""

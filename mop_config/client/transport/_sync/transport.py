@@ -17,7 +17,6 @@ from typing import Any, Unpack
 import httpcore2
 import httpx2
 
-from ....net.connect import Deadline
 from ...keywords import TransportKeywords, check_keywords
 from ...pool.failover import Failover
 from ...pool.member import route_of
@@ -29,9 +28,6 @@ from .connecting import Connector
 from .connections import close
 
 logger = logging.getLogger(__name__)
-
-#: Seconds for reading the rest of an unused answer, so that its connection can be kept.
-DRAIN = 0.05
 
 
 class Client(httpx2.Client):
@@ -79,7 +75,8 @@ class FailoverTransport(httpx2.BaseTransport):
         self._inner = transport
         self._manager = manager  # a client keeps its manager alive
         self._options = TransportOptions(**options)
-        self._options.checked = getattr(manager, "_network_options", self._options)
+        checked = getattr(manager, "_network_options", self._options)
+        self._is_apart = self._options.way != checked.way
         self._open()
 
     def _open(self) -> None:
@@ -105,6 +102,7 @@ class FailoverTransport(httpx2.BaseTransport):
         route = route_of(request.method, request.url.path)
         with core:
             failover = Failover(traits, core.api, core.budget, core.clock(), total, route)
+        failover.apart = self._is_apart
         while failover.member is not None:
             exchange = self._attempt(Exchange(core, failover, failover.member, request))
             if exchange.lost and _is_traced():
@@ -122,7 +120,7 @@ class FailoverTransport(httpx2.BaseTransport):
             with core:
                 failover.record(exchange)
             if failover.discard is not None:
-                _discard(failover.discard)
+                close(failover.discard)
         if core.clock() >= self._connector.sweep_at and self._inner is None:
             self._connector.sweep(core.clock())
         return self._conclude(failover, request)
@@ -139,9 +137,8 @@ class FailoverTransport(httpx2.BaseTransport):
         if exchange.hedge_at == math.inf:
             self._send(exchange)
             return exchange
-        if exchange.connection is None and pool.proxy is None:
-            # Connect first: a dial has its own race, so only late answers (and proxies) are
-            # hedged.
+        if exchange.connection is None:
+            # Connect first: a dial has its own race, so only late answers are hedged.
             try:
                 self._connector.connect(exchange)
             except Exception as error:
@@ -182,7 +179,7 @@ class FailoverTransport(httpx2.BaseTransport):
         try:
             if exchange.called_off:
                 raise httpcore2.ReadError("the other request of the hedge has its answer")
-            addressed = exchange.for_pool(connection.pool.proxy)
+            addressed = exchange.for_pool(connection.pool.for_proxy)
             exchange.asked = self._state.clock()
             exchange.response = connection.http.handle_request(addressed)
         except BaseException as error:
@@ -233,15 +230,6 @@ class FailoverTransport(httpx2.BaseTransport):
             self._inner.close()
         for transport in self._plain.values():
             transport.close()
-
-
-def _discard(exchange: Exchange) -> None:
-    """Close an unused answer; read a short rest of the body first, to keep the connection."""
-    exchange.timeouts["read"] = Deadline(exchange.core.clock() + DRAIN)
-    with contextlib.suppress(Exception):
-        if exchange.content is None and exchange.is_short():
-            exchange.response.read()
-    close(exchange)
 
 
 def _send_through(transport: httpx2.BaseTransport, exchange: Exchange) -> None:
