@@ -6,9 +6,11 @@ when the application drops it, and its finalizer cancels the threads. Every wait
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 
 from ..health import probe
@@ -233,7 +235,7 @@ class Lifecycle:
         self._lists = lists
         self._health = health
         self._lock = threading.Lock()
-        lists.state.on_fork = self._restart_after_fork
+        _LIFECYCLES.add(self)
 
     def start_if_new(self) -> None:
         """Start the threads, unless the manager was started or closed before."""
@@ -267,13 +269,27 @@ class Lifecycle:
             self.is_running = False
         self._lists.save()
 
-    def _restart_after_fork(self) -> None:
+    def restart_after_fork(self) -> None:
         """Replace locks, sockets and threads in a forked child: threads do not survive a fork."""
         state = self._lists.state
         self._lock = threading.Lock()
+        state.reset_after_fork()
         self._lists.reset_after_fork()
         state.wake = None  # would wake the parent's loop
         self.tasks = Background(self._lists, self._health)
         if self.is_running:
             state.wake = self.tasks.wake
             state.api.urgent = True  # so the first use starts the threads
+
+
+#: The managers of this process.
+_LIFECYCLES: weakref.WeakSet[Lifecycle] = weakref.WeakSet()
+
+
+def _restart_all_after_fork() -> None:
+    for lifecycle in _LIFECYCLES:
+        lifecycle.restart_after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_restart_all_after_fork)

@@ -7,7 +7,6 @@ their signals. No I/O happens while the lock is held.
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import threading
 import time
@@ -81,17 +80,13 @@ class ClientState:
         self.resolver = resolver or Resolver()
         self.has_secure_cookies = False
         self.wake: Callable[[], None] | None = None
-        self.on_fork: Callable[[], None] | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self._sender = weakref.ref(sender)
         self._lock = threading.Lock()
-        _STATES.add(self)
 
     def reset_after_fork(self) -> None:
         """Replace the lock in a forked child: another thread may have held the parent's lock."""
         self._lock = threading.Lock()
-        if self.on_fork is not None:
-            self.on_fork()
 
     def __enter__(self) -> Self:
         self._lock.acquire()
@@ -133,16 +128,3 @@ class ClientState:
         else:
             with contextlib.suppress(RuntimeError):  # the loop has been closed
                 self.loop.call_soon_threadsafe(partial(signals.send, signal, sender, **about))
-
-
-#: The states of this process.
-_STATES: weakref.WeakSet[ClientState] = weakref.WeakSet()
-
-
-def _reset_all_after_fork() -> None:
-    for state in _STATES:
-        state.reset_after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_reset_all_after_fork)
