@@ -26,7 +26,6 @@ from ...model.address import (
 MAX_SECONDS = 366 * 86400
 #: A bearer token, RFC 6750.
 TOKEN = re.compile(r"(?=.{1,512}$)[A-Za-z0-9._~+/-]+=*")
-_FLAGS = {"1": True, "true": True, "0": False, "false": False}
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 T = TypeVar("T")
@@ -97,10 +96,8 @@ def duration(value: str) -> float:
 
 
 def flag(value: str) -> bool:
-    """Convert 0 or 1, or ``true`` or ``false`` in upper or lower case, to a boolean."""
-    if value.lower() not in _FLAGS:
-        raise ValueError("0 or 1")
-    return _FLAGS[value.lower()]
+    """Convert 0 or 1, or ``false`` or ``true``, to a boolean."""
+    return one_of("0", "1", "false", "true")(value) in {"1", "true"}
 
 
 def number(low: N, high: N) -> Callable[[str], N]:
