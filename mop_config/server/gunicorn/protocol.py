@@ -16,9 +16,13 @@ deadline that is over counts for nothing.
 """
 
 import asyncio
+import contextlib
+import fcntl
 import logging
 import math
 import re
+import sys
+import termios
 from asyncio import TimerHandle, Transport
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -307,7 +311,7 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
     def _look(self) -> None:
         """Go on waiting if the deadline was moved, else end the request or the connection."""
         self._timer = None
-        unread = self.transport.get_write_buffer_size()
+        unread = self._count_unread()
         before = self._unread
         if self._until > self.loop.time():
             self._timer = self.loop.call_at(self._until, self._look)
@@ -323,6 +327,15 @@ class HttpProtocol(httptools_impl.HttpToolsProtocol):
             self.transport.close()
         else:
             self._wait(self._worker.request_timeout)
+
+    def _count_unread(self) -> int:
+        """Return how many bytes of the answers the client's host has not acknowledged."""
+        left: int = self.transport.get_write_buffer_size()
+        queued = bytes(4)
+        if left:
+            with contextlib.suppress(OSError):  # a platform that cannot tell
+                queued = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, queued)
+        return left + int.from_bytes(queued, sys.byteorder)
 
     def shutdown(self) -> None:
         """Close the connection now, or after the answer that is being sent."""

@@ -10,12 +10,10 @@ pinned, and tests of real workers check them.
 """
 
 import asyncio
-import contextlib
 import inspect
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -45,9 +43,6 @@ MOST_DESCRIPTORS = 65_536
 SPARE_CONNECTIONS = 2000
 #: Longest body of a request to an application that is not ours, unless it sets a limit.
 GUEST_MAX_BODY = 16 * 1024 * 1024
-#: Bytes of an answer that the kernel takes beyond those on their way to the client. The others stay
-#: in the worker's buffer, so that the deadline of ``HttpProtocol`` sees whether the client reads.
-MOST_UNSENT = 128 * 1024
 #: Seconds for which an ending worker keeps idle connections: a request may be on its way.
 LINGER = 0.5
 
@@ -199,9 +194,6 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         self.max_request = self.max_body + OVERHEAD
         server = _WorkerServer(config)
         server.worker = self
-        for listener in self.sockets:
-            with contextlib.suppress(OSError):  # a unix socket
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, server.end, number != signal.SIGTERM)
