@@ -250,7 +250,7 @@ class StaticExporter:
         """
         # The threads inherit the mask, and leave these signals to this thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        self._reloader.start(may_wait=True)
+        self._reloader.start()
         thread = ReloadThread(self._reloader, self._turn)
         thread.start()
         try:

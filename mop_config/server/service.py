@@ -112,9 +112,9 @@ class ConfigService:
         self.reports = ClientReports(directory, seen) if settings.reports else None
         return ReleaseStore(directory, source, lambda: bool(self._workers.others(os.getpid())))
 
-    def load(self, *, may_wait: bool = False) -> None:
+    def load(self) -> None:
         """Load the source, or the last good list, in this thread; see ``Reloader.start``."""
-        self._reloader.start(may_wait=may_wait)
+        self._reloader.start()
 
     # -- the life of a process
 

@@ -149,28 +149,17 @@ class Reloader:
 
     # -- when to read
 
-    def start(self, *, may_wait: bool = False) -> None:
-        """Load for the first time, falling back to the last good list on disk.
-
-        Args:
-            may_wait: Whether a reload follows soon. Then a file that is being written is left
-                alone until its writer has closed it, if there is a list to serve.
-        """
-        saved = self.releases.follow() if may_wait and self.releases.trusted else None
-        waits = saved is not None and self.source.being_written()
-        if waits or not any(self.reload(Trigger.START) for _ in range(VAIN_TRIES + 1)):
-            self.give_up_waiting(Trigger.START)
+    def start(self) -> None:
+        """Load for the first time, falling back to the last good list on disk."""
+        if not any(self.reload(Trigger.START) for _ in range(VAIN_TRIES + 1)):
+            message = f"{self.source} keeps changing: waiting until it rests"
+            attempt = ReloadAttempt(Trigger.START, self.loaded)
+            self._note(SourceError(Code.CHANGING, message), attempt)
 
     def catch_up(self) -> None:
         """Read the source if it has changed since the last read, while no thread watched it."""
-        changed = self.source.signature() != self.loaded.signature
-        if changed and not (self.store.view.loaded and self.source.being_written()):
+        if self.source.signature() != self.loaded.signature:
             self.reload(Trigger.POLL, quietly=True)
-
-    def give_up_waiting(self, trigger: Trigger) -> None:
-        """Report that the source keeps changing, so that it cannot be read yet."""
-        message = f"{self.source} keeps changing: waiting until it rests"
-        self._note(SourceError(Code.CHANGING, message), ReloadAttempt(trigger, self.loaded))
 
     def reload(
         self, trigger: Trigger, *, quietly: bool = False, settled: Fingerprint | None = None
@@ -184,8 +173,8 @@ class Reloader:
                 have been at work since then. None takes the fingerprint now.
 
         Returns:
-            False if the source has changed meanwhile, or could not be read for lack of
-            descriptors; then the caller reloads again in a moment.
+            False if the source is being written or has changed meanwhile, or could not be read for
+            lack of descriptors; then the caller reloads again in a moment.
         """
         source = self.source
         releases = self.releases
@@ -195,8 +184,10 @@ class Reloader:
         vain = before.vain
         late = len(vain) >= VAIN_TRIES or (vain and attempt.started - vain[0] > VAIN_SECONDS)
         try:
+            host = releases.follow()  # before the read, see ``is_behind``
+            if (host or self.store.view.loaded) and source.being_written():
+                return False
             with releases.section(rendering=True) if late else contextlib.nullcontext():
-                host = releases.follow()  # before the read, see ``is_behind``
                 text = source.read(signature)
                 if late and (source.being_written() or not source.is_current(text)):
                     raise _changing(source)

@@ -23,7 +23,7 @@ from queue import Empty
 from ..serving.store import Trigger
 from ..sources import Source
 from ..sources.etcd import EtcdSource, EtcdWatcher, pause
-from ..sources.file import Event, Events, Fingerprint, Watcher
+from ..sources.file import CLOSE_WAIT, Event, Events, Fingerprint, Watcher
 from ..state.directory import WorkerRegistry
 from .pipeline import Reloader
 
@@ -31,18 +31,11 @@ logger = logging.getLogger(__name__)
 
 #: Seconds of quiet after a change that is not a write in progress.
 QUIET = 0.05
-#: Seconds of quiet after a change that ``stat`` showed before any event: the event may still be
-#: on its way through watchdog's threads.
-SILENT_QUIET = 0.2
-#: Seconds of quiet after a file appeared without an event. watchdog holds back the first half of
-#: a rename, and all events behind it, for 0.5 s, so that the file may still be written to.
-APPEARED_QUIET = 0.55
-#: Seconds to wait for the close after the last write.
-CLOSE_WAIT = 2.0
+#: Seconds of quiet after a change that ``stat`` showed before any event: watchdog holds back the
+#: first half of a rename, and all events behind it, for 0.5 s.
+SILENT_QUIET = 0.55
 #: Seconds between a close event and the read, so that a write right after the close is noticed.
 CLOSE_GRACE = 0.01
-#: Seconds after which a file that keeps changing is reported.
-PATIENCE = 5.0
 
 #: Seconds between two ``stat`` calls while the folder is watched.
 STAT_INTERVAL = 0.25
@@ -77,40 +70,36 @@ class Debouncer:
         """Take the end of a read, accepted or refused: no read is due any more."""
         self.seen = signature
         self.writing = False
-        self._since = self._due = math.inf
+        self._due = math.inf
 
     @property
     def pending(self) -> bool:
         """Whether a read is due, now or soon."""
-        return self._since < math.inf
+        return self._due < math.inf
 
     def wait(self, now: float) -> float:
         """Return the seconds until the file should be read; infinity if no read is due."""
         return max(0.0, self._due - now)
 
-    def _read_at(self, due: float, now: float) -> None:
-        self._since = min(self._since, now)
-        self._due = due
-
     def written(self, now: float) -> None:
         """Take a write event: the file is open for writing."""
         self.writing = True
-        self._read_at(now + CLOSE_WAIT, now)
+        self._due = now + CLOSE_WAIT
 
     def closed(self, now: float) -> None:
         """Take a close event, or a rename that put a complete file in place."""
         self.writing = False
-        self._read_at(now + CLOSE_GRACE, now)
+        self._due = now + CLOSE_GRACE
 
     def asked(self, now: float) -> None:
         """Take a request to read the file, whether it has changed or not."""
         if not self.pending:
-            self._read_at(now, now)
+            self._due = now
 
     def again(self, now: float) -> None:
         """Take a failed read, or a read that found another file than ``seen``: read again soon."""
         due = self._due if self.pending else now
-        self._read_at(max(due, now + QUIET), now)
+        self._due = max(due, now + QUIET)
 
     def looked(self, signature: Fingerprint, now: float, *, by_event: bool, expected: bool) -> None:
         """Take the result of a ``stat`` call.
@@ -123,27 +112,14 @@ class Debouncer:
         """
         if signature == self.seen:
             return
-        appeared = self.seen.missing and not signature.missing
         self.seen = signature
         if self.writing or signature.blank:
             quiet = CLOSE_WAIT  # a file that was created or truncated will be written to
         elif by_event or not expected:
             quiet = QUIET
         else:
-            quiet = APPEARED_QUIET if appeared else SILENT_QUIET
-        self._read_at(now + quiet, now)
-
-    def unguarded(self, read: Fingerprint) -> bool:
-        """Whether the file has changed since the last read while no close event is awaited.
-
-        Args:
-            read: Fingerprint of the file at the last read.
-        """
-        return not self.writing and self.seen != read
-
-    def restless(self, now: float) -> bool:
-        """Whether the file has kept changing for longer than ``PATIENCE``."""
-        return now - self._since > PATIENCE and self._due > now
+            quiet = SILENT_QUIET
+        self._due = now + quiet
 
 
 class ReloadThread:
@@ -186,7 +162,6 @@ class ReloadThread:
         self._debouncer = Debouncer(reloader.loaded.signature)
         self._cause = Trigger.POLL  # of the next read
         self._taken = self.answered = workers.newest_request() if workers else 0
-        self._complained = False
         self._failures = 0  # reads in a row that have not reached the source
         self._poll_interval = reloader.settings.poll_interval or math.inf
         self._next_poll = time.monotonic() + self._poll_interval
@@ -276,17 +251,8 @@ class ReloadThread:
             request = Trigger.API
         now = time.monotonic()
         self._look(events, request, now)
-        is_due = debouncer.wait(now) == 0
-        # The last close event may be that of an earlier writer.
-        unguarded = is_due and debouncer.unguarded(reloader.loaded.signature)
-        if unguarded and self._source.being_written():
-            debouncer.written(now)
-        elif is_due or (now >= self._next_poll and not debouncer.pending):
+        if debouncer.wait(now) == 0 or (now >= self._next_poll and not debouncer.pending):
             self._load()
-        elif debouncer.restless(now) and not self._complained:
-            reloader.give_up_waiting(self._cause)
-            self._complained = True
-            self._cause = Trigger.POLL
         if not self._requested:
             self.answered = self._taken
         reloader.follow_others()
@@ -333,7 +299,6 @@ class ReloadThread:
         loaded = self._reloader.loaded
         self._debouncer.read(loaded.signature)
         self._cause = Trigger.POLL
-        self._complained = False
         self._failures = 0 if loaded.reachable else self._failures + 1
         wait = pause(self._failures) if self._failures else self._poll_interval
         self._next_poll = now + wait

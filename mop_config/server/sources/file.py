@@ -51,6 +51,8 @@ _FLAGS = os.O_RDONLY | open_flags("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINA
 
 T = TypeVar("T")
 
+#: Seconds to wait for the close after the last write.
+CLOSE_WAIT = 2.0
 #: Deadline of a ``stat`` or a read in seconds.
 LOOK = 3.0
 #: Seconds, times the calls that hang, after which another call is tried. A call on a dead file
@@ -250,7 +252,11 @@ class FileSource:
             return late
 
     def being_written(self) -> bool | None:
-        """Whether a process has the file open for writing; None if that is unknown."""
+        """Whether a process writes to the file: it has the file open, and wrote lately.
+
+        None if that is unknown. A process may keep a file open for ever, so the file counts as
+        complete ``CLOSE_WAIT`` after its last change.
+        """
         return self._call(self._being_written, None)
 
     def _being_written(self) -> bool | None:
@@ -266,6 +272,8 @@ class FileSource:
         except OSError:
             return None
         try:
+            if abs(time.time() - os.fstat(descriptor).st_ctime) > CLOSE_WAIT:
+                return False
             # If another process opens the file while the lease is held, the kernel sends a signal.
             # SIGURG is ignored; the default, SIGIO, would end the process.
             fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)

@@ -137,7 +137,7 @@ def _install(
     else:
         for name, view in _OPERATIONS.items():
             app.add_url_rule(f"/{name}", name, view)
-    service.load(may_wait=start)
+    service.load()
     return service
 
 

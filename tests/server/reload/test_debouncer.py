@@ -7,16 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.server.reload.thread import (
-    APPEARED_QUIET,
-    CLOSE_GRACE,
-    CLOSE_WAIT,
-    PATIENCE,
-    QUIET,
-    SILENT_QUIET,
-    Debouncer,
-)
-from mop_config.server.sources.file import Fingerprint
+from mop_config.server.reload.thread import CLOSE_GRACE, QUIET, SILENT_QUIET, Debouncer
+from mop_config.server.sources.file import CLOSE_WAIT, Fingerprint
 
 OLD = Fingerprint(0, 1, 1, 0o100644, 100, 5, 5)
 NEW = OLD._replace(size=120, mtime_ns=6)
@@ -104,7 +96,7 @@ def test_a_change_without_its_event_leaves_the_event_time_to_come() -> None:
     assert debouncer.wait(1.0) == pytest.approx(SILENT_QUIET)
     debouncer = Debouncer(GONE)
     looked(debouncer, NEW, 1.0)
-    assert debouncer.wait(1.0) == pytest.approx(APPEARED_QUIET)
+    assert debouncer.wait(1.0) == pytest.approx(SILENT_QUIET)
 
 
 def test_an_empty_file_is_one_that_somebody_is_about_to_write() -> None:
@@ -134,18 +126,6 @@ def test_reading_ends_what_was_pending() -> None:
     debouncer.read(NEW)
     looked(debouncer, NEW, 2.0)
     assert debouncer.wait(2.0) == math.inf
-
-
-def test_a_file_that_never_rests_is_told_of() -> None:
-    """The file is reported, but not read during a write."""
-    debouncer = Debouncer(OLD)
-    now = 0.0
-    while now <= PATIENCE:
-        assert not debouncer.restless(now)
-        debouncer.written(now)
-        now += 0.5
-    debouncer.written(now)
-    assert debouncer.restless(now)
 
 
 STEPS = st.lists(
@@ -202,21 +182,3 @@ def test_a_read_that_came_to_nothing_is_tried_again_soon() -> None:
     debouncer.written(1.0)
     debouncer.again(1.0)
     assert debouncer.wait(1.0) == pytest.approx(CLOSE_WAIT), "a writer at work is still waited for"
-
-
-def test_a_writer_that_is_found_at_work_is_waited_for() -> None:
-    """The read waits for the close, or for two seconds without a write."""
-    debouncer = Debouncer(OLD)
-    debouncer.closed(1.0)
-    looked(debouncer, NEW, 1.0)
-    assert debouncer.unguarded(OLD), "the close may be an earlier writer's"
-    debouncer.written(1.1)
-    assert debouncer.writing
-    assert debouncer.wait(1.1) == pytest.approx(CLOSE_WAIT)
-    assert not debouncer.unguarded(OLD), "nobody is waited for twice"
-    debouncer.closed(2.0)
-    assert not debouncer.writing
-    assert debouncer.wait(2.0 + CLOSE_GRACE) == 0
-    debouncer.read(NEW)
-    debouncer.asked(3.0)
-    assert not debouncer.unguarded(NEW), "nothing is news"

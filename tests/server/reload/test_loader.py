@@ -21,11 +21,12 @@ from mop_config.server.reload import pipeline
 from mop_config.server.reload.pipeline import SWITCH_INTERVAL, VAIN_TRIES, Reloader
 from mop_config.server.serving.store import Result, Snapshot, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import Settings, UrlRules
-from mop_config.server.sources.file import FileSource, Fingerprint, SourceText
+from mop_config.server.sources.file import CLOSE_WAIT, FileSource, Fingerprint, SourceText
 from mop_config.server.state.directory import StateDirectory, dump_record, parse_record
 from mop_config.server.state.releases import LastGood, Release, ReleaseStore, parse
 
 from ...disks import make_read_only, small_disk
+from ...waiting import wait_for
 
 GOOD = "DomainList:\na.com\nb.com\n"
 OTHER = "DomainList:\nb.com\nc.com\n"
@@ -41,7 +42,7 @@ class Site:
     def record(self) -> LastGood:
         return parse(StateDirectory(self.last_good.parent).read(self.last_good.name))
 
-    def boot(self, *, may_wait: bool = False, **settings: Any) -> Reloader:
+    def boot(self, **settings: Any) -> Reloader:
         settings.setdefault("max_bytes", 1 << 20)
         directory = StateDirectory(self.last_good.parent)
         loader = Reloader(
@@ -50,7 +51,7 @@ class Site:
             SnapshotStore(Snapshot.of(EMPTY, Settings(), 0.0, 0)),
             ReleaseStore(directory, "key"),
         )
-        loader.start(may_wait=may_wait)
+        loader.start()
         return loader
 
 
@@ -553,14 +554,27 @@ def test_a_file_that_is_being_written_is_not_read_at_the_start(site: Site) -> No
     with open(site.file, "w") as half:
         half.write("DomainList:\nhalf.com\nof.com\n")
         half.flush()
-        loader = site.boot(may_wait=True)
+        loader = site.boot()
         assert hosts(loader) == AB
         assert loader.store.view.state is SourceState.STALE
-        assert hosts(site.boot()) == ["https://half.com", "https://of.com"], "nobody looks again"
+        assert [problem.code for problem in loader.store.view.problems] == ["changing"]
         site.last_good.unlink()
-        view = site.boot(may_wait=True).store.view
+        view = site.boot().store.view
         assert view.state is SourceState.FRESH, "it is better than nothing"
-    assert site.boot(may_wait=True).store.view.state is SourceState.FRESH
+    assert site.boot().store.view.state is SourceState.FRESH
+
+
+def test_a_file_that_is_being_written_is_not_read_by_a_reload(site: Site) -> None:
+    """A writer is waited for until its close, or until its last write is two seconds ago."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+    with open(site.file, "w") as half:
+        half.write(OTHER)
+        half.flush()
+        assert not loader.reload(Trigger.SIGHUP)
+        assert hosts(loader) == AB
+        wait_for(lambda: loader.reload(Trigger.SIGHUP), seconds=CLOSE_WAIT + 3)
+        assert hosts(loader) == BC
 
 
 def test_a_file_that_changed_since_it_was_looked_at_is_not_read(site: Site) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mop_config.errors import SourceError
 from mop_config.server.parsing.problems import Code
-from mop_config.server.sources.file import Events, FileSource, Watcher
+from mop_config.server.sources.file import CLOSE_WAIT, Events, FileSource, Watcher
 
 from ...conftest import skip
 from ...waiting import wait_for
@@ -54,6 +54,7 @@ def test_a_writer_at_work_is_known(tmp_path: Path) -> None:
     assert source.being_written() is False
     with path.open("ab"):
         assert source.being_written() is True
+        wait_for(lambda: source.being_written() is False, seconds=CLOSE_WAIT + 3)
     with path.open("rb"):
         assert source.being_written() is False
 
