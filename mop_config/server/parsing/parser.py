@@ -237,10 +237,8 @@ class EndpointFile:
     def _refuse(self, number: int, column: int, shown: str, name: str, secret_end: int) -> None:
         """Leave out a line with a malformed section header, and the entries below it."""
         known = _SECTIONS[name.lower()]
-        code, message = Code.MISSING_COLON, f"write {known}: with a colon"
-        if not _BARE_NAME.match(shown):
-            code = Code.UNKNOWN_SECTION
-            message = f"a section starts with its name and a colon on the line: write {known}:"
+        code = Code.MISSING_COLON if _BARE_NAME.match(shown) else Code.UNKNOWN_SECTION
+        message = f"a section starts with its name and a colon on the line: write {known}:"
         if self.section is not None or code is Code.UNKNOWN_SECTION:
             message += "; this line, and the entries below it, are left out"
             self._open_section(None, skipping=True)

@@ -240,10 +240,7 @@ class FileSource:
             except BaseException as error:
                 call.set_exception(error)
 
-        try:
-            threading.Thread(target=run, name="mop-config-look", daemon=True).start()
-        except RuntimeError:  # the process cannot start another thread
-            return function()
+        threading.Thread(target=run, name="mop-config-look", daemon=True).start()
         try:
             return call.result(self._patience)
         except TimeoutError:
