@@ -290,6 +290,9 @@ class Exchange(Attempt, Deadline):
             elif is_done and self.fault is not None:
                 self.failover.record_failure(self, self.fault)
                 return second
+            elif self.fault is not None:  # the time is over
+                second.now = core.clock()
+                self.failover.record_failure(second, Fault.READ_TIMEOUT)
         return self
 
 
