@@ -209,6 +209,7 @@ def queued(handler: logging.Handler) -> logging.Handler:
         file = UnbufferedFileHandler(handler.baseFilename)
         file.setFormatter(handler.formatter)
         file.setLevel(handler.level)
+        file.filters = handler.filters
         return QueuedHandler(file)
     if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
         # If a program, such as a test, has replaced the stream, it may have no descriptor.

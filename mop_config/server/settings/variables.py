@@ -115,8 +115,8 @@ def number(low: N, high: N) -> Callable[[str], N]:
         number = kind(value) if re.fullmatch(pattern, value) else -1
         if low <= number <= high or (decimal and number == 0):
             return number
-        more = ", or 0" if decimal else ""
-        raise ValueError(f"a number from {low:.10g} to {high:.10g}{more}")
+        form = "0, or a number" if decimal else "a whole number"
+        raise ValueError(f"{form} from {low:.15g} to {high:.15g}")
 
     return convert
 
