@@ -1,6 +1,6 @@
 """EtcdSource reads a key in etcd v3, and EtcdWatcher watches it, at whichever member responds.
 
-Gateway sends the requests to the JSON gateway of one member.
+The requests go to the JSON gateway of a member.
 """
 
 import base64
@@ -37,6 +37,7 @@ IDLE = 10.0
 OVERHEAD = 1 << 16
 
 Message = dict[str, Any]
+Messages = Generator[Message, None, None]
 
 #: gRPC's codes for a fault of this member or this moment: cancelled, deadline exceeded, aborted,
 #: internal, unavailable, data loss.
@@ -52,6 +53,20 @@ LEAST_PATIENCE = 2.0
 def _down(reason: object) -> SourceError:
     """Return the error that a member does not respond as it should; another member may."""
     return SourceError(Code.UNREACHABLE, str(reason))
+
+
+class Member(NamedTuple):
+    """A member, as a request addresses it.
+
+    Attributes:
+        host: Host of the member.
+        port: Port of the member.
+        token: The token of the login; empty without a login.
+    """
+
+    host: str
+    port: int
+    token: str = ""
 
 
 class StaleTokenError(Exception):
@@ -86,104 +101,6 @@ def tls_context(settings: EtcdSettings) -> ssl.SSLContext:
     return context
 
 
-class Gateway:
-    """One member, for one request or one watch. No proxy of the environment is used.
-
-    Args:
-        member: Host and port of the member.
-        settings: The login and the certificates.
-        resolver: Looks hosts up.
-        token: The token of the login; empty without a login.
-
-    Attributes:
-        messages: The messages of the watch that is open.
-
-    Raises:
-        SourceError: ``unreachable``, if a certificate cannot be read: it may be replaced just now.
-    """
-
-    def __init__(
-        self, member: tuple[str, int], settings: EtcdSettings, resolver: Resolver, token: str = ""
-    ) -> None:
-        self.messages: Generator[Message, None, None]
-        host, port = member
-        scheme = "https" if settings.tls else "http"
-        self._where = Url(f"{scheme}://{host}:{port}", scheme, host, port, "")
-        # A member without a leader ends its watches instead of staying silent for ever.
-        self._headers = {"Grpc-Metadata-hasleader": "true", "Content-Type": "application/json"}
-        if token:
-            self._headers["Authorization"] = token
-        try:
-            dial = DialOptions(tls_context(settings), CONNECT_TIMEOUT)
-        except SettingsError as error:
-            raise _down(error) from None
-        self._client = HttpClient(dial, resolver)
-
-    @contextlib.contextmanager
-    def _sent(
-        self, path: str, message: Message, seconds: float, silence: float
-    ) -> Iterator[tuple[HttpConnection, HttpReply, Iterator[bytes]]]:
-        """Send a request, and give the connection, the response and the parts of its body.
-
-        Args:
-            path: Path below ``/v3``.
-            message: The request, as JSON.
-            seconds: Limit of the whole request.
-            silence: Limit of each wait for bytes in seconds.
-
-        Raises:
-            HttpError: If there is no response; another member may respond.
-            SourceError: ``unreachable`` if the member does not respond as it should, and
-                ``unreadable`` if any other member would respond with the same error.
-            StaleTokenError: If it requires another token.
-        """
-        connection = HttpConnection(self._client, self._where, time.monotonic() + seconds)
-        connection.read_limit = silence
-        body = json.dumps(message).encode()
-        with (
-            contextlib.closing(connection),
-            connection.stream("POST", f"/v3{path}", self._headers, body) as (reply, chunks),
-        ):
-            if reply.status != 200:
-                raise _error(reply.status, reply.read(chunks, OVERHEAD, cut=True).body)
-            yield connection, reply, chunks
-
-    def post(self, path: str, message: Message, limit: int, seconds: float) -> Message:
-        """Send a request, and return the response, whose length in bytes is limited.
-
-        Raises:
-            Exception: As for ``_sent``; BodyTooLargeError if the response is longer.
-        """
-        with self._sent(path, message, seconds, READ_TIMEOUT) as (_, reply, chunks):
-            return parse(reply.read(chunks, limit).body)
-
-    def watch(self, message: Message, limit: int) -> Generator[Message, None, None]:
-        """Open a watch, and yield etcd's messages; the first says that the watch is established.
-
-        The messages end after a silence, and when the watch is closed.
-
-        Raises:
-            Exception: As for ``_sent``, also if the stream breaks off.
-        """
-        established = False
-        try:
-            with self._sent("/watch", message, READ_TIMEOUT, IDLE) as (connection, _, chunks):
-                connection.until = math.inf
-                for line in _lines(chunks, limit):
-                    yield _result(line)
-                    established = True
-        except HttpError as error:
-            if established and error.fault is Fault.READ_TIMEOUT:
-                return
-            raise
-        if not self._client.aborted:
-            raise _down("the connection has ended")
-
-    def close(self) -> None:
-        """End the watch, from any thread."""
-        self._client.abort()
-
-
 def _error(status: int, body: bytes) -> Exception:
     try:
         answer = parse(body)
@@ -195,8 +112,6 @@ def _error(status: int, body: bytes) -> Exception:
         return StaleTokenError()
     if status >= 500 or answer.get("code") in _TRY_ANOTHER:
         return _down(said)
-    if "user name is empty" in said:
-        said += " (it requires ENDPOINT_ETCD_USER and ENDPOINT_ETCD_PASSWORD)"
     return SourceError(Code.UNREADABLE, f"etcd says: {said}")
 
 
@@ -337,30 +252,34 @@ class EtcdSource:
         """
         # Members that hang must not use up the time of those that would respond.
         share = max(LEAST_PATIENCE, PATIENCE / len(self.address.members))
-        return self._with_member(lambda member: member.post(path, message, self._limit, share))
+        return self._with_member(lambda member: self._post(member, path, message, share))
 
-    def watch(self, stopping: Callable[[], bool]) -> Gateway:
+    def watch(self, stopping: Callable[[], bool]) -> tuple[HttpClient, Messages]:
         """Open a watch on the key, from now on, at the first member that responds.
-
-        Each of the member's ``messages`` is a change of the key.
 
         Args:
             stopping: Whether to give up before the next member.
 
+        Returns:
+            The client, whose ``abort`` ends the watch from any thread, and the messages, each of
+            which is a change of the key. They end after a silence, and when the watch is closed.
+
         Raises:
             SourceError: As for ``get``.
         """
-        request = {"create_request": {"key": self.key, "fragment": True}}
 
-        def once(member: Gateway) -> Gateway:
-            member.messages = member.watch(request, self._limit)
-            next(member.messages)  # the first message says that the watch is established
-            return member
+        def once(member: Member) -> tuple[HttpClient, Messages]:
+            client = self._client()
+            messages = self._messages(client, member)
+            next(messages)  # the first message says that the watch is established
+            return client, messages
 
         return self._with_member(once, stopping)
 
+    # -- one member
+
     def _with_member(
-        self, once: Callable[[Gateway], T], stopping: Callable[[], bool] = lambda: False
+        self, once: Callable[[Member], T], stopping: Callable[[], bool] = lambda: False
     ) -> T:
         members = self.address.members
         first = self.preferred
@@ -382,13 +301,15 @@ class EtcdSource:
                 return answer
         raise SourceError(Code.UNREACHABLE, f"etcd does not answer ({'; '.join(failures)})")
 
-    def _with_login(self, member: tuple[str, int], once: Callable[[Gateway], T]) -> T:
+    def _with_login(self, place: tuple[str, int], once: Callable[[Member], T]) -> T:
         """Send a request to one member; log in first where no token is valid."""
+        login = {"name": self._settings.user, "password": self._settings.password}
         for _ in range(2):
             if self._settings.user is not None and not self._token:
-                self._token = self._login(Gateway(member, self._settings, self._resolver))
+                answer = self._post(Member(*place), "/auth/authenticate", login, READ_TIMEOUT)
+                self._token = str(answer.get("token", ""))
             try:
-                return once(Gateway(member, self._settings, self._resolver, self._token))
+                return once(Member(*place, self._token))
             except Exception as error:
                 # etcd gives no answer at all if the token names a later raft index than its own: a
                 # token from before a restore.
@@ -397,21 +318,81 @@ class EtcdSource:
                     raise
         raise _down("does not accept the token that it issued")
 
-    def _login(self, member: Gateway) -> str:
-        credentials = {"name": self._settings.user, "password": self._settings.password or ""}
+    def _client(self) -> HttpClient:
+        """Make the client of one request or one watch; no proxy of the environment is used."""
         try:
-            answer = member.post("/auth/authenticate", credentials, OVERHEAD, READ_TIMEOUT)
-        except SourceError as error:
-            if error.code == Code.UNREACHABLE:
-                raise
-            if "authentication is not enabled" in error.message:
-                return ""  # etcd requires no login then
-            raise SourceError(
-                Code.UNREADABLE,
-                f"{self}: etcd refuses the login of {self._settings.user!r}"
-                " (ENDPOINT_ETCD_USER, ENDPOINT_ETCD_PASSWORD)",
-            ) from None
-        return str(answer.get("token", ""))
+            tls = tls_context(self._settings)
+        except SettingsError as error:  # a certificate may be replaced just now
+            raise _down(error) from None
+        return HttpClient(DialOptions(tls, CONNECT_TIMEOUT), self._resolver)
+
+    def _post(self, member: Member, path: str, message: Message, seconds: float) -> Message:
+        """Send a request, and return the response.
+
+        Raises:
+            Exception: As for ``_sent``; BodyTooLargeError if the response is longer than a text.
+        """
+        with self._sent(self._client(), member, path, message, seconds) as (_, reply, chunks):
+            return parse(reply.read(chunks, self._limit).body)
+
+    def _messages(self, client: HttpClient, member: Member) -> Messages:
+        """Open a watch, and yield etcd's messages; the first says that the watch is established.
+
+        Raises:
+            Exception: As for ``_sent``, also if the stream breaks off.
+        """
+        request = {"create_request": {"key": self.key, "fragment": True}}
+        established = False
+        try:
+            with self._sent(client, member, "/watch", request, READ_TIMEOUT) as (stream, _, chunks):
+                stream.until = math.inf
+                stream.read_limit = IDLE
+                for line in _lines(chunks, self._limit):
+                    yield _result(line)
+                    established = True
+        except HttpError as error:
+            if established and error.fault is Fault.READ_TIMEOUT:
+                return
+            raise
+        if not client.aborted:
+            raise _down("the connection has ended")
+
+    @contextlib.contextmanager
+    def _sent(
+        self, client: HttpClient, member: Member, path: str, message: Message, seconds: float
+    ) -> Iterator[tuple[HttpConnection, HttpReply, Iterator[bytes]]]:
+        """Send a request, and give the connection, the response and the parts of its body.
+
+        Args:
+            client: The client.
+            member: The member.
+            path: Path below ``/v3``.
+            message: The request, as JSON.
+            seconds: Limit of the whole request.
+
+        Raises:
+            HttpError: If there is no response; another member may respond.
+            SourceError: ``unreachable`` if the member does not respond as it should, and
+                ``unreadable`` if any other member would respond with the same error.
+            StaleTokenError: If it requires another token.
+        """
+        scheme = "https" if self._settings.tls else "http"
+        address = f"{scheme}://{member.host}:{member.port}"
+        where = Url(address, scheme, member.host, member.port, "")
+        # A member without a leader ends its watches instead of staying silent for ever.
+        headers = {"Grpc-Metadata-hasleader": "true", "Content-Type": "application/json"}
+        if member.token:
+            headers["Authorization"] = member.token
+        connection = HttpConnection(client, where, time.monotonic() + seconds)
+        connection.read_limit = READ_TIMEOUT
+        body = json.dumps(message).encode()
+        with (
+            contextlib.closing(connection),
+            connection.stream("POST", f"/v3{path}", headers, body) as (reply, chunks),
+        ):
+            if reply.status != 200:
+                raise _error(reply.status, reply.read(chunks, OVERHEAD, cut=True).body)
+            yield connection, reply, chunks
 
 
 def encode(data: bytes) -> str:
@@ -446,14 +427,14 @@ class EtcdWatcher:
         self._source = source
         self._events = events
         self._failures = 0
-        self._member: Gateway | None = None  # at which a watch is established
+        self._client: HttpClient | None = None  # of the watch that is established
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mop-config-etcd", daemon=True)
 
     @property
     def alive(self) -> bool:
         """Whether a watch is established."""
-        return self._member is not None
+        return self._client is not None
 
     def check(self, now: float) -> None:
         """Start the thread on the first call."""
@@ -463,8 +444,8 @@ class EtcdWatcher:
     def stop(self) -> None:
         """End the watch, and wait for its thread."""
         self._stopping.set()
-        if (member := self._member) is not None:
-            member.close()
+        if (client := self._client) is not None:
+            client.abort()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -473,7 +454,7 @@ class EtcdWatcher:
             try:
                 self._follow()
             except Exception as error:
-                self._member = None
+                self._client = None
                 self._failures += 1
                 # The reload thread reads the key, and so learns whether etcd responds at all.
                 if self._failures == 1:
@@ -486,11 +467,11 @@ class EtcdWatcher:
 
     def _follow(self) -> None:
         """Watch the key until the member has been silent for too long; the caller watches again."""
-        member = self._source.watch(self._stopping.is_set)
-        with contextlib.closing(member.messages) as messages:
+        client, watch = self._source.watch(self._stopping.is_set)
+        with contextlib.closing(watch) as messages:
             if self._failures:
                 logger.info("watching etcd again")
-            self._member, self._failures = member, 0
+            self._client, self._failures = client, 0
             self._events.put(Event.CLOSED)
             if not self._stopping.is_set():  # else ``stop`` may not have seen the watch
                 for _ in messages:
