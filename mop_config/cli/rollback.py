@@ -93,8 +93,8 @@ def wait_until_served(kept: GoodTexts, etags: set[str], began: str) -> list[Work
             if worker["served"]["etag"] not in etags or worker["served"]["state"] != "fresh"
         ]
         for worker in late:
-            newest = [reload["entry"] for reload in worker["history"][:1]]
-            error = next((entry["error"] for entry in newest if entry["at"] >= began), None)
+            newest = worker["history"][:1]
+            error = next((reload["error"] for reload in newest if reload["at"] >= began), None)
             if error or time.monotonic() > deadline:
                 reason = error or "it has not read it yet"
                 raise MopConfigError(f"worker {worker['pid']} does not serve it: {reason}")

@@ -286,7 +286,7 @@ class ConfigService:
                 "mode": thread.watcher.mode if thread else "poll",
                 "alive": thread is not None and thread.notices_changes,
             },
-            "history": [reload.record() for reload in view.history],
+            "history": [reload.as_dict() for reload in view.history],
             "waiters": self.responder.waiters,
             "good_at": self._reloader.loaded.good_at,
             "late": late is not None,

@@ -85,7 +85,7 @@ def described(app: Flask) -> set[tuple[str, str]]:
 def routed(app: Flask) -> set[tuple[str, str]]:
     """Return every operation of ours that Flask routes, without the implied HEAD and OPTIONS."""
     return {
-        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower())
+        (re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule), method.lower())
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         if rule.endpoint not in {"static", "own", "mop_config.operation", "mop_config.home"}

@@ -17,7 +17,7 @@ from typing import TypedDict
 from ...model.address import parse_url
 from ...model.endpoint import Kind, rfc3339
 from ...net.faults import HttpError
-from ...net.http import HttpClient, HttpRequest, backoff, retry_after
+from ...net.http import HttpClient, HttpRequest, backoff
 from ..settings import Settings
 from ..state.directory import StateDirectory, dump_record, parse_record
 from .schedule import ProbeSchedule
@@ -92,16 +92,6 @@ def load(data: bytes) -> dict[Kind, Alert]:
     return {kind: new_alert(kind) for kind in Kind} | {Kind(a["kind"]): a for a in alerts}
 
 
-def pause(failures: int, asked: float) -> float:
-    """Return the seconds until the next attempt.
-
-    Args:
-        failures: Number of failed attempts, from 1.
-        asked: Seconds that the webhook asked for with ``Retry-After``, or 0.
-    """
-    return max(backoff(failures, FIRST_PAUSE, LONGEST_PAUSE), min(asked, LONGEST_PAUSE))
-
-
 def headers(alert: Alert, secret: bytes, now: float) -> dict[str, str]:
     """Return the headers of an attempt.
 
@@ -169,7 +159,8 @@ class OutageNotifier:
         for kind, (down, urls) in schedule.outages().items():
             alert = self._alerts[kind]
             if down != is_down(alert):
-                _log(kind, urls, down=down)
+                state = "down" if down else "back"
+                logger.warning("the %s endpoints are %s: %s", kind.label, state, urls[:NAMED])
                 change(alert, urls, self._settings.service_name, down=down, now=time.time())
                 self._waiting[kind] = 0, 0.0
                 self._save()
@@ -184,7 +175,6 @@ class OutageNotifier:
         host = parse_url(self._url.partition("?")[0]).host
         alert = self._alerts[kind]
         failures, _ = self._waiting[kind]
-        asked = None
         alert["told"] = None
         self._save()
         fields = headers(alert, self._settings.alert_secret, time.time())
@@ -195,7 +185,6 @@ class OutageNotifier:
         )
         try:
             reply = self._client.request(request)
-            asked = retry_after(reply.headers.get("retry-after"), time.time())
             reason = "" if 200 <= reply.status < 300 else f"answers {reply.status}"
         except HttpError as error:
             reason = f"{error.fault}, {error}"
@@ -204,10 +193,8 @@ class OutageNotifier:
         if not reason:
             alert["told"] = is_down(alert)
             self._save()
-            if failures:
-                logger.info("the alert webhook at %s accepted the message at last", host)
             return
-        wait = pause(failures + 1, asked or 0.0)
+        wait = backoff(failures + 1, FIRST_PAUSE, LONGEST_PAUSE)
         self._waiting[kind] = failures + 1, time.monotonic() + wait
         if not failures and not self._client.aborted:
             logger.warning(
@@ -226,12 +213,3 @@ class OutageNotifier:
     def close(self) -> None:
         """Stop waiting for the attempt that runs; the client's owner aborts it."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _log(kind: Kind, urls: list[str], *, down: bool) -> None:
-    if down:
-        logger.warning("every %s endpoint is down (%d checked)", kind.label, len(urls))
-    elif urls:
-        logger.info("there is a healthy %s endpoint again: %s", kind.label, urls[0])
-    else:
-        logger.info("no %s endpoint is listed any more", kind.label)

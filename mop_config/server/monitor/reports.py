@@ -21,6 +21,10 @@ OK = "ok"
 FAULTS = (OK, *sorted(COUNTED))
 #: Limit of one count in a report.
 MAX_COUNT = 10_000
+_FORM = (
+    'a report is {"endpoints":[{"kind":…,"url":…,"counts":{fault: number}}]}, with a kind of'
+    f" {', '.join(Kind)}, a fault of {', '.join(FAULTS)}, and a number from 1 to {MAX_COUNT}"
+)
 #: Limit of reports from one address in a minute, and of addresses that are told apart: those whose
 #: hashes have the same remainder share a limit.
 MAX_REPORTS, MAX_ADDRESSES = 10, 10_000
@@ -56,17 +60,13 @@ def parse_report(body: bytes) -> Counter[Series]:
     try:
         report = _series(json.loads(body))
     except (ValueError, LookupError, TypeError, RecursionError):
-        form = '{"endpoints":[{"kind":…,"url":…,"counts":{fault: number}}]}'
-        raise ValueError(f"a report is {form}") from None
+        raise ValueError(_FORM) from None
     counts: Counter[Series] = Counter()
     for series, count in report:
         kind, _, fault = series
-        if kind not in set(Kind):
-            raise ValueError(f"kind must be one of {', '.join(Kind)}")
-        if fault not in FAULTS:
-            raise ValueError(f"a fault must be one of {', '.join(FAULTS)}")
-        if type(count) is not int or not 1 <= count <= MAX_COUNT:
-            raise ValueError(f"a count must be a whole number from 1 to {MAX_COUNT}")
+        is_number = type(count) is int and 1 <= count <= MAX_COUNT
+        if not is_number or kind not in set(Kind) or fault not in FAULTS:
+            raise ValueError(_FORM)
         counts[series] = min(counts[series] + count, MAX_COUNT)
     return counts
 

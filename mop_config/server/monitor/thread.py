@@ -162,7 +162,6 @@ class MonitorThread:
         self.results = ProbeResults(directory, stem, settings.probe_interval)
         self._leadership = Leadership(directory, f"{stem}.monitor")
         self._thread: threading.Thread | None = None
-        self._complaint = ""
         self._pause = min(TURN, settings.probe_interval)
 
     def start(self) -> None:
@@ -191,10 +190,7 @@ class MonitorThread:
                 if self._leadership.take():
                     self._lead(stopping)
             except Exception as error:
-                complaint = f"no endpoint is checked now: {describe(error)}"
-                if complaint != self._complaint:
-                    logger.warning("%s", complaint)
-                self._complaint = complaint
+                self._directory.complain(_RESULTS, OSError(describe(error)))
             stopping.wait(self._pause)
         self._leadership.release()
 
@@ -204,7 +200,6 @@ class MonitorThread:
         with closing(monitor):
             while self._leadership.take() and not stopping.is_set():
                 monitor.turn(self._store.view.snapshot)
-                self._complaint = ""
                 stopping.wait(self._pause)
 
 

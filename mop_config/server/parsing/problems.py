@@ -44,6 +44,7 @@ class Code(StrEnum):
     SETTING = "setting", Severity.WARNING
     NO_HOOKS = "no-hooks", Severity.WARNING
     STATE_FOLDER = "state-folder", Severity.WARNING
+    TOKENS_LINE = "token-line", Severity.WARNING
 
     # An error of the process: the reload thread does not respond.
     LATE = "late"
@@ -63,9 +64,6 @@ class Code(StrEnum):
     MISSING_COLON = "missing-colon"
     UNKNOWN_SECTION = "unknown-section"
     NO_SECTION = "no-section"
-
-    # An error: a line of the token file is not used.
-    TOKENS_LINE = "token-line"
 
     # Errors: the whole file is rejected.
     MISSING = "missing"

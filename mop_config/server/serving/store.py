@@ -7,9 +7,8 @@ reload thread, replaces the whole view in one assignment.
 """
 
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from enum import StrEnum
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -186,13 +185,6 @@ class HistoryEntry(ReloadDocument):
     window: NotRequired[bool]
 
 
-class ReloadRecord(TypedDict):
-    """A reload of a worker, and the monotonic time that orders the reloads of all workers."""
-
-    moment: float
-    entry: HistoryEntry
-
-
 @dataclass(frozen=True, slots=True)
 class Reload:
     """One reload of the source that is worth noting.
@@ -207,8 +199,6 @@ class Reload:
         change: The difference to the list before, or None if the list did not change.
         code: The problem's code if a text was refused or the source did not answer, or None.
         window: Whether a window of an entry has begun or ended, and the text is the same.
-        moment: Monotonic seconds, the same clock in every process of the host. It orders reloads
-            even if the system's clock was set back in between.
     """
 
     at: float
@@ -220,10 +210,9 @@ class Reload:
     change: Difference | None = None
     code: str | None = None
     window: bool = False
-    moment: float = field(default_factory=time.monotonic)
 
-    def record(self) -> ReloadRecord:
-        """Return the record of the reload for the other workers."""
+    def as_dict(self) -> HistoryEntry:
+        """Return the JSON object for the status."""
         entry: HistoryEntry = {
             "at": rfc3339(self.at),
             "trigger": self.trigger.value,
@@ -237,7 +226,7 @@ class Reload:
             entry["change"] = self.change._asdict()
         if self.window:
             entry["window"] = True
-        return {"moment": self.moment, "entry": entry}
+        return entry
 
 
 class ServedDocument(TypedDict):

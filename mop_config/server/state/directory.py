@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NotRequired, Self, TypedDict, TypeVar
 
 from ...files import open_flags
-from ..serving.store import HistoryEntry, ReloadRecord, ServedDocument
+from ..serving.store import HistoryEntry, ServedDocument
 from ..sources.file import Fingerprint
 
 logger = logging.getLogger(__name__)
@@ -408,7 +408,7 @@ class WorkerRecord(TypedDict):
     started: NotRequired[str]
     served: ServedDocument
     watcher: WatcherRecord
-    history: list[ReloadRecord]
+    history: list[HistoryEntry]
     waiters: int
     good_at: float
     late: bool
@@ -429,7 +429,7 @@ def reload_for(record: WorkerRecord, number: int) -> HistoryEntry | None:
     """
     if record["answered"] < number or not record["history"]:
         return None
-    return record["history"][0]["entry"]
+    return record["history"][0]
 
 
 def key(subject: str) -> str:

@@ -16,12 +16,9 @@ from typing import Any, NamedTuple, TypedDict, cast
 from ..monitor.reports import ReportedEndpoint
 from ..monitor.schedule import MOST
 from ..monitor.thread import HealthDocument
-from ..parsing.problems import Code, ProblemRecord
 from ..serving.store import (
-    HISTORY,
     HistoryEntry,
     ReloadDocument,
-    ReloadRecord,
     Result,
     ServedDocument,
     ServerState,
@@ -30,12 +27,7 @@ from ..serving.store import (
 from ..state.directory import WatcherRecord, WorkerRecord, reload_for
 from .translations import Texts
 
-#: Seconds within which the same result in several workers counts as one event.
-SAME_EVENT = 2.0
-
 _pid = itemgetter("pid")
-#: What is equal in reloads that several workers record of one event.
-_outcome = itemgetter("result", "error", "etag")
 #: Results from the best to the worst: the worst of all workers is the result of a reload.
 _RESULTS = [Result.UNCHANGED, Result.APPLIED, Result.REJECTED, Result.ERROR]
 #: States from the worst to the best: the status shows the state of the worst worker.
@@ -92,7 +84,7 @@ def _worker(worker: WorkerRecord, reload: HistoryEntry | None) -> WorkerDocument
 
 def _document(worker: WorkerRecord) -> WorkerDocument:
     history = worker["history"]
-    return _worker(worker, history[0]["entry"] if history else None)
+    return _worker(worker, history[0] if history else None)
 
 
 def host_status(
@@ -109,8 +101,9 @@ def host_status(
         health: The results of the health checks, or None if no worker checks the endpoints.
         reports: What clients reported in the last hour, or None if reports are off.
     """
-    history = merge_histories([worker["history"] for worker in workers])
-    served = worst_of(workers)["served"].copy()
+    worst = worst_of(workers)
+    history = worst["history"]
+    served = worst["served"].copy()
     served["complete"] = all(worker["served"]["complete"] for worker in workers)
     watchers = [worker["watcher"] for worker in workers]
     polls = any(watcher["mode"] == "poll" for watcher in watchers)
@@ -148,15 +141,17 @@ def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
     worker with the most problems is the worst: only this process knows of trouble with the state
     folder if the other workers could not write it into their records. Of as many problems, a worker
     with the common list counts (see ``common_etag``): another worker may be stopped, and serve an
-    old list.
+    old list. Of these, the worker with the longest history counts: every worker records each edit
+    for itself, but a new worker has not seen the earlier edits.
     """
     common = common_etag([_document(worker) for worker in workers])
 
-    def rank(worker: WorkerRecord) -> tuple[int, int, bool, int]:
+    def rank(worker: WorkerRecord) -> tuple[int, int, bool, int, int]:
         served = worker["served"]
         problems = sum(served["problem_counts"].values())
         state = _STATES.index(SourceState(served["state"]))
-        return state, -problems, served["etag"] != common, worker["pid"]
+        seen = len(worker["history"])
+        return state, -problems, served["etag"] != common, -seen, worker["pid"]
 
     return min(workers, key=rank)
 
@@ -166,27 +161,6 @@ def _short(entry: HistoryEntry | None) -> ReloadDocument | None:
         return None
     members = dict(entry)
     return cast(ReloadDocument, {name: members[name] for name in ReloadDocument.__annotations__})
-
-
-def merge_histories(histories: list[list[ReloadRecord]]) -> list[HistoryEntry]:
-    """Merge the workers' histories, newest event first, with each event once.
-
-    Every worker records the same edit for itself, moments apart. Reloads of different workers
-    with the same result within ``SAME_EVENT`` seconds are one event, shown as the first worker
-    recorded it. The monotonic clock gives the order, since the system's clock may be set back.
-    """
-    notes = [(event, worker) for worker, history in enumerate(histories) for event in history]
-    merged: list[tuple[ReloadRecord, set[int]]] = []
-    for event, worker in sorted(notes, key=lambda note: note[0]["moment"]):
-        for earlier, workers in merged:
-            is_near = event["moment"] - earlier["moment"] <= SAME_EVENT
-            is_same = is_near and _outcome(event["entry"]) == _outcome(earlier["entry"])
-            if is_same and worker not in workers:
-                workers.add(worker)
-                break
-        else:
-            merged.append((event, {worker}))
-    return [event["entry"] for event, _ in reversed(merged)][:HISTORY]
 
 
 # -- the verdict
@@ -253,8 +227,6 @@ def _findings(status: StatusDocument) -> Iterator[StatusFinding]:
         yield StatusFinding(Level.WARN, "workers.differ", values)
     if not status["watcher"]["alive"]:
         yield StatusFinding(Level.WARN, "verdict.watcher_dead", {"mode": status["watcher"]["mode"]})
-    if lines := _token_lines(status["problems"]):
-        yield StatusFinding(Level.WARN, "verdict.tokens", {"n": lines})
 
 
 def _of_the_endpoints(status: StatusDocument) -> Iterator[StatusFinding]:
@@ -294,14 +266,9 @@ def dropped_entries(status: StatusDocument) -> int:
     """Count the faulty entries that were left out; 0 if the whole text was refused."""
     errors = [problem for problem in status["problems"] if problem["severity"] == "error"]
     # A problem of the whole file quotes no entry.
-    refused = any(not each["text"] and each["code"] != Code.TOKENS_LINE for each in errors)
-    if status["state"] == "empty" or refused:
+    if status["state"] == "empty" or any(not each["text"] for each in errors):
         return 0
-    return status["problem_counts"]["error"] - _token_lines(errors)
-
-
-def _token_lines(problems: list[ProblemRecord]) -> int:
-    return sum(problem["code"] == Code.TOKENS_LINE for problem in problems)
+    return status["problem_counts"]["error"]
 
 
 def common_etag(workers: list[WorkerDocument]) -> str:

@@ -13,12 +13,11 @@ REMEDY = (
     " 'gunicorn -c python:mop_config.server.gunicorn_conf', or begin a configuration of your own"
     " with 'from mop_config.server.gunicorn_conf import *', and call or inherit ours in your hooks"
 )
-_LOST = {
-    "on_starting": "SIGHUP to the master replaces the workers instead of reloading in place, and"
-    " each worker counts its metrics for itself",
-    "worker_class": "SIGHUP ends a worker instead of reloading in place, and edits are followed"
-    " from its first request on",
-}
+_HOOKS = {"on_starting", "worker_class"}
+_LOST = (
+    "SIGHUP ends or replaces workers instead of reloading in place, each worker counts its metrics"
+    " for itself, or edits are followed from its first request on"
+)
 
 
 def note(name: str) -> None:
@@ -28,12 +27,10 @@ def note(name: str) -> None:
 
 def notice() -> str:
     """Return what is lost in this process; empty if nothing is lost, or without gunicorn."""
-    missing = [name for name in _LOST if name not in _ran]
+    missing = ", ".join(sorted(_HOOKS - _ran))
     if not missing or not under_gunicorn():
         return ""
-    conf = "mop_config.server.gunicorn_conf"
-    lost = "; ".join(f"without {conf}.{name}, {_LOST[name]}" for name in missing)
-    return f"gunicorn runs without mop-config's hooks: {lost}; {REMEDY}"
+    return f"gunicorn runs without mop-config's hooks ({missing}): {_LOST}; {REMEDY}"
 
 
 def under_gunicorn() -> bool:

@@ -250,7 +250,7 @@ def host_gauges(
             gauges[name].add_metric(labels, float(value))
 
     served = worst_of(workers)["served"]
-    latest = [worker["history"][0]["entry"]["result"] for worker in workers if worker["history"]]
+    latest = [worker["history"][0]["result"] for worker in workers if worker["history"]]
     all_good = len(latest) == len(workers) and _GOOD.issuperset(latest)
     one_list = len({worker["served"]["etag"] for worker in workers}) == 1
     late = any(worker["late"] for worker in workers)

@@ -309,7 +309,7 @@ def document(*, root: str = "", places: Places = _PLACES, guarded: bool = False)
         The document, to be read and not to be changed.
     """
     described = _description()
-    dashboard = {_PLACES.home, f"{_PLACES.home}static/{{name}}"}
+    dashboard = {_PLACES.home, f"{_PLACES.home}static/{{filename}}"}
     paths = {
         places.home + path.removeprefix(_PLACES.home)
         if path in dashboard

@@ -14,7 +14,7 @@ import pytest
 from mop_config.model.endpoint import rfc3339
 from mop_config.server.logs import LineFormatter
 from mop_config.server.parsing.problems import Code, Problem, Severity
-from mop_config.server.serving.store import HistoryEntry, ReloadRecord
+from mop_config.server.serving.store import HistoryEntry
 from mop_config.server.state.directory import (
     StateDirectory,
     WorkerRecord,
@@ -27,13 +27,10 @@ from mop_config.server.status.document import (
     common_etag,
     differing,
     host_status,
-    merge_histories,
 )
 
 
-def event(
-    at: float, result: str = "applied", *, moment: float | None = None, **more: Any
-) -> ReloadRecord:
+def event(at: float, result: str = "applied", **more: Any) -> HistoryEntry:
     entry: dict[str, Any] = {
         "at": rfc3339(at),
         "trigger": "watch",
@@ -43,7 +40,7 @@ def event(
         "etag": "e",
         **more,
     }
-    return {"moment": at if moment is None else moment, "entry": cast(HistoryEntry, entry)}
+    return cast(HistoryEntry, entry)
 
 
 def worker(
@@ -103,10 +100,10 @@ def test_one_worker_that_left_entries_out_makes_the_host_incomplete() -> None:
 
 
 def test_every_worker_is_listed_with_its_own_last_reload() -> None:
-    """The workers are sorted by process id; the host's last reload is the newest."""
+    """The workers are sorted by process id; the host's last reload is that of one of them."""
     status = host_status("x", [worker(9), worker(3)])
     assert [w["pid"] for w in status["workers"]] == [3, 9]
-    assert last_reload(status)["at"] == "1970-01-01T00:00:09.000Z"
+    assert last_reload(status)["at"] == "1970-01-01T00:00:03.000Z"
 
 
 def test_watching_is_alive_only_if_every_workers_is() -> None:
@@ -115,23 +112,18 @@ def test_watching_is_alive_only_if_every_workers_is() -> None:
     assert host_status("x", [worker(1), deaf])["watcher"] == {"mode": "poll", "alive": False}
 
 
-def test_one_edit_seen_by_four_workers_is_one_event() -> None:
-    """The newest is first; other results and later repetitions are other events."""
-    first = [[event(10 + i / 10)] for i in range(4)]
-    assert [e["at"] for e in merge_histories(first)] == [rfc3339(10.0)]
-    mixed = [
-        [event(20.0, "rejected", error="no"), event(10.0)],
-        [event(20.1, "rejected", error="no"), event(10.1)],
-        [event(15.0, "unchanged"), event(10.2)],
-    ]
-    assert [(e["at"], e["result"]) for e in merge_histories(mixed)] == [
-        (rfc3339(20.0), "rejected"),
-        (rfc3339(15.0), "unchanged"),
-        (rfc3339(10.0), "applied"),
-    ]
-    repeated = [[event(10.2), event(10.1, "rejected"), event(10.0)], [event(10.3)]]
-    assert len(merge_histories(repeated)) == 3, "a worker's own repetitions are news"
-    assert len(merge_histories([[event(float(10 * i)) for i in range(30)]])) == 20
+def test_the_history_is_that_of_one_worker() -> None:
+    """Of equal workers, the one with the longest history counts."""
+    longest = worker(2, history=[event(20.1), event(10.0)])
+    young = worker(1, history=[event(30.0, "unchanged")])
+    other = worker(3, history=[event(20.0), event(10.1)])
+    for workers in ([longest, young, other], [other, young, longest]):
+        status = host_status("x", workers)
+        assert [e["at"] for e in status["history"]] == [rfc3339(20.1), rfc3339(10.0)]
+        assert last_reload(status)["at"] == rfc3339(20.1)
+    refused = worker(4, "rejected", history=[event(5.0, "rejected", error="no")])
+    status = host_status("x", [longest, refused])
+    assert last_reload(status)["error"] == "no"
 
 
 def _broken(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -144,7 +136,7 @@ def _broken(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name, value in {
         "pid": True,
         "answered": "1",
-        "history": [{**reload, "entry": {**reload["entry"], "result": "x"}}],
+        "history": [{**reload, "result": "x"}],
     }.items():
         yield {**good, name: value}
     for name, value in {
@@ -277,16 +269,15 @@ def test_a_log_line_is_one_line() -> None:
 
 
 def test_a_clock_that_was_set_back_does_not_change_the_order() -> None:
-    """The times are shown as recorded; the order is that of the monotonic clock."""
-    old = event(7200.0, moment=100.0)
-    new = event(3700.0, "rejected", error="bad", moment=150.0)
+    """The times are shown as recorded; the order is that in which the worker reloaded."""
+    old = event(7200.0)
+    new = event(3700.0, "rejected", error="bad")
     status = host_status("x", [worker(1, history=[new, old]), worker(2, history=[old])])
     assert last_reload(status)["result"] == "rejected"
     assert [e["at"] for e in status["history"]] == [
         "1970-01-01T01:01:40.000Z",
         "1970-01-01T02:00:00.000Z",
     ]
-    assert not any("moment" in e for e in status["history"])
 
 
 @pytest.mark.parametrize("stopped", [1, 2])

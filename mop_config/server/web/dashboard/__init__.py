@@ -6,21 +6,22 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, abort, request
+from flask import Blueprint, Response, request
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .... import __version__
 from ....errors import PayloadError, QrTooLong
 from ....model.endpoint import rfc3339
+from ....model.printable import printable
 from ...status.translations import LANGUAGES, Texts
-from ..guards import current_service, revalidated
+from ..guards import current_service
 from ..views import choose
 from . import viewmodel
 
-blueprint = Blueprint("dashboard", __name__)
+# A browser revalidates the static files on each use, so that no script is older than its page.
+blueprint = Blueprint("dashboard", __name__, static_folder="static")
 
 #: Only our own files are loaded; inline scripts and styles are blocked.
 POLICY = (
@@ -29,13 +30,6 @@ POLICY = (
 )
 #: The query parameters of the page; others are ignored.
 PARAMETERS = ("q", "only", "sort", "format", "room_id", "limit", "lang")
-
-_STATIC = Path(__file__).parent / "static"
-_TYPES = {
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
 
 
 @blueprint.get("/")
@@ -77,15 +71,6 @@ def dashboard() -> Response:
     return response
 
 
-@blueprint.get("/static/<name>")
-def static(name: str) -> Response:
-    """Serve the page's style sheet, script or icon; so a script is never older than its page."""
-    file = _STATIC / name
-    if file.suffix not in _TYPES or not file.is_file():
-        abort(404)
-    return revalidated(file.read_bytes(), _TYPES[file.suffix])
-
-
 def _qr(query: dict[str, str], body: bytes, etag: str) -> dict[str, str | None]:
     """Return the form of the QR code and the query of its images, or why there is no code."""
     wanted = {name: query[name] for name in ("format", "room_id", "limit") if query[name]}
@@ -119,7 +104,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(visible=viewmodel.visible, clock=_clock, days_until=_days_until)
+    environment.filters.update(visible=printable, clock=_clock, days_until=_days_until)
     environment.globals.update(languages=LANGUAGES, limits=viewmodel, version=__version__)
     return environment
 

@@ -11,7 +11,7 @@ from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 from ....model.endpoint import Endpoint, Kind, iter_endpoints
-from ....model.printable import replace_unprintable
+from ....model.printable import printable
 from ...monitor.reports import OK
 from ...monitor.schedule import SLOT_SECONDS, SLOTS, EndpointHealth, Slot, Slots
 from ...monitor.thread import HealthDocument
@@ -28,8 +28,6 @@ _MARGIN = 1.5
 KIND_HEIGHT = 40.0
 #: Limit of rows of each kind on the page; a filter finds the others.
 MAX_ROWS = 100
-#: The spaces of Unicode (category Zs), which a browser shows as spaces.
-_SPACES = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 #: Number of problems that are shown; the page folds away the others.
 FEW_PROBLEMS = 10
 #: Limit of the length of a query parameter of the page in characters.
@@ -149,15 +147,7 @@ def quote(problem: ProblemRecord) -> tuple[str, str] | None:
     """
     column = problem["column"]
     indent = " " * (column - 1) if column <= _MAX_INDENT else "... "
-    return (indent, visible(problem["text"])) if problem["text"] else None
-
-
-def visible(text: str) -> str:
-    """Replace characters that are invisible, or that change how others are shown.
-
-    A right-to-left override, for instance, makes a line of the file read as another text.
-    """
-    return replace_unprintable(text, lambda c: f"<U+{ord(c):04X}>", keep=_SPACES)
+    return (indent, printable(problem["text"])) if problem["text"] else None
 
 
 def listing(
