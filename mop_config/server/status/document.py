@@ -141,17 +141,17 @@ def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
     worker with the most problems is the worst: only this process knows of trouble with the state
     folder if the other workers could not write it into their records. Of as many problems, a worker
     with the common list counts (see ``common_etag``): another worker may be stopped, and serve an
-    old list. Of these, the worker with the longest history counts: every worker records each edit
-    for itself, but a new worker has not seen the earlier edits.
+    old list. Of these, the lowest process id counts, which is nearly always that of the oldest
+    worker: every worker records each edit for itself, but a new worker has not seen the earlier
+    edits.
     """
     common = common_etag([_document(worker) for worker in workers])
 
-    def rank(worker: WorkerRecord) -> tuple[int, int, bool, int, int]:
+    def rank(worker: WorkerRecord) -> tuple[int, int, bool, int]:
         served = worker["served"]
         problems = sum(served["problem_counts"].values())
         state = _STATES.index(SourceState(served["state"]))
-        seen = len(worker["history"])
-        return state, -problems, served["etag"] != common, -seen, worker["pid"]
+        return state, -problems, served["etag"] != common, worker["pid"]
 
     return min(workers, key=rank)
 

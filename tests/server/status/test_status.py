@@ -113,16 +113,16 @@ def test_watching_is_alive_only_if_every_workers_is() -> None:
 
 
 def test_the_history_is_that_of_one_worker() -> None:
-    """Of equal workers, the one with the longest history counts."""
-    longest = worker(2, history=[event(20.1), event(10.0)])
-    young = worker(1, history=[event(30.0, "unchanged")])
+    """Of equal workers, the one with the lowest process id counts, which is the oldest one."""
+    oldest = worker(1, history=[event(20.1), event(10.0)])
+    young = worker(2, history=[event(30.0, "unchanged")])
     other = worker(3, history=[event(20.0), event(10.1)])
-    for workers in ([longest, young, other], [other, young, longest]):
+    for workers in ([oldest, young, other], [other, young, oldest]):
         status = host_status("x", workers)
         assert [e["at"] for e in status["history"]] == [rfc3339(20.1), rfc3339(10.0)]
         assert last_reload(status)["at"] == rfc3339(20.1)
     refused = worker(4, "rejected", history=[event(5.0, "rejected", error="no")])
-    status = host_status("x", [longest, refused])
+    status = host_status("x", [oldest, refused])
     assert last_reload(status)["error"] == "no"
 
 
