@@ -96,6 +96,7 @@ class DialOptions:
         socket_options: Arguments of ``setsockopt``, one tuple for each call.
         until: End of all dials and their look-ups, in monotonic seconds.
         proxy_for: Returns the proxy of a server, or None.
+        host_limit: Limit of the dial of one host with its look-up, in seconds.
     """
 
     tls: ssl.SSLContext
@@ -104,6 +105,7 @@ class DialOptions:
     socket_options: tuple[Any, ...] = ()
     until: float = math.inf
     proxy_for: Callable[[Place], Any] = lambda _: None
+    host_limit: float = math.inf
 
 
 def shut_down(sock: socket.socket) -> None:
@@ -201,7 +203,8 @@ class HostDial:
 
     def _run(self, ring: Ring) -> Generator[bool]:
         """Run the dial, and yield False to wait for an event or a timeout."""
-        limit, second = self._options.until, self._resolver.second
+        options, second = self._options, self._resolver.second
+        limit = min(options.until, self._began + options.host_limit)
         dials, failures = self._dials, self._failures
         try:
             while not self._has_ended(now := time.monotonic()):
@@ -211,7 +214,7 @@ class HostDial:
                 is_over = self._has_all and not dials and not waiting
                 if waiting and now >= self._next_at:
                     self._next_at = now + STAGGER
-                    until = min(now + self._options.timeout, limit)
+                    until = min(now + options.timeout, limit)
                     dials[waiting[0]] = until, self._dial(ring.selector, waiting[0])
                 elif second is not None and self._needs_second(now, failures if is_over else {}):
                     self._look_ups.append(second.resolve(self._host))

@@ -89,16 +89,18 @@ class TransportOptions:
         address = {} if proxy is None else {"local_address": None}
         return {**self._given, **own, **address}
 
-    def for_dial(self, timeout: float, until: float = math.inf) -> DialOptions:
+    def for_dial(
+        self, timeout: float, until: float = math.inf, host_limit: float = math.inf
+    ) -> DialOptions:
         """Return the options of a dial.
 
         Args:
             timeout: Seconds for the dial of one address.
             until: End of the dial, in monotonic seconds.
+            host_limit: Seconds for the dial of one host with its look-up.
         """
-        return DialOptions(
-            self.tls, timeout, self.local_address, self.socket_options, until, self.for_place
-        )
+        local = self.local_address, self.socket_options
+        return DialOptions(self.tls, timeout, *local, until, self.for_place, host_limit)
 
 
 def _context_of(verify: Any, cert: Any, *, trust_env: bool) -> ssl.SSLContext:

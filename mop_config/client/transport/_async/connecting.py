@@ -5,6 +5,7 @@ one wins.
 """
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -191,12 +192,12 @@ class AsyncConnector(Owner):
         """Return the options of a dial.
 
         A late look-up may use all of the request's time, unless the caller has set a connect
-        time-out, which bounds the look-up and the dials of all addresses together.
+        time-out, which bounds the look-up and the dials of a host's addresses together.
         """
-        wanted, until = exchange.wanted.get("connect"), exchange.until
-        if wanted is not None and not isinstance(wanted, Default):
-            until = min(until, time.monotonic() + wanted)
-        return self._options.for_dial(least(wanted, self._state.policy.connect_timeout), until)
+        wanted = exchange.wanted.get("connect")
+        limit = math.inf if wanted is None or isinstance(wanted, Default) else wanted
+        timeout = least(wanted, self._state.policy.connect_timeout)
+        return self._options.for_dial(timeout, exchange.until, limit)
 
     async def _keep_spare(self, pool: AsyncEndpointPool, now: float) -> None:
         """Dial a spare connection in the background, if its endpoint has no connection."""
