@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -98,9 +98,18 @@ env_file_option = click.option(
 )
 
 
+class _Seconds(click.FloatRange):
+    name = "seconds"
+
+    def convert(self, value: Any, *about: Any) -> float:
+        seconds: float = super().convert(value, *about)
+        if seconds != seconds:  # FloatRange admits NaN
+            self.fail(f"{value} is no number of seconds", *about)
+        return seconds
+
+
 #: The option type for seconds: more than 0, at most a day.
-SECONDS = click.FloatRange(0, min_open=True, max=86400)
-SECONDS.name = "seconds"
+SECONDS = _Seconds(0, min_open=True, max=86400)
 
 
 class Reading(NamedTuple):

@@ -17,6 +17,7 @@ from ..errors import MopConfigError
 from ..health.probe import CheckQueue, HealthRequest, Job, Prober, ProbeResult
 from ..model.endpoint import Endpoint, EndpointConfig, Kind
 from ..model.printable import printable
+from ..net.connect import DialOptions
 from ..server.settings import Settings
 from .input import SECONDS, env_file_option, read_list
 from .output import CERTIFICATE_DAYS, complain, json_text, say
@@ -78,7 +79,7 @@ def check_endpoints(
     jobs: list[Job] = [(kind, e, None) for kind, listed in config.kinds().items() for e in listed]
     settings = Settings.from_environ()
     request = HealthRequest.containing(settings.health_path, settings.health_contains)
-    prober = Prober(ssl.create_default_context(), timeout, request=request)
+    prober = Prober(DialOptions(ssl.create_default_context(), timeout), request=request)
     results: dict[Job, ProbeResult] = {}
 
     def report(job: Job, result: ProbeResult) -> None:

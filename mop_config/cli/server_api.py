@@ -7,9 +7,8 @@ import ssl
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from functools import partial
 from http.client import responses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -17,7 +16,7 @@ from ..errors import AddressError, MopConfigError, PayloadError
 from ..model.address import parse_url
 from ..model.endpoint import EndpointConfig, loads
 from ..model.printable import blanked
-from ..net.connect import DialOptions
+from ..net.connect import DialOptions, Place
 from ..net.faults import HttpError
 from ..net.http import HttpClient, HttpRequest, may_send_token
 from ..net.proxies import proxy_of
@@ -206,10 +205,14 @@ def ask(
     Raises:
         MopConfigError: If the server does not respond.
     """
-    client = HttpClient(
-        DialOptions(ssl.create_default_context(), _SILENCE),
-        proxy_for=partial(proxy_of, urllib.request.getproxies()),
-    )
+    environment = urllib.request.getproxies()
+
+    def proxy_for(place: Place) -> Any:
+        scheme = "http" if place.tls_name is None else "https"
+        return proxy_of(environment, scheme, place.host.strip("[]"))
+
+    dial = DialOptions(ssl.create_default_context(), _SILENCE, proxy_for=proxy_for)
+    client = HttpClient(dial)
     deadline = time.monotonic() + silence + _TRANSFER
     request = HttpRequest(
         url, deadline, _MAX_BYTES, method, headers or {}, token=token, silence=silence

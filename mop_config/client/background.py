@@ -57,9 +57,8 @@ class Background:
         options = settings.options
         self._lists = lists
         self._state = state = lists.state
-        self._prober = probe.Prober(
-            options.tls, state.policy.health_timeout, state.resolver, options.proxy_for, health
-        )
+        dial = options.for_dial(state.policy.health_timeout)
+        self._prober = probe.Prober(dial, state.resolver, health)
         self._stopped = False
         self.updates = ListUpdates(lists, self._any_healthy)
         self._parallel = state.policy.probe_parallelism

@@ -56,7 +56,7 @@ class ListUpdates:
     def __init__(self, lists: EndpointLists, any_healthy: rules.Check) -> None:
         policy, options = lists.state.policy, lists.settings.options
         dial = options.for_dial(policy.connect_timeout)
-        self._client = HttpClient(dial, lists.state.resolver, proxy_for=options.proxy_for)
+        self._client = HttpClient(dial, lists.state.resolver)
         self._lists = lists
         self._any_healthy = any_healthy
         #: Source of the next long poll; None: the next update asks all sources without waiting.

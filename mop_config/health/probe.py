@@ -25,7 +25,7 @@ from ..model.address import normalise_path, parse_url
 from ..model.endpoint import Endpoint, Kind
 from ..net.connect import DialOptions
 from ..net.faults import Fault, HttpError, causes, lacks_resources
-from ..net.http import Headers, HttpClient, HttpConnection, HttpReply, ProxyChoice
+from ..net.http import Headers, HttpClient, HttpConnection, HttpReply
 from ..net.resolver import Resolver
 from ..net.threads import start_thread
 
@@ -126,23 +126,19 @@ class Prober(HttpClient):
     """Runs health checks, from any number of threads.
 
     Args:
-        tls: Context that verifies certificates.
-        timeout: Limit of one check, in seconds.
+        dial: Options of the dial; ``timeout`` is also the limit of one check, in seconds.
         resolver: Resolves host names; None for a new ``Resolver``.
-        proxy_for: Returns the proxy of a URL; None for direct connections only.
         request: The request to API endpoints, and the answers that pass.
     """
 
     def __init__(
         self,
-        tls: ssl.SSLContext,
-        timeout: float,
+        dial: DialOptions,
         resolver: Resolver | None = None,
-        proxy_for: ProxyChoice | None = None,
         request: HealthRequest = _USUAL,
     ) -> None:
-        super().__init__(DialOptions(tls, timeout), resolver, proxy_for=proxy_for)
-        self._timeout = timeout
+        super().__init__(dial, resolver)
+        self._timeout = dial.timeout
         self._health_request = request
         from ..net._sync import connecting  # noqa: F401 - slow, so before a time-out begins
 

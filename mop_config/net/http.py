@@ -9,7 +9,7 @@ another thread can abort the request. The first functions are pure rules for all
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -27,8 +27,6 @@ if TYPE_CHECKING:  # httpcore takes a tenth of a second to load, so the first re
     import httpcore2
     import httpx2
 
-#: Returns the proxy for the scheme and host of a URL; None means a direct connection.
-ProxyChoice = Callable[[str, str], "httpx2.Proxy | None"]
 #: Headers of a request or a response.
 Headers = Mapping[str, str]
 
@@ -152,8 +150,8 @@ class HttpConnection(Deadline):
         tls_name = name.strip("[]") if self._scheme == b"https" else None
         self._place = Place(where.host, port, tls_name)
         self._proxy: httpx2.Proxy | None = None
-        if client.proxy_for is not None and not is_loopback(where.host):
-            self._proxy = client.proxy_for(self._scheme.decode(), where.host.strip("[]"))
+        if not is_loopback(where.host):
+            self._proxy = client.dial.proxy_for(self._place)
         self._http: httpcore2.HTTP11Connection | None = None
         self._headers = {
             "Host": name if port == DEFAULT_PORTS[where.scheme] else f"{name}:{port}",
@@ -285,28 +283,19 @@ class HttpClient(Owner):
     """Sends bounded HTTP/1.1 requests, from any number of threads; keeps no connection.
 
     Args:
-        dial: Options of the dial; ``timeout`` is the limit of one address in seconds.
+        dial: Options of the dial; ``timeout`` is the limit of one address in seconds. No proxy
+            is used for this machine.
         resolver: Resolves hosts; None for a new ``Resolver``.
-        proxy_for: Returns the proxy of a URL, except for this machine; None for direct
-            connections.
 
     Attributes:
         resolver: The resolver.
         dial: Options of the dial.
-        proxy_for: Returns the proxy of a URL; None for direct connections.
     """
 
-    def __init__(
-        self,
-        dial: DialOptions,
-        resolver: Resolver | None = None,
-        *,
-        proxy_for: ProxyChoice | None = None,
-    ) -> None:
+    def __init__(self, dial: DialOptions, resolver: Resolver | None = None) -> None:
         super().__init__()
         self.resolver = resolver or Resolver()
         self.dial = replace(dial, tls=offering(dial.tls, ("http/1.1",)))
-        self.proxy_for = proxy_for
 
     def request(self, request: HttpRequest) -> HttpReply:
         """Send a request and return the response; follow the redirects of a ``GET``.

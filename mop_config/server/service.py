@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily
 
+from .. import __version__
 from ..model.endpoint import Kind, iter_endpoints, rfc3339
 from .auth import TokenAuthenticator
 from .monitor.reports import ClientReports, Listed, ReportedEndpoint
@@ -101,7 +102,8 @@ class ConfigService:
         source = key(str(self.source))
         directory = self._directory = StateDirectory.of_user(self.state_folder)
         settings = self.settings
-        served = f"{source}.{key(repr(settings))}"
+        # The workers of another version may write other records, for example during an upgrade.
+        served = f"{source}.{key(__version__ + repr(settings))}"
         self._workers = WorkerRegistry(directory, served, f".{place()}")
         self._workers.sweep()
         # What was seen of the endpoints survives a restart with other settings than these.

@@ -26,12 +26,17 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class Asked(NamedTuple):
-    """One received request; the names of its headers are in lower case."""
+    """One received request; the names of its headers are in lower case.
+
+    Attributes:
+        client: The IP address of the client.
+    """
 
     method: str
     path: str
     headers: dict[str, str]
     body: bytes = b""
+    client: str = ""
 
     def header(self, name: str) -> str | None:
         return self.headers.get(name.lower())
@@ -61,14 +66,16 @@ class Handmade:
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 length = int(headers.get("content-length", 0)) if self.command == "POST" else 0
-                asked = Asked(self.command, self.path, headers, self.rfile.read(length))
+                body = self.rfile.read(length)
+                client = self.client_address[0]
+                asked = Asked(self.command, self.path, headers, body, client)
                 outer.asked.append(asked)
-                status, more, body = outer.answer(asked)
+                status, more, content = outer.answer(asked)
                 self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **more}.items():
+                for name, value in {"Content-Length": str(len(content)), **more}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(content)
 
             do_POST = do_GET  # noqa: N815
 

@@ -12,7 +12,7 @@ import trustme
 from mop_config.client import EndpointManager, FailoverSocketClient, NoEndpointAvailable
 from mop_config.health.probe import Prober
 from mop_config.model.endpoint import Endpoint
-from mop_config.net.connect import offering
+from mop_config.net.connect import DialOptions, offering
 
 from .driver import Driver
 from .streams import Streams, speaking
@@ -63,7 +63,7 @@ def test_the_protocols_of_the_applications_context_stay(
             assert driver.get(f"{server.url}/plain").http_version == version
             with driver.checking():
                 pass
-        assert Prober(trust, 5.0).check("api", Endpoint(server.url)).fault is None
+        assert Prober(DialOptions(trust, 5.0)).check("api", Endpoint(server.url)).fault is None
         assert _still_offers_its_own(trust, server)
 
 
@@ -73,7 +73,7 @@ def test_requests_and_checks_at_the_same_time_offer_each_their_own(
     """Concurrent checks over the same context do not turn HTTP/2 requests into HTTP/1.1."""
     over = threading.Event()
     with speaking(server_context) as server:
-        prober = Prober(trust, 5.0)
+        prober = Prober(DialOptions(trust, 5.0))
 
         def check() -> None:
             while not over.is_set():
@@ -127,9 +127,9 @@ def test_the_applications_client_certificate_is_shown(
     # With TLS 1.3 the client would see the refusal only after the handshake.
     server_context.maximum_version = ssl.TLSVersion.TLSv1_2
     with speaking(server_context) as server:
-        assert Prober(trust, 5.0).check("api", Endpoint(server.url)).fault == "tls"
+        assert Prober(DialOptions(trust, 5.0)).check("api", Endpoint(server.url)).fault == "tls"
         authority.issue_cert("client@example.com").configure_cert(trust)
-        assert Prober(trust, 5.0).check("api", Endpoint(server.url)).fault is None
+        assert Prober(DialOptions(trust, 5.0)).check("api", Endpoint(server.url)).fault is None
         with Driver(kind, [server.url], verify=trust, http2=True) as driver:
             assert driver.get("/").http_version == "HTTP/2"
 

@@ -288,7 +288,7 @@ def test_a_swallowed_primary_costs_the_first_request_little(fleet: Fleet, kind: 
 def test_a_delay_is_a_number_or_auto() -> None:
     """A delay is a number or ``auto``, and the error for another value says so."""
     assert Policy(hedge_delay=0.5, race_delay=0.0).queue_delay == 0.5
-    with pytest.raises(TypeError, match="hedge_delay must be a number or 'auto', not 'soon'"):
+    with pytest.raises(TypeError, match=r"hedge_delay must be a number, .* or 'auto', not 'soon'"):
         Policy(hedge_delay="soon")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="body_pause must be a number, not 'auto'"):
+    with pytest.raises(TypeError, match="body_pause must be a number, 0 to 1000000, not 'auto'"):
         Policy(body_pause="auto")  # type: ignore[arg-type]

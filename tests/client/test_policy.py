@@ -138,9 +138,9 @@ def test_a_figure_that_would_stop_everything_is_refused(name: str, value: float)
 
 
 def test_a_figure_that_is_none_is_refused() -> None:
-    """A figure that is not a number raises a ValueError with the allowed range."""
+    """A figure that is not a number raises a TypeError with the allowed range."""
     allowed = "a number, more than 0 and at most 1000000"
-    with pytest.raises(ValueError, match=f"total_timeout must be {allowed}, not 'x'"):
+    with pytest.raises(TypeError, match=f"total_timeout must be {allowed}, not 'x'"):
         Policy(total_timeout="x")  # type: ignore[arg-type]
 
 
@@ -150,5 +150,5 @@ def test_an_unknown_kind_of_probing_is_refused() -> None:
 
 
 def test_a_switch_takes_a_bool_only() -> None:
-    with pytest.raises(ValueError, match="warm_spare must be True or False, not 1"):
+    with pytest.raises(TypeError, match="warm_spare must be True or False, not 1"):
         Policy(warm_spare=1)  # type: ignore[arg-type]

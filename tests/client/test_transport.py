@@ -14,15 +14,17 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
-from mop_config.client import NoEndpointAvailable, Policy
+from mop_config.client import EndpointManager, NoEndpointAvailable, Policy
 from mop_config.client.transport._sync.transport import FailoverTransport
 from mop_config.health.probe import Prober
 from mop_config.model.endpoint import Endpoint
+from mop_config.net.connect import DialOptions
 
 from ..ports import closed_port
+from ..servers import ENDPOINTS
 from .driver import Driver
 from .fleet import Backend, Fleet, fleet_in, silence, timed
-from .handmade import NOBODY, OK, Answer, Asked, handmade
+from .handmade import NOBODY, OK, Answer, Asked, handmade, wire
 from .scripted import scripted
 
 
@@ -168,7 +170,7 @@ def test_http2_is_still_spoken_after_a_health_check(servers: Servers, kind: str)
     trust = servers.fleet.trust()
     endpoint = servers.http2.url
     with Driver(kind, [endpoint], verify=trust, http2=True) as driver:
-        assert Prober(trust, 5.0).check("api", Endpoint(endpoint)).fault is None
+        assert Prober(DialOptions(trust, 5.0)).check("api", Endpoint(endpoint)).fault is None
         assert driver.get("/users").http_version == "HTTP/2"
 
 
@@ -613,3 +615,21 @@ def test_a_transport_works_without_a_managers_client(servers: Servers) -> None:
         transport = FailoverTransport(driver.manager)
         with httpx2.Client(transport=transport, base_url=transport.base_url) as client:
             assert client.get("/users").json()["path"] == "/api/v1/users"
+
+
+def test_requests_checks_and_updates_come_from_the_local_address() -> None:
+    """``local_address`` of a manager applies to its health checks and updates, too."""
+    with handmade(lambda asked: (200, {}, wire([server.url]))) as server:
+        manager = EndpointManager(
+            [server.url],
+            config_urls=[server.url],
+            allow_http_lists=True,
+            local_address="127.0.0.9",
+            trust_env=False,
+        )
+        with manager, manager.client() as client:
+            assert client.get("/users").status_code == 200
+            assert manager.check_endpoint_health(server.url)
+            manager.update_endpoints_from_remote()
+        assert {"/users", "/health", ENDPOINTS} <= set(server.paths)
+        assert {asked.client for asked in server.asked} == {"127.0.0.9"}

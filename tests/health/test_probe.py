@@ -16,6 +16,7 @@ import trustme
 
 from mop_config import Endpoint
 from mop_config.health.probe import MAX_BYTES, HealthRequest, Prober, ProbeResult
+from mop_config.net.connect import DialOptions, Place
 from mop_config.net.faults import Fault
 
 from ..client.fleet import black_hole, silence
@@ -36,7 +37,7 @@ def look(
     timeout: float = 5,
     request: HealthRequest | None = None,
 ) -> ProbeResult:
-    prober = Prober(tls, timeout, request=request or HealthRequest())
+    prober = Prober(DialOptions(tls, timeout), request=request or HealthRequest())
     return prober.check(kind, Endpoint.parse(url, 0, name))
 
 
@@ -76,7 +77,7 @@ class TestHttp:
     def test_another_path_takes_the_place_of_health(self) -> None:
         """The check requests the path below the endpoint's URL, and at the root after a 404."""
         with handmade(lambda asked: OK if asked.path == "/ok" else MISSING) as server:
-            prober = Prober(NOBODY, 5, request=HealthRequest("/ok"))
+            prober = Prober(DialOptions(NOBODY, 5), request=HealthRequest("/ok"))
             endpoint = Endpoint.parse(f"{server.url}/api", 0)
             assert prober.check("api", endpoint).path == "/ok"
             assert prober.check("api", endpoint, "/ok").path == "/ok"
@@ -247,10 +248,10 @@ class TestFaults:
     def test_a_proxy_that_is_none(self) -> None:
         """The check ignores an invalid proxy in the environment, so that no endpoint is blamed."""
 
-        def proxy_for(scheme: str, host: str) -> httpx2.Proxy:
+        def proxy_for(place: Place) -> httpx2.Proxy:
             return httpx2.Proxy("nothing://proxy.example")
 
-        prober = Prober(NOBODY, 5, proxy_for=proxy_for)
+        prober = Prober(DialOptions(NOBODY, 5, proxy_for=proxy_for))
         result = prober.check("api", Endpoint("http://api.example"))
         assert result.fault is Fault.OURS
         assert "proxy" in result.detail
@@ -260,7 +261,7 @@ class TestFaults:
         with contextlib.ExitStack() as stack:
             listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             listener.settimeout(10)
-            prober = Prober(NOBODY, 30)
+            prober = Prober(DialOptions(NOBODY, 30))
             endpoint = Endpoint(f"https://127.0.0.1:{listener.getsockname()[1]}")
             results: list[ProbeResult] = []
             checkers = [
@@ -287,7 +288,9 @@ class TestFaults:
                 self.abort()
 
         with silence() as port:
-            result = Interrupted(NOBODY, 20).check("api", Endpoint(f"http://127.0.0.1:{port}"))
+            result = Interrupted(DialOptions(NOBODY, 20)).check(
+                "api", Endpoint(f"http://127.0.0.1:{port}")
+            )
         assert result.fault is Fault.OURS
         assert result.seconds < 10
 
@@ -296,7 +299,7 @@ class Watched(Prober):
     """A prober that records each connection's ALPN protocol when the connection ends."""
 
     def __init__(self, tls: ssl.SSLContext, timeout: float) -> None:
-        super().__init__(tls, timeout)
+        super().__init__(DialOptions(tls, timeout))
         self.chosen: list[str | None] = []
 
     def release(self, sock: socket.socket) -> None:

@@ -68,6 +68,12 @@ def test_pipelined_requests_are_answered_in_their_order(server: Server, paths: l
     assert json.loads(found[-1].body)["status"] == "healthy"
 
 
+@pytest.mark.parametrize("path", [ENDPOINTS, "/health", STATUS, "/", "/openapi.json", "/nope"])
+def test_an_answer_has_one_date(server: Server, path: str) -> None:
+    answer = send(server, f"GET {path} HTTP/1.1\r\nHost: x\r\n{CLOSE}")
+    assert answer.partition(b"\r\n\r\n")[0].lower().count(b"\r\ndate:") == 1
+
+
 @pytest.mark.parametrize("path", [ENDPOINTS, "/health", STATUS])
 def test_nothing_is_answered_after_an_answer_that_closes(server: Server, path: str) -> None:
     closing = f"GET {path} HTTP/1.1\r\nHost: x\r\n{CLOSE}"

@@ -29,8 +29,10 @@ TOKEN = "a-token"
 MAX_BYTES = 10_000
 
 
-def client(tls: ssl.SSLContext = NOBODY, **options: Any) -> HttpClient:
-    return HttpClient(DialOptions(tls, 5.0), **options)
+def client(
+    tls: ssl.SSLContext = NOBODY, resolver: Resolver | None = None, **options: Any
+) -> HttpClient:
+    return HttpClient(DialOptions(tls, 5.0, **options), resolver)
 
 
 def asking(url: str, seconds: float = 5.0, **options: Any) -> HttpRequest:
@@ -281,7 +283,7 @@ class TestProxy:
     def test_it_sees_no_request_to_this_machine(self) -> None:
         """A request to this machine bypasses the proxy; requests to all other hosts use it."""
         with handmade() as server, forward_proxy({"api.example": server.port}) as proxy:
-            asker = client(proxy_for=lambda scheme, host: httpx2.Proxy(proxy.url))
+            asker = client(proxy_for=lambda place: httpx2.Proxy(proxy.url))
             assert asker.request(asking(server.url)).status == 200
             assert proxy.asked == []
             assert asker.request(asking(f"http://api.example:{server.port}/x")).status == 200
@@ -290,7 +292,7 @@ class TestProxy:
     def test_a_proxy_that_is_not_there_is_to_blame(self) -> None:
         """If the proxy refuses the connection, the error blames the proxy."""
         url = f"http://127.0.0.1:{closed_port()}"
-        asker = client(proxy_for=lambda scheme, host: httpx2.Proxy(url))
+        asker = client(proxy_for=lambda place: httpx2.Proxy(url))
         for scheme in ("http", "https"):
             with pytest.raises(HttpError, match="proxy cannot be reached") as failure:
                 asker.request(asking(f"{scheme}://api.example/"))
@@ -300,7 +302,7 @@ class TestProxy:
         """If the proxy demands credentials, the error blames the proxy."""
         with forward_proxy({}, login="user:secret") as proxy:
             asker = client(
-                proxy_for=lambda scheme, host: httpx2.Proxy(proxy.url.replace("user:secret@", ""))
+                proxy_for=lambda place: httpx2.Proxy(proxy.url.replace("user:secret@", ""))
             )
             for scheme in ("http", "https"):
                 with pytest.raises(HttpError) as failure:

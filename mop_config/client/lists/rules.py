@@ -324,13 +324,14 @@ def check_token(token: Token) -> None:
     """Check the ``token`` of a manager.
 
     Raises:
-        TypeError: If the token is an asynchronous function.
+        TypeError: If the token is an asynchronous function, or of another type.
         ValueError: If the token is not valid; the message never shows a text.
     """
     if token is None or callable(token):
         check_plain("token", token)
     elif fault := _fault_of_token(token):
-        raise ValueError(f"token {fault}")
+        error = ValueError if isinstance(token, str) else TypeError
+        raise error(f"token {fault}")
 
 
 def current_token(token: Any) -> str | None:

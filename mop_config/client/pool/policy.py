@@ -110,7 +110,7 @@ class Policy(HealthRules):
             elif isinstance(usual, float):
                 checked_number(name, value, positive=name.endswith(_POSITIVE))
             elif isinstance(usual, bool):
-                _check(isinstance(value, bool), name, "True or False", value)
+                _check(isinstance(value, bool), name, "True or False", value, TypeError)
             elif isinstance(usual, int):
                 fits = type(value) is int and value >= 1
                 _check(fits, name, "a whole number, 1 or more", value)
@@ -149,15 +149,19 @@ def checked_number(name: str, value: float, more: str = "", *, positive: bool = 
         positive: Whether 0 is refused.
 
     Raises:
-        ValueError: If the value is no number from 0 to 1,000,000.
+        TypeError: If the value is no number.
+        ValueError: If the number is not from 0 to 1,000,000.
     """
     least = "more than 0 and at most" if positive else "0 to"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     fits = is_number and 0 <= value <= MAX_SECONDS and not (positive and value == 0)
-    _check(fits, name, f"a number, {least} {MAX_SECONDS}{more}", value)
+    error = ValueError if is_number else TypeError
+    _check(fits, name, f"a number, {least} {MAX_SECONDS}{more}", value, error)
     return value
 
 
-def _check(fits: bool, name: str, allowed: str, value: object) -> None:
+def _check(
+    fits: bool, name: str, allowed: str, value: object, error: type[Exception] = ValueError
+) -> None:
     if not fits:
-        raise ValueError(f"{name} must be {allowed}, not {value!r}")
+        raise error(f"{name} must be {allowed}, not {value!r}")

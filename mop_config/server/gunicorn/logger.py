@@ -5,6 +5,7 @@ the client sends is not logged as the user, and no text of a client can forge a 
 """
 
 import logging
+import re
 from datetime import timedelta
 from time import monotonic
 from types import SimpleNamespace
@@ -14,8 +15,11 @@ from gunicorn.glogging import Logger, SafeAtoms, loggers
 
 from ...model.printable import printable
 from ..auth import USER
-from ..logs import LineFormatter, masked, queued
+from ..logs import MASK, LineFormatter, masked, queued
 from ..web.asgi import Receive, Scope, Send, whole_environ
+
+#: Headers with secrets, which must not get into the log in any ``--access-logformat``.
+_SECRET = re.compile(r"\{(http_)?(proxy[-_])?(authorization|cookie)\}[ie]", re.IGNORECASE)
 
 
 class Atoms(SafeAtoms):  # type: ignore[misc]
@@ -23,6 +27,8 @@ class Atoms(SafeAtoms):  # type: ignore[misc]
 
     def __getitem__(self, k: str) -> Any:
         value = super().__getitem__(k)
+        if _SECRET.fullmatch(k) and value != "-":
+            return MASK
         return printable(masked(value)) if isinstance(value, str) else value
 
 

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any, TypedDict
 
 from ...health.probe import HealthRequest, Prober, ProbeResult
+from ...net.connect import DialOptions
 from ..logs import describe
 from ..serving.store import Snapshot, SnapshotStore
 from ..settings import Settings
@@ -218,7 +219,7 @@ class EndpointMonitor:
     ) -> None:
         self._results = results
         request = HealthRequest.containing(settings.health_path, settings.health_contains)
-        self._prober = Prober(ssl.create_default_context(), TIMEOUT, request=request)
+        self._prober = Prober(DialOptions(ssl.create_default_context(), TIMEOUT), request=request)
         self._pool = ThreadPoolExecutor(PARALLEL, "mop-config-check")
         self._checks: dict[WatchedEndpoint, Future[ProbeResult]] = {}
         _, known = results.read()

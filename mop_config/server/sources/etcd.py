@@ -306,8 +306,13 @@ class EtcdSource:
         login = {"name": self._settings.user, "password": self._settings.password}
         for _ in range(2):
             if self._settings.user is not None and not self._token:
-                answer = self._post(Member(*place), "/auth/authenticate", login, READ_TIMEOUT)
-                self._token = str(answer.get("token", ""))
+                try:
+                    answer = self._post(Member(*place), "/auth/authenticate", login, READ_TIMEOUT)
+                    self._token = str(answer.get("token", ""))
+                except SourceError as error:
+                    # The user may be set before authentication is enabled.
+                    if "authentication is not enabled" not in error.message:
+                        raise
             try:
                 return once(Member(*place, self._token))
             except Exception as error:

@@ -145,8 +145,8 @@ class WsgiBridge:
         started: list[Any] = []
         body: list[bytes] = []
 
-        def start_response(*given: Any) -> Callable[[bytes], None]:
-            started[:] = given[:2]
+        def start_response(*arguments: Any) -> Callable[[bytes], None]:
+            started[:] = arguments[:2]
             return body.append
 
         try:
@@ -156,12 +156,14 @@ class WsgiBridge:
             finally:
                 if hasattr(pieces, "close"):
                     pieces.close()
-            status, headers = started
+            status, given = started
         except Exception as error:
             return failure(environ, error)
         whole = b"".join(body)
+        # The server sends Date with each answer; werkzeug's conditional answers have another.
+        headers = [(name, value) for name, value in given if name.lower() != "date"]
         if whole and not any(name.lower() == "content-length" for name, _ in headers):
-            headers = [*headers, ("Content-Length", str(len(whole)))]
+            headers.append(("Content-Length", str(len(whole))))
         return ConditionalAnswer(int(status[:3]), HeaderFields(headers), whole)
 
 
