@@ -240,7 +240,10 @@ class FileSource:
             except BaseException as error:
                 call.set_exception(error)
 
-        threading.Thread(target=run, name="mop-config-look", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="mop-config-look", daemon=True).start()
+        except RuntimeError:  # the process cannot start another thread
+            return function()
         try:
             return call.result(self._patience)
         except TimeoutError:
