@@ -178,22 +178,30 @@ FRESH = {"state": "fresh", "reason": None, "complete": True}
 
 
 def test_a_file_that_never_rests(shared: tuple[Server, Path]) -> None:
-    """While a writer has the file open and writes, the list stays, until the file rests."""
+    """A file that changes constantly is reported and the list stays, until the file rests."""
     server, file = shared
     followed(server, file, "calm")
     before = server.hosts()
+    stop = threading.Event()
 
     def scribble() -> None:
         with file.open("ab", buffering=0) as handle:
-            for _ in range(120):
+            while not stop.wait(0.05):
                 handle.write(b"late.example\n")
-                time.sleep(0.05)
 
     thread = threading.Thread(target=scribble)
     thread.start()
-    while thread.is_alive():
-        assert server.hosts() == before or not thread.is_alive()
-        time.sleep(0.05)
+    try:
+        wait_for(
+            lambda: "keeps changing" in str(server.status()["last_reload"]["error"]), seconds=15
+        )
+        status = server.status()
+        assert status["state"] == "stale"
+        assert [problem["code"] for problem in status["problems"]] == ["changing"]
+        assert server.hosts() == before
+    finally:
+        stop.set()
+        thread.join()
     wait_for(lambda: server.hosts() == [*before, "late.example"], what="the file at rest")
     wait_for(lambda: server.status()["state"] == "fresh", what="the other worker has read it, too")
 

@@ -152,9 +152,12 @@ class Reloader:
     def start(self) -> None:
         """Load for the first time, falling back to the last good list on disk."""
         if not any(self.reload(Trigger.START) for _ in range(VAIN_TRIES + 1)):
-            message = f"{self.source} keeps changing: waiting until it rests"
-            attempt = ReloadAttempt(Trigger.START, self.loaded)
-            self._note(SourceError(Code.CHANGING, message), attempt)
+            self.report_changing(Trigger.START)
+
+    def report_changing(self, trigger: Trigger) -> None:
+        """Report that the source keeps changing, so that it cannot be read yet."""
+        message = f"{self.source} keeps changing: waiting until it rests"
+        self._note(SourceError(Code.CHANGING, message), ReloadAttempt(trigger, self.loaded))
 
     def catch_up(self) -> None:
         """Read the source if it has changed since the last read, while no thread watched it."""

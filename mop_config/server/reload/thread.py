@@ -36,6 +36,8 @@ QUIET = 0.05
 SILENT_QUIET = 0.55
 #: Seconds between a close event and the read, so that a write right after the close is noticed.
 CLOSE_GRACE = 0.01
+#: Seconds after which a file that keeps changing is reported.
+PATIENCE = 5.0
 
 #: Seconds between two ``stat`` calls while the folder is watched.
 STAT_INTERVAL = 0.25
@@ -70,36 +72,44 @@ class Debouncer:
         """Take the end of a read, accepted or refused: no read is due any more."""
         self.seen = signature
         self.writing = False
-        self._due = math.inf
+        self._since = self._due = math.inf
 
     @property
     def pending(self) -> bool:
         """Whether a read is due, now or soon."""
         return self._due < math.inf
 
+    def restless(self, now: float) -> bool:
+        """Whether the file has kept changing for longer than ``PATIENCE``."""
+        return now - self._since > PATIENCE
+
     def wait(self, now: float) -> float:
         """Return the seconds until the file should be read; infinity if no read is due."""
         return max(0.0, self._due - now)
 
+    def _read_at(self, due: float, now: float) -> None:
+        self._since = min(self._since, now)
+        self._due = due
+
     def written(self, now: float) -> None:
         """Take a write event: the file is open for writing."""
         self.writing = True
-        self._due = now + CLOSE_WAIT
+        self._read_at(now + CLOSE_WAIT, now)
 
     def closed(self, now: float) -> None:
         """Take a close event, or a rename that put a complete file in place."""
         self.writing = False
-        self._due = now + CLOSE_GRACE
+        self._read_at(now + CLOSE_GRACE, now)
 
     def asked(self, now: float) -> None:
         """Take a request to read the file, whether it has changed or not."""
         if not self.pending:
-            self._due = now
+            self._read_at(now, now)
 
     def again(self, now: float) -> None:
         """Take a failed read, or a read that found another file than ``seen``: read again soon."""
         due = self._due if self.pending else now
-        self._due = max(due, now + QUIET)
+        self._read_at(max(due, now + QUIET), now)
 
     def looked(self, signature: Fingerprint, now: float, *, by_event: bool, expected: bool) -> None:
         """Take the result of a ``stat`` call.
@@ -119,7 +129,7 @@ class Debouncer:
             quiet = QUIET
         else:
             quiet = SILENT_QUIET
-        self._due = now + quiet
+        self._read_at(now + quiet, now)
 
 
 class ReloadThread:
@@ -162,6 +172,7 @@ class ReloadThread:
         self._debouncer = Debouncer(reloader.loaded.signature)
         self._cause = Trigger.POLL  # of the next read
         self._taken = self.answered = workers.newest_request() if workers else 0
+        self._complained = False
         self._failures = 0  # reads in a row that have not reached the source
         self._poll_interval = reloader.settings.poll_interval or math.inf
         self._next_poll = time.monotonic() + self._poll_interval
@@ -253,6 +264,10 @@ class ReloadThread:
         self._look(events, request, now)
         if debouncer.wait(now) == 0 or (now >= self._next_poll and not debouncer.pending):
             self._load()
+        if debouncer.restless(now) and debouncer.pending and not self._complained:
+            reloader.report_changing(self._cause)
+            self._complained = True
+            self._cause = Trigger.POLL
         if not self._requested:
             self.answered = self._taken
         reloader.follow_others()
@@ -299,6 +314,7 @@ class ReloadThread:
         loaded = self._reloader.loaded
         self._debouncer.read(loaded.signature)
         self._cause = Trigger.POLL
+        self._complained = False
         self._failures = 0 if loaded.reachable else self._failures + 1
         wait = pause(self._failures) if self._failures else self._poll_interval
         self._next_poll = now + wait

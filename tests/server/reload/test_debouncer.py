@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mop_config.server.reload.thread import CLOSE_GRACE, QUIET, SILENT_QUIET, Debouncer
+from mop_config.server.reload.thread import CLOSE_GRACE, PATIENCE, QUIET, SILENT_QUIET, Debouncer
 from mop_config.server.sources.file import CLOSE_WAIT, Fingerprint
 
 OLD = Fingerprint(0, 1, 1, 0o100644, 100, 5, 5)
@@ -126,6 +126,19 @@ def test_reading_ends_what_was_pending() -> None:
     debouncer.read(NEW)
     looked(debouncer, NEW, 2.0)
     assert debouncer.wait(2.0) == math.inf
+
+
+def test_a_file_that_never_rests_is_told_of() -> None:
+    """The file is reported, but not read during a write."""
+    debouncer = Debouncer(OLD)
+    now = 0.0
+    while now <= PATIENCE:
+        assert not debouncer.restless(now)
+        debouncer.written(now)
+        now += 0.5
+    debouncer.written(now)
+    assert debouncer.restless(now)
+    assert debouncer.wait(now) == pytest.approx(CLOSE_WAIT)
 
 
 STEPS = st.lists(
