@@ -309,7 +309,7 @@ class FileSource:
     def _read(self, expected: Fingerprint | None) -> SourceText | None:
         signature = Fingerprint.at(self.path)
         if expected is not None and signature.contents != expected.contents:
-            raise self._changing()
+            raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
         try:
             descriptor = os.open(self.path, _FLAGS)
             try:
@@ -329,7 +329,7 @@ class FileSource:
             raise SourceError(Code.TOO_LARGE, f"{self._name} is larger than {limit}")
         same = Fingerprint.of(before).contents == Fingerprint.of(after).contents
         if not same or len(data) != before.st_size:
-            raise self._changing()
+            raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
         detached = self._detached() if after.st_nlink == 0 else ""
         return SourceText(data, after.st_mtime, signature, detached=detached)
 
@@ -359,9 +359,6 @@ class FileSource:
             " the mount shows the old file for ever; mount the folder that holds it instead"
         )
 
-    def _changing(self) -> SourceError:
-        return SourceError(Code.CHANGING, f"{self._name} changes while it is read")
-
     def _unreadable(self, error: OSError) -> SourceError | OSError:
         if error.errno in _OUR_LACK:
             return error
@@ -380,9 +377,8 @@ def _grants_leases(path: str) -> bool:
     So a lease is requested on a new file without a name (``O_TMPFILE``), which no other process can
     have open. If no such file can be made, the file system counts as one without leases.
     """
-    flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
     with contextlib.suppress(OSError):
-        with open(os.open(os.path.dirname(path), flags, 0o600), "r+b") as file:
+        with open(os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR, 0o600), "r+b") as file:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         return True
     return False
