@@ -4,25 +4,27 @@
 client that has seen a signed list accepts no list with a lower version. Therefore a release is
 issued under a lock of the host (flock), and the order of the lock is the order of the lists.
 
-``LastGood`` is a text with its release. One record has both, so that they are replaced in one step
-and a restart never finds an older text beside a newer release. The texts before are beside the
-record, compressed.
+``LastGood`` is a text with its release. Its record is a line of JSON, then the text as it was
+read; a hash over both shows whether the record is torn or foreign. Text and release are replaced in
+one step, so that a restart never finds an older text beside a newer release. The texts before are
+beside the record, compressed.
 """
 
 import contextlib
 import errno
 import gzip
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...model.endpoint import MAX_DATE
 from ..parsing.render import EMPTY, Rendering
 from ..sources.file import Fingerprint, Order, SourceText
-from .directory import PATIENCE, StateDirectory, dump_record, parse_record
+from .directory import PATIENCE, StateDirectory
 
-# JSON has no bytes. A text that was found good is UTF-8, but a record must keep any bytes.
-_ANY_BYTES = "surrogateescape"
+_FORMAT = 5
 #: Upper bound of a version: a record with a higher version is damaged.
 _MAX_VERSION = 1 << 52
 
@@ -126,7 +128,10 @@ class LastGood(NamedTuple):
 
     def dump(self) -> bytes:
         """Return the content of the record, which ``parse`` reads."""
-        return dump_record({**self._asdict(), "data": self.data.decode("utf-8", _ANY_BYTES)})
+        head = {**self._asdict(), "format": _FORMAT}
+        del head["data"]
+        head["sha256"] = _digest(head, self.data)
+        return json.dumps(head).encode() + b"\n" + self.data
 
 
 def parse(record: bytes) -> LastGood:
@@ -135,14 +140,20 @@ def parse(record: bytes) -> LastGood:
     Raises:
         Exception: Of any type, if the record is torn, foreign or of another format.
     """
-    good = LastGood(**parse_record(record))
-    release = Release(*good.release)
-    dates = (abs(release.modified_at), release.last_modified, good.boundary, good.saved_at)
+    first, _, data = record.partition(b"\n")
+    head: dict[str, Any] = json.loads(first)
+    digest, release = head.pop("sha256"), Release(*head["release"])
+    if digest != _digest(head, data) or head.pop("format") != _FORMAT:
+        raise ValueError("not what was written")
+    dates = (abs(release.modified_at), release.last_modified, head["boundary"], head["saved_at"])
     if not all(0 <= date <= MAX_DATE for date in dates) or not 0 <= release.version < _MAX_VERSION:
         raise ValueError("a date or version out of bounds")
-    data = str(good.data).encode("utf-8", _ANY_BYTES)
-    order = good.order and Order(*good.order)
-    return good._replace(data=data, release=release, order=order)
+    order = head["order"] and Order(*head["order"])
+    return LastGood(data, **{**head, "release": release, "order": order})
+
+
+def _digest(head: dict[str, Any], data: bytes) -> str:
+    return hashlib.sha256(json.dumps(head, sort_keys=True).encode() + b"\n" + data).hexdigest()
 
 
 class ReleaseStore:
@@ -328,9 +339,9 @@ class ReleaseStore:
     def history(self) -> Iterator[LastGood]:
         """Read the good texts that are kept, the last one first."""
         for name in self._history():
-            # A text of another version is passed over silently: it is no loss to the next start.
-            with contextlib.suppress(Exception):
-                yield self._parse(gzip.decompress(self._directory.read(name)))
+            good = self._directory.load(name, lambda text: self._parse(gzip.decompress(text)), WHAT)
+            if good is not None:
+                yield good
 
     def _history(self) -> list[str]:
         names = self._directory.names()

@@ -22,7 +22,7 @@ from mop_config.server.reload.pipeline import SWITCH_INTERVAL, VAIN_TRIES, Reloa
 from mop_config.server.serving.store import Result, Snapshot, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import Settings, UrlRules
 from mop_config.server.sources.file import CLOSE_WAIT, FileSource, Fingerprint, SourceText
-from mop_config.server.state.directory import StateDirectory, dump_record, parse_record
+from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.releases import LastGood, Release, ReleaseStore, parse
 
 from ...disks import make_read_only, small_disk
@@ -377,7 +377,7 @@ class TestLastGood:
         assert site.last_good.stat().st_ino == before.st_ino
 
     @pytest.mark.parametrize(
-        "damage", ["truncate", "flip", "garbage", "date", "form", "deep", "empty", "folder"]
+        "damage", ["truncate", "flip", "garbage", "date", "deep", "empty", "folder"]
     )
     def test_a_damaged_one_is_ignored(self, site: Site, damage: str) -> None:
         """A torn or foreign record is ignored, and a good file is still applied."""
@@ -390,10 +390,9 @@ class TestLastGood:
         else:
             damaged = {
                 "truncate": data[:-3],
-                "flip": data.replace(b"a.com", b"z.com"),
+                "flip": data[:-2] + b"X\n",
                 "garbage": b'{"format":2}\nxx',
-                "date": dump_record({**parse_record(data), "saved_at": 9e400}),
-                "form": dump_record([*parse_record(data)]),
+                "date": data.replace(b'"saved_at": 1', b'"saved_at": 9' + b"9" * 400),
                 "deep": b"[" * 100_000 + b"\n",
                 "empty": b"",
             }[damage]
