@@ -9,7 +9,8 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from ...errors import SourceError
@@ -34,8 +35,6 @@ from .problems import MAX_KEPT, Code, Problem, Severity
 GZIP_LEVEL = 6
 #: Problems that one log line names.
 MAX_LOGGED = 5
-#: Bytes of text that are rendered to judge the next boundaries; the first is judged in any case.
-MAX_JUDGED = 1 << 18
 #: The empty list, which is served as long as no valid list has been loaded.
 EMPTY_BODY = dumps(EndpointConfig())
 
@@ -349,9 +348,16 @@ def check_acceptable(rendering: Rendering, settings: Settings, served: Mapping[K
         first = next((p for p in rendering.problems if p.severity is Severity.ERROR), None)
         errors = plural(rendering.errors, "error")
         raise SourceError(Code.STRICT, f"{errors}, and ENDPOINT_STRICT is set; first: {first}")
-    left = {kind: rendering.count(kind) for kind in Kind}
+    if error := _too_few(served, {kind: rendering.count(kind) for kind in Kind}, settings):
+        raise error
+
+
+def _too_few(
+    served: Mapping[Kind, int], left: Mapping[Kind, int], settings: Settings
+) -> SourceError | None:
+    """Return why too few endpoints of a kind would be left, or None if there are enough."""
     if any(served.values()) and not any(left.values()) and not settings.allow_empty:
-        raise SourceError(
+        return SourceError(
             Code.NO_ENDPOINTS,
             "the file has no usable endpoint, and must not replace a list that has some"
             " (ENDPOINT_ALLOW_EMPTY=1 would allow it)",
@@ -360,7 +366,8 @@ def check_acceptable(rendering: Rendering, settings: Settings, served: Mapping[K
         if number and left[kind] < settings.min_endpoints:
             usable = plural(left[kind], f"usable {kind.label} endpoint")
             reason = f"the file has {usable}, and ENDPOINT_MIN_ENDPOINTS is"
-            raise SourceError(Code.TOO_FEW, f"{reason} {settings.min_endpoints}")
+            return SourceError(Code.TOO_FEW, f"{reason} {settings.min_endpoints}")
+    return None
 
 
 def missing_confirmations(
@@ -380,9 +387,8 @@ def missing_confirmations(
     valid = _confirmations(rendering.data) - _confirmations(confirmed)
     lines = []
     for kind, word in _WORDS.items():
-        urls = _urls(before, kind)
-        removed = len(urls - _urls(rendering.body, kind))
-        if removed > settings.max_removed * len(urls) and not valid[removed, word]:
+        removed = _removed(_urls(before, kind), _urls(rendering.body, kind), settings)
+        if removed and not valid[removed, word]:
             lines.append(f"# confirm: removes {removed} {word}")
     return lines
 
@@ -391,19 +397,23 @@ def _urls(body: bytes, kind: Kind) -> set[str]:
     return {endpoint.url for endpoint in iter_endpoints(body, kind)}
 
 
+def _removed(before: set[str], left: set[str], settings: Settings) -> int:
+    """Return the number of removed URLs if their share is too large, else 0."""
+    removed = len(before - left)
+    return removed if removed > settings.max_removed * len(before) else 0
+
+
 def _confirmations(text: bytes) -> Counter[tuple[int, str]]:
     found = map(_CONFIRMATION.fullmatch, text.splitlines())
     return Counter((int(match[1]), match[2].decode()) for match in found if match)
 
 
 def with_planned_refusals(rendering: Rendering, settings: Settings) -> Rendering:
-    """Add a warning to a rendered text for each of the next boundaries that the guard refuses."""
+    """Add a warning to a rendered text for each future boundary that the guard would refuse."""
     warnings = []
-    for at, refusal in _judge_plan(rendering, settings):
-        if refusal is not None:
-            # No line confirms it beforehand: a confirming line is valid for the edit that adds it.
-            why = str(refusal).partition("; to confirm it")[0]
-            message = f"at {rfc3339(at)} the planned change will be refused: {why}"
+    for at, reason in _judge_plan(rendering, settings):
+        if reason:
+            message = f"at {rfc3339(at)} the planned change will be refused: {reason}"
             warnings.append(Problem.of(Code.PLAN_REFUSED, message))
     return rendering._replace(
         problems=(*warnings, *rendering.problems)[:MAX_KEPT],
@@ -421,23 +431,43 @@ def last_passed(text: bytes, settings: Settings, since: float, until: float) -> 
             no other.
         until: POSIX seconds before which the other boundaries are.
     """
-    rendering = render(text, settings.rules, EMPTY_BODY, since)
-    plan = _judge_plan(rendering, settings, until)
-    return max((at for at, refusal in plan if refusal is None), default=since)
+    plan = _judge_plan(render(text, settings.rules, EMPTY_BODY, since), settings)
+    return max((at for at, reason in plan if at < until and not reason), default=since)
 
 
-def _judge_plan(
-    rendering: Rendering, settings: Settings, until: float = FOREVER
-) -> Iterator[tuple[float, SourceError | None]]:
-    """Yield the next boundaries of a rendered text, and why the guard refuses each, or None."""
-    most = max(1, MAX_JUDGED // max(1, len(rendering.data)))
-    boundaries = {change.at for change in rendering.planned if change.at < until}
-    for at in sorted(boundaries)[:most]:
-        later = render(rendering.data, settings.rules, EMPTY_BODY, at)
-        try:
-            check_replaces(later, settings, rendering)
-        except SourceError as refusal:
-            yield at, refusal
-        else:
-            rendering = later
-            yield at, None
+def _judge_plan(rendering: Rendering, settings: Settings) -> Iterator[tuple[float, str]]:
+    """Yield each future boundary, and why the guard would refuse it; empty if it would not.
+
+    The URLs of the list are followed over the boundaries, since a text may have a thousand of
+    them and must not be rendered for each.
+    """
+    if not rendering.planned:
+        return
+    served = {kind: _urls(rendering.body, kind) for kind in Kind}
+    planned = {kind: set(urls) for kind, urls in served.items()}
+    for at, changes in groupby(rendering.planned, attrgetter("at")):
+        # Removals first: one entry of a URL may follow another at the same boundary.
+        for change in sorted(changes, key=attrgetter("added")):
+            if change.added:
+                planned[change.kind].add(change.url)
+            else:
+                planned[change.kind].discard(change.url)
+        reason = _planned_refusal(served, planned, settings)
+        if not reason:
+            served = {kind: set(urls) for kind, urls in planned.items()}
+        yield at, reason
+
+
+def _planned_refusal(
+    served: Mapping[Kind, set[str]], planned: Mapping[Kind, set[str]], settings: Settings
+) -> str:
+    """Return why the guard would refuse a boundary; empty if the boundary is acceptable."""
+    before = {kind: len(urls) for kind, urls in served.items()}
+    left = {kind: len(urls) for kind, urls in planned.items()}
+    if error := _too_few(before, left, settings):
+        return str(error)
+    for kind in Kind:
+        if removed := _removed(served[kind], planned[kind], settings):
+            of = f"{removed} of {before[kind]} {kind.label} endpoints"
+            return f"it removes {of} (ENDPOINT_MAX_REMOVED)"
+    return ""

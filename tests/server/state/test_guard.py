@@ -11,8 +11,8 @@ from mop_config.errors import SourceError
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import (
     EMPTY_BODY,
-    MAX_JUDGED,
     check_replaces,
+    last_passed,
     render,
     with_planned_refusals,
 )
@@ -153,13 +153,25 @@ def refused_days(plan: str, settings: Settings, at: float) -> list[str]:
     return [problem.message.split()[1][:10] for problem in found]
 
 
-def test_of_a_long_text_the_next_boundary_is_judged() -> None:
-    """Each boundary costs a rendering, so a text of 50,000 entries must not cost one for all."""
+def test_each_boundary_of_a_long_text_is_judged() -> None:
+    """A long list is judged like a short one: beforehand, and where boundaries were missed."""
     at = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
-    settings = Settings(max_removed=0.0)
-    assert refused_days(PLAN + "#" * MAX_JUDGED, settings, at) == ["2027-01-02"]
-    half = PLAN + "#" * (MAX_JUDGED // 2 - len(PLAN))
-    assert refused_days(half, settings, at) == ["2027-01-02", "2027-01-03"]
+    settings = Settings(max_removed=0.5)
+    days = ["2027-01-02", "2027-01-03", "2027-01-04"]
+    plan = "DomainList:\na.example\nb.example\n"
+    plan += "".join(f"{name}.example until={day}\n" for name, day in zip("cde", days, strict=True))
+    long = plan + "#" * (1 << 20)
+    assert refused_days(long, Settings(max_removed=0.0), at) == days
+    assert refused_days(long, settings, at) == []
+    after = datetime(2027, 1, 5, tzinfo=UTC).timestamp()
+    passed = [last_passed(text.encode(), settings, at, after) for text in (plan, long)]
+    assert passed == [datetime(2027, 1, 4, tzinfo=UTC).timestamp()] * 2
+
+
+def test_errors_of_a_strict_server_refuse_no_boundary() -> None:
+    """Errors of the text are refused now, and say nothing about the boundaries."""
+    at = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    assert refused_days(PLAN + "bad_host\n", Settings(strict=True), at) == []
 
 
 def test_a_refusal_of_a_plan_asks_for_no_confirmation() -> None:
@@ -167,9 +179,10 @@ def test_a_refusal_of_a_plan_asks_for_no_confirmation() -> None:
     at = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     rendering = render(PLAN.encode(), RULES, EMPTY_BODY, at)
     first, *_ = with_planned_refusals(rendering, Settings(max_removed=0.0)).problems
-    removes = "the file removes more than 0% of the endpoints of a kind (ENDPOINT_MAX_REMOVED)"
-    moment = "2027-01-02T00:00:00.000Z"
-    assert first.message == f"at {moment} the planned change will be refused: {removes}"
+    assert first.message.startswith(
+        "at 2027-01-02T00:00:00.000Z the planned change will be refused: it removes "
+    )
+    assert "confirm" not in first.message
 
 
 def put(file: Path, content: str) -> None:

@@ -103,6 +103,21 @@ def test_a_record_is_read_as_it_was_written() -> None:
         assert parse(text.dump()) == text
 
 
+def test_a_record_of_version_1_0_0_is_read() -> None:
+    """An update must lose neither the last good text nor its version."""
+    record = (
+        b'{"release": ["e1", 5.5, 5, 6], "api": 1, "socketio": 1,'
+        b' "order": ["14841639068965178418", 7], "boundary": 4.0, "saved_at": 6.5,'
+        b' "trigger": "watch", "format": 5,'
+        b' "sha256": "d7141db9a4e98486bc384d8255ab3a1264c84b7303f98ab081e895dbb1480195"}'
+        b"\nDomainList:\na.example\n"
+    )
+    order = Order("14841639068965178418", 7)
+    release = Release("e1", 5.5, 5, 6)
+    text = b"DomainList:\na.example\n"
+    assert parse(record) == LastGood(text, release, 1, 1, order, 4.0, 6.5, "watch")
+
+
 # -- in the state folder
 
 
