@@ -206,7 +206,7 @@ class Simulation:
             assert self._outage, "an outage without an alert"
 
     def count(self, kind: str) -> int:
-        return sum(told is kind for _, told, _ in self.told)
+        return sum(told == kind for _, told, _ in self.told)
 
     def states(self) -> set[HealthState]:
         return {member.health.state for member in self.pool.members()}

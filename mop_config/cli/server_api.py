@@ -5,7 +5,6 @@ import json
 import os
 import ssl
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from http.client import responses
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from ..model.printable import blanked
 from ..net.connect import DialOptions, Place
 from ..net.faults import HttpError
 from ..net.http import HttpClient, HttpRequest, may_send_token
-from ..net.proxies import proxy_of
+from ..net.proxies import proxies_of_environment, proxy_of
 from ..server.parsing.problems import ProblemRecord
 from ..server.settings import TOKEN, ProcessSettings, Settings
 from .output import AS_ROOT
@@ -203,9 +202,12 @@ def ask(
         silence: Seconds without a byte from the server after which the request fails.
 
     Raises:
-        MopConfigError: If the server does not respond.
+        MopConfigError: If the server does not respond, or the environment's proxy is invalid.
     """
-    environment = urllib.request.getproxies()
+    try:
+        environment = proxies_of_environment()
+    except (ValueError, ImportError) as error:
+        raise MopConfigError(str(error)) from None
 
     def proxy_for(place: Place) -> Any:
         scheme = "http" if place.tls_name is None else "https"

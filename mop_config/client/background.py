@@ -60,6 +60,7 @@ class Background:
         dial = options.for_dial(state.policy.health_timeout)
         self._prober = probe.Prober(dial, state.resolver, health)
         self._stopped = False
+        self._is_short = False  # whether the last check or start lacked a thread or descriptor
         self.updates = ListUpdates(lists, self._any_healthy)
         self._parallel = state.policy.probe_parallelism
         self._checks = probe.CheckQueue(self._prober, self._record_scheduled, self._parallel)
@@ -128,15 +129,17 @@ class Background:
 
     def _loop(self, name: str) -> None:
         """Do the work of a loop, each time after the pause that the work has asked for."""
-        work = self._works[name]
+        work, told = self._works[name], ""
         if name == "report":
             self._pause(name, EVERY)
         while not self._stopped:
             try:
                 delay = work()
             except Exception as error:
-                logger.error("the client goes on after %s: %s", type(error).__name__, error)
-                delay = RETRY
+                delay, what = RETRY, f"{type(error).__name__}: {error}"
+                if what != told:
+                    logger.error("the client goes on after %s", what)
+                told = what
             self._pause(name, delay)
 
     def _pause(self, name: str, seconds: float) -> None:
@@ -182,12 +185,20 @@ class Background:
         for thread in probe.CheckQueue(self._prober, self.record, self._parallel).start(jobs):
             thread.join()
 
+    def warn_of_shortage(self, what: str) -> None:
+        """Log a lack of threads or descriptors once, until a check has its result again."""
+        if not self._is_short:
+            logger.warning("%s", what)
+        self._is_short = True
+
     def record(self, job: probe.Job, result: probe.ProbeResult) -> bool:
         """Record the result of a health check; return whether the checks are cancelled."""
         if self._stopped:
             return True
         if result.fault is Fault.OURS:
-            logger.warning("%s could not be checked: %s", job[1].url, result.detail)
+            self.warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")
+        else:
+            self._is_short = False
         with self._state as state:
             pool, now = state.pool(job[0]), state.clock()
             member = pool.get(job[1].url)
@@ -243,7 +254,7 @@ class Lifecycle:
         try:
             self.start()
         except (RuntimeError, MemoryError) as error:  # no thread left: the next call retries
-            logger.warning("health checks and updates could not be started: %s", error)
+            self.tasks.warn_of_shortage(f"the health checks could not be started: {error}")
 
     def start(self) -> None:
         """Start the threads if they are not running.

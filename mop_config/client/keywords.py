@@ -113,6 +113,7 @@ def check_plain(name: str, function: object) -> None:
     """
     if function is not None and not callable(function):
         raise TypeError(f"{name} must be a function, not {function!r}")
-    if inspect.iscoroutinefunction(function):
+    called = getattr(function, "__call__", None)  # noqa: B004 - ``__call__`` may be async
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
         reason = "no thread can await it"
         raise TypeError(f"{name} must be a plain function, not an async one: {reason}")

@@ -1,4 +1,4 @@
-"""``ListUpdates``: fetches the endpoint list from servers, and sends reports to its server."""
+"""``ListUpdates``: fetches lists from servers, and sends reports to the server of the list."""
 
 import json
 import logging

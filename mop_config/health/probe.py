@@ -154,7 +154,7 @@ class Prober(HttpClient):
         until = started + self._timeout
         try:
             connection = HttpConnection(self, where, until, endpoint.host_name)
-        except Exception as error:  # for example, an invalid proxy URL in the environment
+        except Exception as error:  # for example, no thread is left for the look-up
             return ProbeResult(Fault.OURS, 0.0, str(error) or type(error).__name__)
         base = where.path.rstrip("/")
         try:

@@ -317,7 +317,11 @@ def read_keys(given: Mapping[str, Any] | str | bytes) -> list["OKPKey"]:
 def _of_jwk(jwk: Mapping[str, Any]) -> "OKPKey":
     # Without other members: a JWK's own ``kid`` is arbitrary, and we use the thumbprint.
     bare = {name: jwk[name] for name in ("kty", "crv", "x", "d") if name in jwk}
-    return _import(bare, _JWK_RULE)
+    # The raw value has only the private half, if there is one; its public half must be ``x``.
+    key = _import(_import(bare, _JWK_RULE).raw_value, "it is damaged")
+    if key.as_dict()["x"] != str(jwk["x"]).rstrip("="):
+        raise SigningKeyError("its x is not the public key of its d")
+    return key
 
 
 def _import(value: Any, reason: str) -> "OKPKey":

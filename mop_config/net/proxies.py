@@ -29,12 +29,15 @@ def proxy_at(proxy: Any) -> "httpx2.Proxy":
     """Return the proxy with a URL, or a proxy of httpx2 unchanged.
 
     Raises:
-        ValueError: If the proxy itself has TLS, or if its scheme is unknown.
+        ValueError: If the URL is invalid, its scheme is unknown, or the proxy itself has TLS.
         ImportError: If a SOCKS proxy needs a package that is not installed.
     """
     import httpx2
 
-    given: httpx2.Proxy = proxy if isinstance(proxy, httpx2.Proxy) else httpx2.Proxy(url=proxy)
+    try:
+        given = proxy if isinstance(proxy, httpx2.Proxy) else httpx2.Proxy(url=proxy)
+    except httpx2.InvalidURL as error:
+        raise ValueError(f"a proxy must be a URL: {error}") from None
     scheme = given.url.scheme
     if scheme not in _PORTS:
         raise ValueError(f"a proxy must be at http:// or socks5://, not at {scheme}://")
@@ -43,18 +46,37 @@ def proxy_at(proxy: Any) -> "httpx2.Proxy":
     return given
 
 
+def proxies_of_environment() -> dict[str, str]:
+    """Return the URLs of the environment's proxies, by the scheme of the requests.
+
+    Raises:
+        ValueError: See ``proxy_at``; the message names the variable.
+        ImportError: Likewise.
+    """
+    found = {}
+    for scheme, url in urllib.request.getproxies().items():
+        if scheme in {"http", "https", "all"}:
+            found[scheme] = url if "://" in url else f"http://{url}"
+            try:
+                proxy_at(found[scheme])
+            except (ValueError, ImportError) as error:
+                kind = ImportError if isinstance(error, ImportError) else ValueError
+                raise kind(f"{scheme}_proxy: {error}") from None
+    return found
+
+
 def proxy_of(environment: Mapping[str, str], scheme: str, host: str) -> "httpx2.Proxy | None":
     """Return the proxy that the environment names for a host, or None.
 
     Args:
-        environment: Proxies by scheme, from ``urllib.request.getproxies``.
+        environment: See ``proxies_of_environment``.
         scheme: The scheme of the URL.
         host: The host of the URL.
     """
     url = environment.get(scheme) or environment.get("all")
     if url is None or urllib.request.proxy_bypass(host):
         return None
-    return proxy_at(url if "://" in url else f"http://{url}")
+    return proxy_at(url)
 
 
 def address_of(proxy: "httpx2.Proxy") -> tuple[str, int]:

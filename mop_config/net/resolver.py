@@ -134,7 +134,9 @@ def _ask(look_up: LookUp, host: str) -> list[str]:
         found = look_up(host)
         if isinstance(found, Coroutine):
             found = asyncio.run(found)
-        return [str(ipaddress.ip_address(address)) for address in found]
+        if addresses := [str(ipaddress.ip_address(address)) for address in found]:
+            return addresses
+        raise LookupError("it returned no address")
     except Exception as error:
         logger.info("the second look-up of %s failed: %s: %s", host, type(error).__name__, error)
         raise

@@ -121,6 +121,7 @@ class TestOutcome:
         [
             ["--watch", "0"],
             ["--watch", "soon"],
+            ["--watch", "nan"],
             ["--timeout", "-1"],
             ["a", "b"],
             ["--frob"],

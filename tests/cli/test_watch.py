@@ -404,6 +404,7 @@ class TestCalls:
             ["ftp://x"],
             ["http://x", "--exec", ""],
             ["http://x", "--interval", "0"],
+            ["http://x", "--interval", "nan"],
             ["http://joe:hunter@x"],
         ],
     )

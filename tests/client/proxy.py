@@ -17,21 +17,26 @@ class ForwardProxy:
     Args:
         ports: Local port of each host name; a request for another host gets 502.
         login: Required ``user:password`` (others get 407); None requires no login.
+        host: Address to listen on.
 
     Attributes:
         asked: The first line of each request.
         hanging: Host names whose requests get no answer.
     """
 
-    def __init__(self, ports: dict[str, int], login: str | None = None) -> None:
+    def __init__(
+        self, ports: dict[str, int], login: str | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self.ports = ports
+        self.host = f"[{host}]" if ":" in host else host
         self.asked: list[str] = []
         self.hanging: set[str] = set()
         self._login = login
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family, backlog=64)
         self.port = self._listener.getsockname()[1]
         self._spawn(self._accept)
 
@@ -39,7 +44,7 @@ class ForwardProxy:
     def url(self) -> str:
         """URL of the proxy for clients, with the login."""
         login = f"{self._login}@" if self._login else ""
-        return f"http://{login}127.0.0.1:{self.port}"
+        return f"http://{login}{self.host}:{self.port}"
 
     def hosts(self) -> list[str]:
         """The ``host:port`` of each CONNECT request."""
@@ -169,9 +174,11 @@ def _answer(status: int) -> bytes:
 
 
 @contextlib.contextmanager
-def forward_proxy(ports: dict[str, int], login: str | None = None) -> Iterator[ForwardProxy]:
+def forward_proxy(
+    ports: dict[str, int], login: str | None = None, host: str = "127.0.0.1"
+) -> Iterator[ForwardProxy]:
     """Run a forward proxy."""
-    with contextlib.closing(ForwardProxy(ports, login)) as proxy:
+    with contextlib.closing(ForwardProxy(ports, login, host)) as proxy:
         yield proxy
 
 

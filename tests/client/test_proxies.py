@@ -364,16 +364,28 @@ class TestSocks:
             EndpointManager(proxy="socks5://127.0.0.1")
 
 
-def test_a_proxy_that_itself_has_tls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy at ``https://`` is refused, as an argument and in the environment."""
-    with pytest.raises(ValueError, match="must be at http:// or socks5://, not at https://"):
-        EndpointManager(URLS, proxy="https://proxy.example")
-    monkeypatch.setenv("https_proxy", "https://proxy.example")
-    with (
-        EndpointManager(URLS, policy=QUICK, update_interval=0).client(start=False) as client,
-        pytest.raises(ValueError, match="not at https://"),
-    ):
-        client.get("/")
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://proxy.example", "must be at http:// or socks5://, not at https://"),
+        ("http://proxy.example:abc", "must be a URL: Invalid port: 'abc'"),
+        ("ftp://proxy.example", "Unknown scheme"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used(
+    url: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a proxy is refused at once, as an argument and in the environment."""
+    with pytest.raises(ValueError, match=message):
+        EndpointManager(URLS, proxy=url)
+    with EndpointManager(URLS) as manager, pytest.raises(ValueError, match=message):
+        manager.client(proxy=url)
+    for variable in ("https_proxy", "all_proxy"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, url)
+            with pytest.raises(ValueError, match=f"^{variable}: .*{message}"):
+                EndpointManager(URLS)
+            EndpointManager(URLS, trust_env=False).close()
 
 
 class TestAClientsOwnProxy:
@@ -514,6 +526,15 @@ class TestSockets:
         with forward_proxy({ONE: talker.port}) as proxy:
             named = proxy.url.replace("127.0.0.1", "localhost")
             assert talk(kind, f"http://{ONE}", transport, proxy=named) == "t"
+
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    def test_by_a_proxy_at_an_ipv6_address(
+        self, transport: str, kind: str, talker: SocketServer
+    ) -> None:
+        """A proxy may be at an IPv6 address."""
+        with forward_proxy({ONE: talker.port}, host="::1") as proxy:
+            assert talk(kind, f"http://{ONE}", transport, proxy=proxy.url) == "t"
+            assert proxy.asked
 
     @pytest.mark.parametrize("transport", ["polling", "websocket"])
     @pytest.mark.parametrize("why", ["trust_env", "no_proxy", "loopback"])

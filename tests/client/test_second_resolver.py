@@ -177,6 +177,7 @@ def broken(host: str) -> list[str]:
             "'other.example' does not appear to be an IPv4 or IPv6 address",
         ),
         (lambda host: None, "TypeError"),
+        (lambda host: [], "it returned no address"),
         (
             lambda host: ["127.0.0.1", "junk"],
             "'junk' does not appear to be an IPv4 or IPv6 address",

@@ -213,7 +213,7 @@ class TestBackground:
     def test_a_moment_without_descriptors(self, host: str) -> None:
         """A lack of descriptors blames no endpoint, and checks and requests work after it."""
         with handmade() as one, handmade() as two:
-            told, _ = child(
+            told, log = child(
                 """
                 manager = EndpointManager(sys.argv[1:], **OPTIONS)
                 down = []
@@ -246,6 +246,7 @@ class TestBackground:
         assert told["after"] == ["healthy", "healthy"]
         assert not told["down"]
         assert not told["offline"]
+        assert log.count("could not be checked") == 1  # once for 2 endpoints and 4 rounds
         assert len(told["errors"]) == 4
         assert {error.partition(":")[0] for error in told["errors"]} == {"ConnectError"}
         assert all("Too many open files" in error for error in told["errors"])

@@ -23,6 +23,11 @@ async def _later() -> str:
     return "token"
 
 
+class _Later:
+    async def __call__(self) -> str:
+        return "token"
+
+
 @pytest.mark.parametrize("kind", MANAGERS)
 @pytest.mark.parametrize(
     ("options", "error", "message"),
@@ -31,7 +36,9 @@ async def _later() -> str:
         ({"token": "  "}, ValueError, "token is empty: None means"),
         ({"token": "sec\nret"}, ValueError, "token holds characters"),
         ({"token": _later}, TypeError, "token must be a plain function"),
+        ({"token": _Later()}, TypeError, "token must be a plain function"),
         ({"healthy": _later}, TypeError, "healthy must be a plain function"),
+        ({"healthy": _Later()}, TypeError, "healthy must be a plain function"),
         ({"healthy": "ok"}, TypeError, "healthy must be a function, not 'ok'"),
         ({"token": 7}, TypeError, "token must be a text, a function .* not int"),
         ({"config_urls": A}, TypeError, r"config_urls must be a list of URLs, not one: \['https"),

@@ -361,6 +361,7 @@ class TestKeys:
             OKPKey.generate_key("Ed448").as_dict(),
             {**OURS.public, "x": "AAAA"},
             {**OURS.public, "x": 7},
+            {**OTHERS.public, "d": OURS.private_jwk()["d"]},
             {"kty": "OKP", "crv": "Ed25519"},
         ],
     )

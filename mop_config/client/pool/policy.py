@@ -116,7 +116,8 @@ class Policy(HealthRules):
                 _check(fits, name, "a whole number, 1 or more", value)
         _check(self.probe in PROBES, "probe", f"one of {', '.join(PROBES)}", self.probe)
         given = self.bad_status
-        fits = isinstance(given, Collection) and _STATUSES.issuperset(given)
+        fits = isinstance(given, Collection) and not isinstance(given, (str, bytes))
+        fits = fits and _STATUSES.issuperset(given)
         _check(fits, "bad_status", "a set of numbers from 400 to 599", given)
         object.__setattr__(self, "bad_status", frozenset(given))
 

@@ -152,7 +152,7 @@ def _proxy_options(proxy: httpx2.Proxy | None) -> dict[str, Any]:
     host, port = address_of(proxy)
     return {
         "http_no_proxy": ["proxies.invalid"],  # excludes no real host
-        "http_proxy_host": host,
+        "http_proxy_host": host.strip("[]"),
         "http_proxy_port": port,
         "http_proxy_auth": proxy.auth,
         "proxy_type": proxy.url.scheme,

@@ -9,7 +9,6 @@ import importlib.util
 import math
 import os
 import ssl
-import urllib.request
 from collections.abc import Iterator
 from typing import Any, Unpack
 
@@ -17,7 +16,7 @@ import httpx2
 
 from ...model.address import is_loopback
 from ...net.connect import DialOptions, Place, offering
-from ...net.proxies import proxy_at, proxy_of
+from ...net.proxies import proxies_of_environment, proxy_at, proxy_of
 from ..keywords import TransportKeywords
 
 #: The names of the options that go to a transport; all others go to the client.
@@ -66,7 +65,7 @@ class TransportOptions:
         protocols = {"h2": self.http2, "http/1.1": self.http1}
         self.tls = offering(tls, [name for name, is_offered in protocols.items() if is_offered])
         self.proxy = None if proxy is None else proxy_at(proxy)
-        self.environment = urllib.request.getproxies() if trust_env and proxy is None else {}
+        self.environment = proxies_of_environment() if trust_env and proxy is None else {}
         self.way = self.proxy and (self.proxy.url, self.proxy.raw_auth), self.environment
 
     def proxy_for(self, scheme: str, host: str) -> httpx2.Proxy | None:
