@@ -232,6 +232,9 @@ def read_list(source: str | None, token_file: str | None, *, quiet: bool = False
     if source is not None and is_url(source):
         return fetch(source, "FILE|URL", read_token(token_file))
     reading = read(source)
+    if reading.refusal is not None and reading.refusal.code == Code.NO_ENDPOINTS:
+        # Not the refusal's own message, which mentions the list of a server.
+        raise MopConfigError(f"{reading.path} has no usable endpoint")
     if reading.refusal is not None:
         raise reading.refusal
     if not quiet:

@@ -6,6 +6,7 @@ import click
 
 from ..errors import MopConfigError
 from ..model.endpoint import rfc3339
+from ..server.serving.store import Result
 from ..server.sources import SCHEME
 from ..server.state.directory import WorkerRecord
 from .input import env_file_option, judged, settings_for
@@ -53,15 +54,14 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     data, added = kept.confirmed(good.data, settings)
     if not as_json:
         difference.print()
-    began = rfc3339(time.time())
     result = replace_text(target, old, data, sure=yes or as_json)
+    # Of a text that is there already, the workers have noted their refusal before.
+    written = "" if result == "unchanged" else rfc3339(time.time())
     if not as_json:
         for line in added:
             say(f"added: {line}")
         say(f"{target}: {name} is {result}")
-    if result == "unchanged":
-        began = ""  # the workers have judged the text before, and do not read it again
-    workers = wait_until_served(kept, {etag, reading.rendering.etag}, began)
+    workers = wait_until_served(kept, {etag, reading.rendering.etag}, written)
     if as_json:
         outcome = {"target": str(target), "release": number, "etag": etag, "result": result}
         outcome |= {"added": added, "workers": [worker["pid"] for worker in workers]}
@@ -72,14 +72,14 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
         say("no running worker is seen from here: the next one that starts serves it")
 
 
-def wait_until_served(kept: GoodTexts, etags: set[str], began: str) -> list[WorkerRecord]:
+def wait_until_served(kept: GoodTexts, etags: set[str], written: str) -> list[WorkerRecord]:
     """Wait until every worker serves a list, and return the records of the workers.
 
     Args:
         kept: The texts of the source, with the records of its running workers.
         etags: The ETags of the list by the current settings and by the settings of its release.
-        began: Time before the write, in RFC 3339; an earlier refusal is not of this text. Empty if
-            nothing was written.
+        written: Time after the write, in RFC 3339: the refusal of a reload that began earlier may
+            be of the text before. Empty if nothing was written.
 
     Raises:
         MopConfigError: If a worker refuses the list, or does not serve the list in time.
@@ -93,10 +93,10 @@ def wait_until_served(kept: GoodTexts, etags: set[str], began: str) -> list[Work
             if worker["served"]["etag"] not in etags or worker["served"]["state"] != "fresh"
         ]
         for worker in late:
-            newest = worker["history"][:1]
-            error = next((reload["error"] for reload in newest if reload["at"] >= began), None)
-            if error or time.monotonic() > deadline:
-                reason = error or "it has not read it yet"
+            newest = next(iter(worker["history"]), None)
+            refused = newest and newest["result"] == Result.REJECTED and newest["at"] >= written
+            if refused or time.monotonic() > deadline:
+                reason = (newest and newest["error"]) or "it has not read it yet"
                 raise MopConfigError(f"worker {worker['pid']} does not serve it: {reason}")
         if not late:
             return workers

@@ -5,6 +5,7 @@ to a target: a file, or a key in etcd.
 """
 
 import difflib
+import errno
 import os
 import re
 import shutil
@@ -275,6 +276,8 @@ class FileTarget:
                 os.fsync(file.fileno())
         except OSError as error:
             advice = f"; {AS_ROOT}" if isinstance(error, PermissionError) else ""
+            if error.errno == errno.EBUSY:
+                advice = ": it is mounted by itself; use --in-place"
             reason = error.strerror or error
             raise MopConfigError(f"{self} cannot be written ({reason}){advice}") from None
 
