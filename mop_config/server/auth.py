@@ -154,6 +154,8 @@ MAX_BYTES = 1 << 20
 LOOK = 1.5
 #: Seconds for which a changed file must stay the same before it is read: a save may take a moment.
 SETTLED = 0.5
+#: Seconds after which a file that keeps changing is read nevertheless.
+LONGEST = 5.0
 #: Seconds after which a read is repeated that this process had no descriptor for.
 AGAIN = 5.0
 #: Limit of the bad lines that are reported one by one.
@@ -184,7 +186,7 @@ class TokenAuthenticator:
         self._tokens: tuple[Token, ...] = self._own if path is None else ()
         self._file = None if path is None else FileSource(path, MAX_BYTES, LOOK)
         self.problems: tuple[Problem, ...] = ()
-        self._due = math.inf  # monotonic time of the next read
+        self._due = self._latest = math.inf  # monotonic time of the next read, and its limit
         if self._file is not None:
             self._seen = self._file.signature()
             self._read(self._file)
@@ -242,23 +244,27 @@ class TokenAuthenticator:
         signature = file.signature()
         if signature != self._seen:
             self._seen = signature
-            self._due = now + SETTLED
-        elif now >= self._due:
+            if self._due == math.inf:
+                self._latest = now + LONGEST
+            self._due = min(now + SETTLED, self._latest)
+        if now >= self._due:
             self._due = math.inf
             self._read(file)
 
     def _read(self, file: FileSource) -> None:
         tokens, faults = parse(b"")
-        failure = f"{file} holds no token"
+        failure, detached = f"{file} holds no token", ""
         try:
-            tokens, faults = parse(file.read().data)
+            text = file.read()
+            tokens, faults = parse(text.data)
+            detached = text.detached
         except SourceError as error:
             if error.code == Code.CHANGING:
                 return  # the next check sees the change
             failure = str(error)
         except OSError as error:  # this process has no descriptor left; the file may be good
             logger.warning("the tokens in %s cannot be read now: %s", file, error.strerror)
-            self._due = time.monotonic() + AGAIN
+            self._due = self._latest = time.monotonic() + AGAIN
             return
         self._tokens = self._own + tokens if tokens else ()
         if tokens:
@@ -272,4 +278,7 @@ class TokenAuthenticator:
         if faults:
             told = "; ".join(problem.message for problem in problems)
             logger.error("tokens: bad lines, %d of them: %s", len(faults), told)
+        if detached:
+            logger.error("tokens: %s", detached)
+            problems.append(Problem.of(Code.DETACHED, detached))
         self.problems = tuple(problems)

@@ -18,12 +18,14 @@ import io
 import logging
 import os
 import re
+import select
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from logging.handlers import WatchedFileHandler
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from ..model.endpoint import rfc3339
 from ..model.printable import printable
@@ -183,7 +185,7 @@ class UnbufferedFileHandler(WatchedFileHandler):
     """Writes to a file without a buffer, and opens the file anew after it was moved away."""
 
     def _open(self) -> io.TextIOWrapper:
-        return _unbuffered(self.baseFilename, "a")
+        return unbuffered(self.baseFilename, "a")
 
     def reopenIfNeeded(self) -> None:  # noqa: N802 - the method's name
         """Open the file anew, unless this process may not look at it: root may have opened it."""
@@ -191,9 +193,22 @@ class UnbufferedFileHandler(WatchedFileHandler):
             super().reopenIfNeeded()
 
 
-def _unbuffered(file: str | int, mode: str) -> io.TextIOWrapper:
+class _PatientFile(io.FileIO):
+    """A file that also writes the rest of a text that a non-blocking pipe takes in parts."""
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data)
+        while rest:
+            written = super().write(rest)
+            if written is None:  # the pipe is full
+                select.select([], [self], [])
+            rest = rest[written or 0 :]
+        return len(data)
+
+
+def unbuffered(file: str | int, mode: str) -> io.TextIOWrapper:
     """Return a stream in UTF-8 in any locale, whose ``close`` has nothing to write."""
-    raw = io.FileIO(file, mode, closefd=isinstance(file, str))
+    raw = _PatientFile(file, mode, closefd=isinstance(file, str))
     return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
 
 
@@ -214,7 +229,7 @@ def queued(handler: logging.Handler) -> logging.Handler:
     if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
         # If a program, such as a test, has replaced the stream, it may have no descriptor.
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            handler.setStream(_unbuffered(handler.stream.fileno(), "w"))
+            handler.setStream(unbuffered(handler.stream.fileno(), "w"))
     return QueuedHandler(handler)
 
 

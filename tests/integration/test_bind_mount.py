@@ -1,6 +1,7 @@
 """A bind-mounted file in a container keeps its old content when the host replaces the file."""
 
 import contextlib
+import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ..conftest import skip
-from ..servers import Server, running
+from ..servers import ENDPOINTS, STATUS, Server, running
 from ..waiting import wait_for
 from .test_hanging import successful
 
@@ -78,3 +79,25 @@ def test_a_file_whose_mount_is_made_anew_is_fresh_again(tmp_path: Path) -> None:
                 wait_for(lambda: server.all_serve("c.example", "d.example"), what="the new mount")
                 # The list is served before the worker's record of it is written.
                 wait_for(lambda: server.all_are("fresh"), what="every worker says so")
+
+
+def test_a_replaced_token_file_is_said(tmp_path: Path) -> None:
+    """The status and the log name the mount; the tokens that the mount shows stay valid."""
+    file, host, inside = tmp_path / "endpoints.txt", tmp_path / "host", tmp_path / "tokens"
+    file.write_text(GOOD)
+    host.write_text(f"ops:{hashlib.sha256(b'secret').hexdigest()}:admin\n")
+    with (
+        bound(host, inside),
+        running(
+            tmp_path, file, workers=0, WEB_CONCURRENCY="1", ENDPOINT_TOKENS_FILE=str(inside)
+        ) as server,
+    ):
+        shown = {"Authorization": "Bearer secret"}
+        wait_for(lambda: server.get(ENDPOINTS, **shown).status == 200, what="the token is good")
+        replace(host)
+
+        def codes() -> list[str]:
+            return [each["code"] for each in server.get(STATUS, **shown).json["problems"]]
+
+        wait_for(lambda: codes() == ["detached"], what="the status says it")
+        wait_for(lambda: "mount the folder" in server.log, what="a thread writes the log")

@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import statistics
@@ -18,6 +19,8 @@ import pytest
 from werkzeug.datastructures import Headers
 
 from mop_config.model.jws import SigningKey
+from mop_config.server.gunicorn import worker
+from mop_config.server.gunicorn.worker import fit_connections
 
 from ..servers import ENDPOINTS, Answer, Server, running
 from ..waiting import wait_for
@@ -154,6 +157,20 @@ def test_the_limit_turns_away_and_a_client_that_leaves_frees_its_place(
             lambda: "Retry-After" not in server.get(f"{ENDPOINTS}?wait=0.1", **etag).headers,
             what="their places are free",
         )
+
+
+def test_the_limit_of_descriptors_is_only_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A soft limit that is above what a worker needs stays, and a lower one is raised."""
+    soft, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        monkeypatch.setattr(worker, "MOST_DESCRIPTORS", soft - 1)
+        assert fit_connections(10) == 10
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == limits
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 2, hard))
+        assert fit_connections(soft) == soft - 1 - worker.OWN_DESCRIPTORS
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft - 1, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("worker_class", ["asgi", "gthread"])

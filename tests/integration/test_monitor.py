@@ -19,6 +19,7 @@ import trustme
 from mop_config import Endpoint
 from mop_config.model.endpoint import Kind
 from mop_config.server.monitor.schedule import ProbeSchedule, rules
+from mop_config.server.monitor.thread import EndpointMonitor
 from mop_config.server.service import ConfigService
 from mop_config.server.settings import Settings
 from mop_config.server.web.app import create_app
@@ -26,6 +27,7 @@ from mop_config.server.web.app import create_app
 from ..client.fleet import silence
 from ..client.handmade import MISSING, OK, Handmade, handmade
 from ..client.socket_server import socket_server
+from ..conftest import SAMPLE
 from ..disks import fill, small_disk
 from ..ports import closed_port
 from ..scrapes import Scrape
@@ -443,6 +445,27 @@ class TestInProcess:
                 (tmp_path / "state").unlink()
                 wait_for(lambda: api.asked, seconds=15)
         assert caplog.text.count(complaint) == 1
+
+    def test_an_unexpected_error_is_logged_once_in_its_own_words(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An error that is not the state folder's is not reported as one, and goes on quietly."""
+        turns = []
+
+        def fail(*_: object) -> None:
+            turns.append(1)
+            raise ValueError("a bug")
+
+        monkeypatch.setattr(EndpointMonitor, "turn", fail)
+        settings = Settings(
+            source=str(SAMPLE), state_dir=str(tmp_path / "state"), probe_interval=0.2
+        )
+        with started(settings) as service:
+            wait_for(lambda: len(turns) > 3)
+            codes = [problem["code"] for problem in service.status()["problems"]]
+            assert "state-folder" not in codes
+        assert caplog.text.count("no endpoint is checked now: ValueError: a bug") == 1
+        assert "cannot be saved" not in caplog.text
 
     def test_findings_of_what_is_not_listed_are_not_shown(self, tmp_path: Path) -> None:
         """Results of unlisted endpoints are not shown.

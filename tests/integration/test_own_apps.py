@@ -84,6 +84,33 @@ def test_a_login_refuses_the_list(tmp_path: Path, name: str, options: tuple[str,
         assert "Traceback" not in server.log
 
 
+def test_two_services_share_the_places_of_a_worker(tmp_path: Path) -> None:
+    """Of four threads two may be parked: one long poll of each service."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text("DomainList:\na.com\nb.com\n")
+    (tmp_path / "mine.py").write_text("""
+from flask import Flask
+from mop_config import init_app
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+app, other = Flask("mine"), Flask("other")
+services = [init_app(app), init_app(other)]
+app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/other": other.wsgi_app})
+app.add_url_rule("/places", "places", lambda: [s.responder.max_waiters for s in services])
+""")
+    command = gunicorn_command(*CONF, "--chdir", str(tmp_path), target="mine:app")
+    with running(
+        tmp_path,
+        file,
+        command=command,
+        workers=0,
+        WEB_CONCURRENCY="1",
+        WORKER_CLASS="gthread",
+        THREADS="4",
+    ) as server:
+        wait_for(lambda: server.answers("/places"))
+        assert server.get("/places").json == [1, 1]
+
+
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["plain", "preload"])
 def test_a_mounted_application(tmp_path: Path, options: tuple[str, ...]) -> None:
     """In an application that mounts ours, SIGHUP reloads, and the end releases parked polls."""

@@ -1,12 +1,14 @@
 """Masking replaces secrets in log lines, and no other text; the file of the log."""
 
 import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from mop_config.server.logs import LineFormatter, UnbufferedFileHandler, masked
+from mop_config.server.logs import LineFormatter, UnbufferedFileHandler, masked, unbuffered
 
 from ..users import ALICE, as_user, needs_root
 
@@ -60,6 +62,18 @@ def test_our_own_lines_are_masked() -> None:
     line = LineFormatter().format(record)
     assert "ValueError: ***" in line
     assert TOKEN not in line
+
+
+def test_a_line_that_a_pipe_takes_in_parts_is_written_whole() -> None:
+    """The pipe does not block, and has less room than the line, so that each write is short."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    line = "x" * 1_000_000 + "\n"
+    with open(reader, "rb") as pipe, ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read)
+        with open(writer, "wb") as file, unbuffered(file.fileno(), "w") as stream:
+            stream.write(line)
+        assert read.result().decode() == line
 
 
 @needs_root

@@ -105,7 +105,7 @@ class ServiceWorker:
         util.write_error = write_error
         super().load_wsgi()  # type: ignore[misc]
         services = [*SERVICES]
-        room = self.room()
+        room = self.room() // (len(services) or 1)
         for service in services:
             wanted = service.settings.max_waiters
             service.responder.max_waiters = room if wanted is None else min(wanted, room)
@@ -244,7 +244,9 @@ def fit_connections(wanted: int) -> int:
 
     A worker without a spare descriptor could not read the endpoint file.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if each == resource.RLIM_INFINITY else each for each in limits)
+    if soft < min(hard, MOST_DESCRIPTORS):
+        soft = min(hard, MOST_DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limits[1]))
     return max(1, min(wanted, soft - OWN_DESCRIPTORS))

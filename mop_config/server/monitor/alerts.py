@@ -159,8 +159,9 @@ class OutageNotifier:
         for kind, (down, urls) in schedule.outages().items():
             alert = self._alerts[kind]
             if down != is_down(alert):
-                state = "down" if down else "back"
-                logger.warning("the %s endpoints are %s: %s", kind.label, state, urls[:NAMED])
+                level, state = (logging.WARNING, "down") if down else (logging.INFO, "back")
+                told = f"{state}: {urls[:NAMED]}" if urls else "no longer listed"
+                logger.log(level, "the %s endpoints are %s", kind.label, told)
                 change(alert, urls, self._settings.service_name, down=down, now=time.time())
                 self._waiting[kind] = 0, 0.0
                 self._save()

@@ -163,6 +163,7 @@ class MonitorThread:
         self.results = ProbeResults(directory, stem, settings.probe_interval)
         self._leadership = Leadership(directory, f"{stem}.monitor")
         self._thread: threading.Thread | None = None
+        self._complaint = ""
         self._pause = min(TURN, settings.probe_interval)
 
     def start(self) -> None:
@@ -190,8 +191,13 @@ class MonitorThread:
             try:
                 if self._leadership.take():
                     self._lead(stopping)
+            except OSError as error:
+                self._directory.complain(_RESULTS, error)
             except Exception as error:
-                self._directory.complain(_RESULTS, OSError(describe(error)))
+                complaint = f"no endpoint is checked now: {describe(error)}"
+                if complaint != self._complaint:
+                    logger.error("%s", complaint)
+                self._complaint = complaint
             stopping.wait(self._pause)
         self._leadership.release()
 
@@ -201,6 +207,7 @@ class MonitorThread:
         with closing(monitor):
             while self._leadership.take() and not stopping.is_set():
                 monitor.turn(self._store.view.snapshot)
+                self._complaint = ""
                 stopping.wait(self._pause)
 
 

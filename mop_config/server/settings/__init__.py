@@ -106,7 +106,9 @@ class Settings:
         60, to.number(0, to.MAX_SECONDS), "seconds that a client may keep an answer"
     )
     max_waiters: int | None = setting(
-        None, to.number(0, 1_000_000), "long polls parked in one worker"
+        None,
+        to.number(0, 1_000_000),
+        "long polls parked in one worker; under gunicorn at most the default",
     )
     tokens: tuple[str, ...] = setting(
         (),

@@ -74,6 +74,8 @@ def webhook(value: str) -> str:
     """Convert the http or https URL of a webhook, which may have a query."""
     address, mark, query = value.partition("?")
     with _allowed("an http or https URL"):
+        if not re.fullmatch(r"[!-~]*", query) or "#" in query:
+            raise AddressError("bad-url", "the query holds a character that no query may hold")
         return parse_url(address, ("http", "https"), underscores=True).text + mark + query
 
 

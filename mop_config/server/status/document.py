@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypedDict, cast
 from ..monitor.reports import ReportedEndpoint
 from ..monitor.schedule import MOST
 from ..monitor.thread import HealthDocument
+from ..parsing.problems import Code
 from ..serving.store import (
     HistoryEntry,
     ReloadDocument,
@@ -222,6 +223,8 @@ def _findings(status: StatusDocument) -> Iterator[StatusFinding]:
     yield from _of_the_endpoints(status)
     if dropped := dropped_entries(status):
         yield StatusFinding(Level.WARN, "verdict.dropped", {"n": dropped})
+    if lines := sum(problem["code"] == Code.TOKENS_LINE for problem in status["problems"]):
+        yield StatusFinding(Level.WARN, "verdict.tokens", {"n": lines})
     if pids := differing(status["workers"]):
         values = {"n": len(pids), "pids": ", ".join(map(str, pids))}
         yield StatusFinding(Level.WARN, "workers.differ", values)
@@ -265,10 +268,11 @@ def kinds_down(health: HealthDocument | None, counts: dict[str, int]) -> list[st
 def dropped_entries(status: StatusDocument) -> int:
     """Count the faulty entries that were left out; 0 if the whole text was refused."""
     errors = [problem for problem in status["problems"] if problem["severity"] == "error"]
-    # A problem of the whole file quotes no entry.
-    if status["state"] == "empty" or any(not each["text"] for each in errors):
+    # A problem of the whole file quotes no entry. A detached file is served.
+    whole = [problem["code"] for problem in errors if not problem["text"]]
+    if status["state"] == "empty" or whole.count(Code.DETACHED) < len(whole):
         return 0
-    return status["problem_counts"]["error"]
+    return status["problem_counts"]["error"] - len(whole)
 
 
 def common_etag(workers: list[WorkerDocument]) -> str:

@@ -76,7 +76,7 @@ def refusal(service: ConfigService, environ: dict[str, Any]) -> ConditionalAnswe
         environ: The request in WSGI's form; the name of a good token is noted in it.
     """
     # werkzeug fails on a query with raw bytes that are not UTF-8.
-    if not environ["QUERY_STRING"].isascii():
+    if not environ.get("QUERY_STRING", "").isascii():
         return problem(400, "the query must be percent-encoded")
     hosts = service.settings.trusted_hosts
     known = not hosts or environ["PATH_INFO"] in _FOR_ANY_HOST
@@ -135,6 +135,7 @@ def install(ours: Flask | Blueprint, service: ConfigService) -> None:
 
     @ours.before_request
     def check() -> Response | None:
+        request.environ.setdefault("PATH_INFO", "")  # an empty variable may be absent (PEP 3333)
         answer = refusal(service, request.environ)
         if answer is not None:
             return as_response(answer)
@@ -151,6 +152,8 @@ def install(ours: Flask | Blueprint, service: ConfigService) -> None:
     @ours.after_request
     def finish(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule is not None else OTHER
+        if "mop_config_operation" in route:  # one rule for all operational routes of a guest
+            route = request.path
         service.metrics.request(route, str(response.status_code))
         for name, value in SECURITY_HEADERS:
             response.headers.setdefault(name, value)

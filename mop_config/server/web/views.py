@@ -265,7 +265,8 @@ def reload() -> Response:
     if late and status == 200:
         status = 504
     if status in {200, 422}:
-        members["problems"] = [p for p in problems if p["code"] != Code.TOKENS_LINE]
+        of_tokens = {Code.TOKENS_LINE, Code.DETACHED}  # a detached source is an error, not a 200
+        members["problems"] = [p for p in problems if p["code"] not in of_tokens]
     if status == 200:
         return as_response(json_answer(200, members))
     return as_response(problem(status, _detail(report, late), members))

@@ -215,6 +215,23 @@ def test_an_editor_that_empties_the_file_first_shuts_nobody_out(
     wait_for(lambda: ring.knows("secret-of-app"))
 
 
+def test_a_file_that_changes_all_the_time_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that never stays the same is read nevertheless, after ``LONGEST``."""
+    monkeypatch.setattr(keyring_module, "SETTLED", 30.0)
+    monkeypatch.setattr(keyring_module, "LONGEST", 0.2)
+    ring = Ring(tmp_path, f"ci:{HEX}\n")
+
+    def written_and_known() -> bool:
+        os.utime(ring.file)
+        return ring.knows("secret-of-app")
+
+    ring.file.write_text(f"app:{OTHER}\n")
+    wait_for(written_and_known)
+    assert not ring.knows("secret-of-ci")
+
+
 def test_a_read_without_a_descriptor_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

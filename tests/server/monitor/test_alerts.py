@@ -445,15 +445,24 @@ class TestWebhook:
     def test_without_a_webhook_there_is_the_log(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Without a webhook outages are logged, and no record is written."""
+        """Without a webhook outages are logged, and no record is written.
+
+        A kind that is down may also leave the list; that it is back would be wrong.
+        """
+        caplog.set_level(logging.INFO)
         with desk(tmp_path, None) as own:
-            for up in (False, True):
+            for up in (False, True, False):
                 own.set(up=up)
                 own.turn()
                 own.turn()
-        assert [record.getMessage() for record in caplog.records] == [
-            "the API endpoints are down: ['https://a.example']",
-            "the API endpoints are back: ['https://a.example']",
+            own.schedule.follow({Kind.SOCKETIO: [Endpoint("https://b.example")]}, 0.0, 0.0)
+            own.turn()
+        down = ("WARNING", "the API endpoints are down: ['https://a.example']")
+        assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+            down,
+            ("INFO", "the API endpoints are back: ['https://a.example']"),
+            down,
+            ("INFO", "the API endpoints are no longer listed"),
         ]
         assert list(tmp_path.iterdir()) == []
 

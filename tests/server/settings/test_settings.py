@@ -172,6 +172,8 @@ def test_an_origin_is_spelled_as_browsers_spell_it() -> None:
         ("ENDPOINT_TOKENS", "secret,,"),
         ("ENDPOINT_ALERT_WEBHOOK", "ftp://secret.example/hook"),
         ("ENDPOINT_ALERT_WEBHOOK", "https://a.example/secret hook?secret"),
+        ("ENDPOINT_ALERT_WEBHOOK", "https://a.example/hook?secret hook"),
+        ("ENDPOINT_ALERT_WEBHOOK", "https://a.example/hook?secret\r\nX: y"),
         ("ENDPOINT_ALERT_SECRET", "secret"),
         ("ENDPOINT_ALERT_SECRET", "whsec_c2VjcmV0"),
         ("ENDPOINT_CONFIG_FILE", "etcd://user:secret@localhost/k"),

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
+from flask.testing import EnvironBuilder, FlaskClient
+from werkzeug.test import run_wsgi_app
 
 from mop_config import __version__, create_app, init_app
 from mop_config.errors import SettingsError
@@ -32,6 +33,17 @@ def make(tmp_path: Path, **settings: Any) -> FlaskClient:
 def client(tmp_path: Path) -> Iterator[FlaskClient]:
     with make(tmp_path) as client:
         yield client
+
+
+def test_empty_variables_may_be_absent(tmp_path: Path) -> None:
+    """A WSGI server may leave out the query and the path if they are empty (PEP 3333)."""
+    with make(tmp_path, tokens=("secret",), trusted_hosts=("localhost",)) as client:
+        app = client.application
+        builder = EnvironBuilder(app, "/", headers={"Authorization": "Bearer secret"})
+        environ = builder.get_environ()
+        del environ["QUERY_STRING"], environ["PATH_INFO"]
+        _, status, _ = run_wsgi_app(app, environ, buffered=True)
+        assert status == "200 OK"
 
 
 @pytest.mark.parametrize("path", ["/health", "/api/v1/health"])

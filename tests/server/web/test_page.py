@@ -503,8 +503,17 @@ OTHERS = [{"pid": pid, "etag": etag, "last_reload": None} for pid, etag in enume
             ["Served without 1,500 faulty entries"],
         ),
         ({"counts": {"api": 0, "socketio": 0}}, "bad", ["The list is empty"]),
-        ({"problems": [TOKEN_LINE]}, "good", ["Fresh"]),
-        ({"problems": [TOKEN_LINE, BAD_HOST]}, "warn", ["Served without 1 faulty entry"]),
+        ({"problems": [TOKEN_LINE]}, "warn", ["1 bad line in the token file"]),
+        (
+            {"problems": [TOKEN_LINE, TOKEN_LINE, BAD_HOST]},
+            "warn",
+            ["Served without 1 faulty entry", "2 bad lines in the token file"],
+        ),
+        (
+            {"problems": [problem("detached", ""), BAD_HOST]},
+            "warn",
+            ["Served without 1 faulty entry"],
+        ),
         ({"health": probed(api=[True, None], socketio=[True, True])}, "good", ["Fresh"]),
         (
             {"health": probed(api=[False, False], socketio=[True, None])},
@@ -691,7 +700,7 @@ def test_files_have_their_type_and_are_cached(tmp_path: Path, name: str, content
     response = client.get(f"/static/{name}", buffered=True)
     assert response.headers["Content-Type"] == content_type
     assert response.headers["X-Content-Type-Options"] == "nosniff"
-    assert response.headers["Cache-Control"] == "no-cache"
+    assert response.headers["Cache-Control"] == "no-cache, max-age=0"
     etag = response.headers["ETag"]
     again = client.get(f"/static/{name}", headers={"If-None-Match": etag}, buffered=True)
     assert (again.status_code, again.data) == (304, b"")
@@ -706,8 +715,12 @@ def test_nothing_else_is_served_as_a_file(tmp_path: Path, name: str) -> None:
 
 
 def test_an_application_of_ones_own_keeps_its_first_page(tmp_path: Path) -> None:
-    """The dashboard is at /mop-config/ there, and does not touch / and /static."""
+    """The dashboard is at /mop-config/ there, and does not touch / and /static.
+
+    Its own files are revalidated, however long the application's files may be cached.
+    """
     app = Flask("other", static_folder=str(tmp_path), static_url_path="/static")
+    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 3600
     (tmp_path / "dashboard.css").write_text("theirs")
     init_app(app, Settings(source=str(SAMPLE), state_dir=str(tmp_path)), start=False)
 
@@ -719,7 +732,10 @@ def test_an_application_of_ones_own_keeps_its_first_page(tmp_path: Path) -> None
     assert client.get("/").text == "mine"
     theirs = client.get("/static/dashboard.css")
     assert theirs.text == "theirs"
+    assert theirs.headers["Cache-Control"] == "public, max-age=3600"
     theirs.close()
+    ours = client.get("/mop-config/static/dashboard.css", buffered=True)
+    assert ours.headers["Cache-Control"] == "no-cache, max-age=0"
     page = client.get("/mop-config/")
     found = re.findall(r'(?:src|href)="([^"?#:]+)"', page.text)
     addresses = {urljoin("/mop-config/", address) for address in found}

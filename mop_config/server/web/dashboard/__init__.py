@@ -20,8 +20,17 @@ from ..guards import current_service
 from ..views import choose
 from . import viewmodel
 
-# A browser revalidates the static files on each use, so that no script is older than its page.
-blueprint = Blueprint("dashboard", __name__, static_folder="static")
+
+class _Dashboard(Blueprint):
+    def get_send_file_max_age(self, filename: str | None) -> int:
+        """Make a browser revalidate the files, so that no script is older than its page.
+
+        Flask's method takes the time from the configuration of the application.
+        """
+        return 0
+
+
+blueprint = _Dashboard("dashboard", __name__, static_folder="static")
 
 #: Only our own files are loaded; inline scripts and styles are blocked.
 POLICY = (
