@@ -6,6 +6,7 @@ import click
 
 from ..errors import MopConfigError
 from ..model.endpoint import rfc3339
+from ..server.parsing.problems import Code
 from ..server.serving.store import Result
 from ..server.sources import SCHEME
 from ..server.state.directory import WorkerRecord
@@ -54,14 +55,15 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     data, added = kept.confirmed(good.data, settings)
     if not as_json:
         difference.print()
+    began = rfc3339(time.time())
     result = replace_text(target, old, data, sure=yes or as_json)
-    # Of a text that is there already, the workers have noted their refusal before.
-    written = "" if result == "unchanged" else rfc3339(time.time())
     if not as_json:
         for line in added:
             say(f"added: {line}")
         say(f"{target}: {name} is {result}")
-    workers = wait_until_served(kept, {etag, reading.rendering.etag}, written)
+    if result == "unchanged":
+        began = ""  # the workers have judged the text before, and do not read it again
+    workers = wait_until_served(kept, {etag, reading.rendering.etag}, began)
     if as_json:
         outcome = {"target": str(target), "release": number, "etag": etag, "result": result}
         outcome |= {"added": added, "workers": [worker["pid"] for worker in workers]}
@@ -72,14 +74,14 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
         say("no running worker is seen from here: the next one that starts serves it")
 
 
-def wait_until_served(kept: GoodTexts, etags: set[str], written: str) -> list[WorkerRecord]:
+def wait_until_served(kept: GoodTexts, etags: set[str], began: str) -> list[WorkerRecord]:
     """Wait until every worker serves a list, and return the records of the workers.
 
     Args:
         kept: The texts of the source, with the records of its running workers.
         etags: The ETags of the list by the current settings and by the settings of its release.
-        written: Time after the write, in RFC 3339: the refusal of a reload that began earlier may
-            be of the text before. Empty if nothing was written.
+        began: Time before the write, in RFC 3339; an earlier refusal is not of this text. Empty if
+            nothing was written.
 
     Raises:
         MopConfigError: If a worker refuses the list, or does not serve the list in time.
@@ -94,7 +96,13 @@ def wait_until_served(kept: GoodTexts, etags: set[str], written: str) -> list[Wo
         ]
         for worker in late:
             newest = next(iter(worker["history"]), None)
-            refused = newest and newest["result"] == Result.REJECTED and newest["at"] >= written
+            # A worker may note after the write that it missed the source before, or cannot reach it.
+            refused = (
+                newest
+                and newest["at"] >= began
+                and newest["result"] == Result.REJECTED
+                and newest.get("code") != Code.MISSING
+            )
             if refused or time.monotonic() > deadline:
                 reason = (newest and newest["error"]) or "it has not read it yet"
                 raise MopConfigError(f"worker {worker['pid']} does not serve it: {reason}")
