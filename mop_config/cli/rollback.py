@@ -96,7 +96,7 @@ def wait_until_served(kept: GoodTexts, etags: set[str], began: str) -> list[Work
         ]
         for worker in late:
             newest = next(iter(worker["history"]), None)
-            # A worker may note after the write that it missed the source before, or cannot reach it.
+            # After the write a worker may still note that the source was missing before.
             refused = (
                 newest
                 and newest["at"] >= began
