@@ -101,3 +101,5 @@ def test_a_replaced_token_file_is_said(tmp_path: Path) -> None:
 
         wait_for(lambda: codes() == ["detached"], what="the status says it")
         wait_for(lambda: "mount the folder" in server.log, what="a thread writes the log")
+        answer = server.request("POST", "/api/v1/config/reload", **shown)
+        assert (answer.status, answer.json["problems"]) == (200, []), "the list has no problem"
