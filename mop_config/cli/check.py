@@ -7,12 +7,12 @@ from typing import Any
 import click
 from rich.cells import cell_len
 
-from ..errors import MopConfigError
+from ..errors import MopConfigError, SourceError
 from ..model.address import secret_part, without_userinfo
 from ..model.endpoint import EndpointConfig, Kind, dumps
 from ..model.printable import blanked, plural
 from ..server.parsing.problems import Problem, Severity
-from ..server.parsing.render import missing_confirmations
+from ..server.parsing.render import check_acceptable, missing_confirmations
 from .input import Reading, env_file_option, read, warn
 from .output import ListChanges, complain, counts_of, json_text, plan_lines, say
 from .probe import EndpointCheck, check_endpoints
@@ -49,6 +49,7 @@ def check(
     reading = read(file)
     found = reading.rendering
     checks = check_endpoints(reading.config, _TIMEOUT) if probe else []
+    refused = ""
     failed = [each for each in checks if not each.healthy]
     warnings = found.warnings + len(failed) + len(reading.settings.warnings)
     bad = found.errors > 0 or (strict and warnings > 0)
@@ -60,26 +61,28 @@ def check(
             served = fetch(url, "--against", read_token(token_file))
             document["change"] = ListChanges(served, reading.config).as_dict()
             document["confirm"] = _unconfirmed(reading, served)
+            refused = document["refused"] = _refused(reading, served)
         print(json_text(document))
-        return int(bad)
+        return int(bad or bool(refused))
     warn(reading.settings, ())
     if not reading.lines:
         complain(reading.refusal)
         return 1
     _print(reading, failed, "error" if strict else "warning", bad=bad)
     if url is not None:
-        _print_change(reading, fetch(url, "--against", read_token(token_file)), url)
+        refused = _print_change(reading, fetch(url, "--against", read_token(token_file)), url)
     elif sys.stdout.isatty():
         try:
             own, token = server_of(None, token_file)
             served = fetch(own, "--against", token, silence=_OWN_SERVER_TIMEOUT)
-            _print_change(reading, served, own)
+            refused = _print_change(reading, served, own)
         except MopConfigError as error:
             say(f"not compared with what is served: {error}")
-    return int(bad)
+    return int(bad or bool(refused))
 
 
-def _print_change(reading: Reading, served: EndpointConfig, url: str) -> None:
+def _print_change(reading: Reading, served: EndpointConfig, url: str) -> str:
+    """Print what would change; return why the server would refuse the text, or an empty text."""
     changes = ListChanges(served, reading.config)
     say(f"against {url}: {plural(len(changes), 'change')}")
     if changes:
@@ -89,6 +92,23 @@ def _print_change(reading: Reading, served: EndpointConfig, url: str) -> None:
         there = "(it is there, and counts if it is new since the served text)"
         asked = line if line in lacking else f"{line} {there}"
         say(f"  ENDPOINT_MAX_REMOVED asks for this line: {asked}")
+    if refused := _refused(reading, served):
+        say(f"  the server would refuse it: {refused}")
+    return refused
+
+
+def _refused(reading: Reading, served: EndpointConfig) -> str:
+    """Return why a server with this list would refuse the text; empty if it would not.
+
+    A refusal by the text alone is one of its problems.
+    """
+    counts = {kind: len(listed) for kind, listed in served.kinds().items()}
+    try:
+        if reading.refusal is None:
+            check_acceptable(reading.rendering, reading.settings, counts)
+    except SourceError as error:
+        return str(error)
+    return ""
 
 
 def _unconfirmed(reading: Reading, served: EndpointConfig, used: bytes = b"") -> list[str]:

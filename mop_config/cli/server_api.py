@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import click
 
 from ..errors import AddressError, MopConfigError, PayloadError
-from ..model.address import parse_url
+from ..model.address import is_ip, parse_url
 from ..model.endpoint import EndpointConfig, loads
 from ..model.printable import blanked
 from ..net.connect import DialOptions, Place
@@ -62,7 +63,8 @@ class ServerReply(NamedTuple):
         with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
             line += f": {blanked(json.loads(self.body)['detail'][:_MAX_DETAIL])}"
         if self.status == 401:
-            safe = may_send_token(parse_url(self.url.partition("?")[0], underscores=True))
+            where = parse_url(self.url.partition("?")[0], underscores=True)
+            safe = may_send_token(where) or _is_own_address(where.host)
             hint = f"name it by --token-file FILE or {VARIABLE}"
             line += f" ({hint if safe else 'a token goes to https or to this machine only'})"
         return MopConfigError(line)
@@ -208,21 +210,41 @@ def ask(
         environment = proxies_of_environment()
     except (ValueError, ImportError) as error:
         raise MopConfigError(str(error)) from None
+    host = parse_url(url.partition("?")[0], underscores=True).host
+    own = host if _is_own_address(host) else ""
 
     def proxy_for(place: Place) -> Any:
         scheme = "http" if place.tls_name is None else "https"
-        return proxy_of(environment, scheme, place.host.strip("[]"))
+        # No proxy sees a token for this machine.
+        return None if place.host == own else proxy_of(environment, scheme, place.host.strip("[]"))
 
-    dial = DialOptions(ssl.create_default_context(), _SILENCE, proxy_for=proxy_for)
-    client = HttpClient(dial)
+    client = HttpClient(DialOptions(ssl.create_default_context(), _SILENCE, proxy_for=proxy_for))
     deadline = time.monotonic() + silence + _TRANSFER
     request = HttpRequest(
-        url, deadline, _MAX_BYTES, method, headers or {}, token=token, silence=silence
+        url,
+        deadline,
+        _MAX_BYTES,
+        method,
+        headers or {},
+        token=token,
+        token_host=own,
+        silence=silence,
     )
     try:
         return ServerReply(url, *client.request(request))
     except HttpError as error:
         raise MopConfigError(f"{url} gives no answer: {error}") from None
+
+
+def _is_own_address(host: str) -> bool:
+    """Whether a host is an IP address of this machine, such as the value of ``HOST``."""
+    if not is_ip(host):
+        return False
+    address, family = host.strip("[]"), socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # sends nothing, but chooses the address to send from
+        return bool(probe.getsockname()[0] == address)
+    return False
 
 
 def fetch(

@@ -63,8 +63,9 @@ def watch(
     while True:
         began = time.monotonic()
         asked = pause = 0.0
+        wait = 0 if failures else WAIT  # a server that is back may have the same list
         try:
-            reply = _poll(where, etag, token_file)
+            reply = _poll(where, etag, token_file, wait)
             asked = pause_asked_for(reply.headers, time.time())
             new = _list_of(reply, config)
         except MopConfigError as error:
@@ -88,7 +89,8 @@ def watch(
                 pause = HASTE_PAUSE
             config = new
             etag = reply.headers.get("etag", etag)
-            if etag is None or "wait" not in reply.headers.get("preference-applied", ""):
+            waits = not wait or "wait" in reply.headers.get("preference-applied", "")
+            if etag is None or not waits:
                 pause = interval
         # A stopping server ends all long polls at once, and their next requests must not coincide.
         time.sleep(max(pause, asked) * random.uniform(1, 1.2))  # noqa: S311 - no secret
@@ -98,10 +100,10 @@ def _exit(*_: object) -> None:
     sys.exit(0)
 
 
-def _poll(where: str, etag: str | None, token_file: str | None) -> ServerReply:
+def _poll(where: str, etag: str | None, token_file: str | None, wait: int) -> ServerReply:
     token = read_token(token_file)  # each time: the file may have been replaced
     headers = {} if etag is None else {"If-None-Match": etag}
-    return ask(f"{where}?wait={WAIT}", token=token, headers=headers, silence=WAIT + _GRACE)
+    return ask(f"{where}?wait={wait}", token=token, headers=headers, silence=wait + _GRACE)
 
 
 def _list_of(reply: ServerReply, last: EndpointConfig | None) -> EndpointConfig:

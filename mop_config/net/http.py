@@ -261,6 +261,7 @@ class HttpRequest:
         body: The content.
         token: Access token, sent to https or this machine only, and to no other server after a
             redirect; or None.
+        token_host: A host besides loopback that is this machine, or an empty text.
         server_names: Name for TLS and ``Host`` by origin, if different from the URL's host.
         silence: Limit of one wait for bytes, in seconds; None for the deadline alone.
         https_only: Whether a redirect over http to another machine is refused.
@@ -273,6 +274,7 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     token: str | None = None
+    token_host: str = ""
     server_names: Mapping[str, str] = field(default_factory=dict)
     silence: float | None = None
     https_only: bool = False
@@ -307,7 +309,8 @@ class HttpClient(Owner):
         for _ in range(MAX_REDIRECTS + 1):
             where, target = _split(url)
             headers = dict(request.headers)
-            if token is not None and may_send_token(where):
+            is_safe = may_send_token(where) or where.host == request.token_host
+            if token is not None and is_safe:
                 headers["Authorization"] = f"Bearer {token}"
             name = request.server_names.get(origin_of(where))
             connection = HttpConnection(self, where, request.deadline, name)

@@ -93,6 +93,24 @@ def test_what_would_change_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert f"not compared with what is served: {url}" in shown
 
 
+def test_a_kind_that_the_server_would_miss(tmp_path: Path) -> None:
+    """A text without endpoints of a served kind is refused where a least number is set."""
+    guard = {"ENDPOINT_MIN_ENDPOINTS": "1"}
+    served = tmp_path / "served.txt"
+    served.write_text("DomainList:\na.example\nb.example\n")
+    file = write(tmp_path, "ApiList:\na.example\nb.example\n")
+    with running(tmp_path, served, workers=1) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        assert run("check", file, "--against", url).returncode == 0
+        result = run("check", file, "--against", url, **guard)
+        assert result.returncode == 1
+        reason = "the file has 0 usable Socket.io endpoints, and ENDPOINT_MIN_ENDPOINTS is 1"
+        assert result.stdout.splitlines()[-1] == f"  the server would refuse it: {reason}"
+        result = run("check", file, "--against", url, "--json", **guard)
+        assert (result.returncode, json.loads(result.stdout)["refused"]) == (1, reason)
+    assert run("check", file, **guard).returncode == 0
+
+
 def test_a_warning_of_a_setting_counts_if_strict(tmp_path: Path) -> None:
     """``--strict`` makes every warning an error, also that of an unknown variable."""
     file = str(tmp_path / "endpoints.txt")

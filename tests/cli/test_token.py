@@ -3,8 +3,10 @@
 import hashlib
 import json
 import re
+import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mop_config.cli.server_api import ask, read_token, route
@@ -137,6 +139,17 @@ class TestAsk:
         assert "401 Unauthorized: a token is needed" in line
         assert "a token goes to https or to this machine only" in line
         assert line.isprintable()
+
+    def test_an_address_of_this_machine_is_shown_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A server that listens on a network address gets the token, and no proxy sees it."""
+        addresses = [each for card in psutil.net_if_addrs().values() for each in card]
+        ours = [each.address for each in addresses if each.family == socket.AF_INET]
+        host = next(address for address in ours if not address.startswith("127."))
+        with handmade() as proxy, handmade(host=host) as server:
+            monkeypatch.setenv("http_proxy", proxy.url)
+            assert ask(server.url, token=TOKEN).status == 200
+            assert asked_with(server.asked[0]) == f"Bearer {TOKEN}"
+            assert proxy.asked == []
 
     def test_whoever_is_not_there(self) -> None:
         """A refused connection prints one line."""

@@ -493,6 +493,23 @@ class TestPauses:
         assert names(events) == ["start", "lost", "back", "lost"]
         assert "answers 503" in events[1]["reason"]
 
+    def test_a_server_that_is_back_with_the_same_list(self, tmp_path: Path) -> None:
+        """After a failure the list is asked for without a wait, and then by a long poll at once."""
+        waits: list[str] = []
+
+        def answer(asked: Asked) -> Answer:
+            waits.append(asked.path.partition("?wait=")[2])
+            if len(waits) == 1:
+                return 200, LONG_POLL, LIST
+            if len(waits) == 2:
+                return 503, {}, b""
+            return (304, LONG_POLL, b"") if waits[-1] != "0" else (304, {"ETag": '"1"'}, b"")
+
+        with handmade(answer) as server, watching(tmp_path, server.url, "--json") as watch:
+            wait_for(lambda: len(waits) > 4, seconds=20)
+        assert waits[:5] == ["25", "25", "0", "25", "25"]
+        assert names([json.loads(line) for line in watch.out.splitlines()])[1:] == ["lost", "back"]
+
     @pytest.mark.parametrize(
         ("text", "seconds"),
         [

@@ -52,10 +52,14 @@ class Handmade:
     Args:
         answer: Makes the answer to a request; called in the thread of its connection.
         tls: Server context with a certificate; None for plain HTTP.
+        host: IPv4 address to listen on.
     """
 
     def __init__(
-        self, answer: Callable[[Asked], Answer], tls: ssl.SSLContext | None = None
+        self,
+        answer: Callable[[Asked], Answer],
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.answer = answer
         self.asked: list[Asked] = []
@@ -89,11 +93,11 @@ class Handmade:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 """Ignore the error: the client has disconnected, and the test checks its result."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server((host, 0), Handler)
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port = int(self._server.server_address[1])
-        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if tls else ''}://{host}:{self.port}"
         # shutdown() waits up to one poll interval of serve_forever, so keep the interval short.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
@@ -117,10 +121,12 @@ class Handmade:
 
 @contextlib.contextmanager
 def handmade(
-    answer: Callable[[Asked], Answer] = lambda asked: OK, tls: ssl.SSLContext | None = None
+    answer: Callable[[Asked], Answer] = lambda asked: OK,
+    tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
 ) -> Iterator[Handmade]:
     """Run a handmade server."""
-    server = Handmade(answer, tls)
+    server = Handmade(answer, tls, host)
     try:
         yield server
     finally:

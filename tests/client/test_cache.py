@@ -171,6 +171,16 @@ def _document(**changes: Any) -> str:
         _document(config={"api_endpoints": [{"url": "nonsense", "priority": 0}]}),
         _document(config={"api_endpoints": [{"url": "https://a.example", "priority": -1}]}),
         _document(jws=None),
+        _document(jws=[7]),
+        _document(origin=None),
+        _document(url=5),
+        _document(saved_at="2026"),
+        _document(room_id=5),
+        _document(etags=[]),
+        _document(etags=None),
+        _document(etags={"https://a.example": 5}),
+        _document(etags={"https://a.example": "a\nb"}),
+        _document(etags={"https://a.example": "ü"}),
         _document(other=1),
     ],
 )
@@ -184,6 +194,7 @@ def test_a_torn_or_foreign_file_is_ignored_with_a_warning(
         assert cache_file.load(path) is None
     (record,) = caplog.records
     assert str(path) in record.getMessage()
+    assert "object" not in record.getMessage()  # of an internal error
     assert len(record.getMessage()) < 1000
 
 

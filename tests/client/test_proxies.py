@@ -254,9 +254,9 @@ class TestTheManagersProxy:
             with Driver(kind, urls, QUICK, verify=trust, of_manager=given) as driver:
                 for _ in range(3):
                     assert not driver.check(urls[0])
-                if scheme == "https":
-                    with pytest.raises(httpx2.TransportError):
-                        driver.get("/")
+                with pytest.raises(NoEndpointAvailable) as caught:
+                    driver.get("/")
+                assert [trial.fault for trial in caught.value.attempts] == ["proxy"]
                 assert states(driver) == ["unknown"]
 
     def test_an_ipv6_address_has_its_brackets(self, kind: str, trust: ssl.SSLContext) -> None:
@@ -567,6 +567,28 @@ class TestSockets:
                     talk(kind, f"http://{ONE}", "websocket", proxy=gone)
                 assert [trial.fault for trial in caught.value.attempts] == ["proxy"]
             assert heard == []
+
+    @pytest.mark.parametrize("transport", ["polling", "websocket"])
+    def test_a_proxy_with_another_login(self, transport: str, kind: str) -> None:
+        """A 407 of the proxy counts against no socket endpoint."""
+        with forward_proxy({}, login="user:pass") as proxy:
+            other = proxy.url.replace("pass", "wrong")
+            with (
+                hearing(endpoint_down, all_endpoints_down) as heard,
+                pytest.raises(NoEndpointAvailable) as caught,
+            ):
+                talk(kind, f"http://{ONE}", transport, proxy=other)
+        assert [trial.fault for trial in caught.value.attempts] == ["proxy"]
+        assert heard == []
+
+    def test_a_socks_proxy(self, kind: str, talker: SocketServer) -> None:
+        """The libraries of Socket.io know no SOCKS, so that ``connect`` raises an error."""
+        ports = {ONE: talker.port}
+        with (
+            socks_proxy(ports) as proxy,
+            pytest.raises(ValueError, match="takes no SOCKS proxy: socks5"),
+        ):
+            talk(kind, f"http://{ONE}", "polling", proxy=proxy.url)
 
     def test_a_slow_look_up_is_made_once(
         self, kind: str, talker: SocketServer, names: Names

@@ -198,6 +198,33 @@ class TestMoving:
             assert client.call("who") == "a"
             assert heard.of("disconnect") == []
 
+    @pytest.mark.parametrize("reason", ["removed", "pinned"])
+    def test_it_goes_past_one_that_refuses_the_login(
+        self,
+        make: Make,
+        pair: Pair,
+        refusing: Pair,
+        reason: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The client moves to the next endpoint if the best endpoint refuses the login."""
+        (a, b), (r, _) = pair, refusing
+        monkeypatch.setattr(search, "MOVE_JITTER", 0.5)
+        policy = replace(POLICY, first_backoff=60.0, max_backoff=60.0)
+        with managing(r.url, a.url, b.url, policy=policy) as manager:
+            client = make(manager)
+            heard = Heard(client)
+            client.connect()
+            wait_for(lambda: heard.of("hello") == ["a"])
+            if reason == "removed":
+                manager.remove_endpoint(a.url)
+            else:
+                core = client._endpoints
+                wait_for(lambda: core._refused, what="a move to the best one is refused")
+                manager.pin(b.url)
+            wait_for(lambda: heard.of("hello") == ["a", "b"], seconds=20)
+            assert client.call("who") == "b"
+
     def test_an_answer_that_is_still_to_come_arrives(self, make: Make, pair: Pair) -> None:
         """The server of the old connection may still answer a ``call`` made before the move."""
         a, b = pair

@@ -387,9 +387,22 @@ class TestTheCache:
         mirror.body = token([A], 1000)
         assert refusal(manager) == "older"
 
-    @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"kid":[-1,""]}', b"[" * 10**5])
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            b"",
+            b"{}",
+            b"[1]",
+            b'{"kid":[-1,""]}',
+            b"[" * 10**5,
+            b'{"OURS":["late","x"]}',
+            b'{"OURS":[null,7]}',
+            b'{"OURS":[7]}',
+        ],
+    )
     def test_a_damaged_mark_is_ignored(self, path: Path, damage: bytes) -> None:
         """If the mark file is damaged, the version of the cached list counts."""
+        damage = damage.replace(b"OURS", OURS.kid.encode())
         path.with_name("cache.json.mark").write_bytes(damage)
         manager = manager_of(cache_path=path)
         assert names(manager) == [B]

@@ -254,6 +254,8 @@ def test_a_restart_serves_the_last_good_list_and_says_so(
     file.write_text(GOOD)
     with running(tmp_path, file) as server:
         before = server.get()
+    assert "Shutting down" in server.log
+    assert "Error while closing" not in server.log
     spoil(file)
     with running(tmp_path, file) as server:
         after = server.get()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import platformdirs
 
 from ...files import write_atomically
-from ...model.endpoint import EndpointConfig, config_of, dumps
+from ...model.endpoint import EndpointConfig, check_room_id, config_of, dumps
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +68,39 @@ def load(path: Path) -> CachedList | None:
         if document.pop("format", None) != _FORMAT:
             raise ValueError("it was not written by this version of mop-config")
         lists = {"config": config_of(document["config"]), "jws": tuple(document["jws"])}
-        return CachedList(**document | lists)
+        cached = CachedList(**document | lists)
+        _check_types(cached)
+        return cached
     except FileNotFoundError:
         return None
     except (OSError, *DAMAGED) as error:
-        logger.warning("the endpoint list in %s is ignored: %s", path, error)
+        logger.warning("the endpoint list in %s is ignored: %s", path, reason_of(error))
         return None
+
+
+def _check_types(cached: CachedList) -> None:
+    """Check the members that are not parts of a list.
+
+    Raises:
+        ValueError: If one of them is not as ``save`` writes it.
+    """
+    check_room_id(cached.room_id)
+    texts = (cached.origin, cached.url or "", *cached.jws, *cached.etags)
+    fits = isinstance(cached.saved_at, float | int | None)
+    if not fits or not all(isinstance(text, str) for text in texts):
+        raise ValueError("a member is of a wrong type")
+    if not all(is_etag(etag) for etag in cached.etags.values()):
+        raise ValueError("an ETag is damaged")
+
+
+def is_etag(value: Any) -> bool:
+    """Whether a value can be sent as an ETag."""
+    return isinstance(value, str) and value.isascii() and value.isprintable()
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a file is ignored; the words of most exceptions mean nothing to a reader."""
+    return str(error) if isinstance(error, (OSError, ValueError)) else "it is damaged"
 
 
 def save(path: Path, cached: CachedList) -> None:

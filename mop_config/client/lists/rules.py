@@ -13,6 +13,7 @@ from ...model.endpoint import Endpoint, EndpointConfig, loads
 from ...model.jws import SignedList, looks_signed
 from ...net.http import HttpReply, may_send_token
 from ..keywords import Several, check_plain
+from .cache_file import is_etag
 from .trust import Trust
 
 logger = logging.getLogger(__name__)
@@ -291,7 +292,8 @@ def _read(url: str, reply: HttpReply, known: UpdateContext) -> NewList:
         config = normalized(config, shown)
         if url.startswith("https:") and not known.allow_http:
             config = without_plain(config, shown)
-        return NewList(config, url, reply.headers.get("etag"), signed)
+        etag = reply.headers.get("etag")
+        return NewList(config, url, etag if is_etag(etag) else None, signed)
     except errors.SignatureError as error:
         raise errors.UpdateUntrusted(shown, str(error), error.code) from None
     except errors.PayloadError as error:

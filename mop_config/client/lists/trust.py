@@ -13,7 +13,7 @@ from ...errors import SignatureError, SigningKeyError
 from ...model import jws
 from ...model.endpoint import rfc3339
 from ..keywords import Several
-from .cache_file import DAMAGED, write
+from .cache_file import DAMAGED, reason_of, write
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Trust:
         self._path = None if cache is None else cache.with_name(f"{cache.name}.mark")
         self._clock = time.time
         self._marks: dict[str, HighWaterMark] = {}  # by key
-        self._warned_of_clock = False
+        self._warned_of_clock = self._warned_of_marks = False
         self.accepted: tuple[jws.SignedList, ...] = ()
 
     def read(self, text: str | bytes) -> jws.SignedList:
@@ -130,13 +130,15 @@ class Trust:
         marks = dict(self._marks)
         try:
             document = json.loads(self._path.read_bytes()) if self._path else {}
-            for kid, mark in document.items():
-                stored = HighWaterMark(*mark)
+            for kid, (ver, digest) in document.items():
+                stored = HighWaterMark(int(ver), str(digest))
                 marks[kid] = max(stored, marks.get(kid, stored))
         except FileNotFoundError:
             pass
         except (OSError, *DAMAGED) as error:
-            logger.warning("the mark in %s is ignored: %s", self._path, error)
+            if not self._warned_of_marks:
+                logger.warning("the mark in %s is ignored: %s", self._path, reason_of(error))
+            self._warned_of_marks = True
         return marks
 
     def save_marks(self) -> None:

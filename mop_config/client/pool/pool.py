@@ -4,7 +4,7 @@ A pool has no clock, lock or thread: the caller passes the time, holds a lock ar
 and sends the queued events after the lock is released.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from math import inf
 from typing import Any
 
@@ -122,7 +122,9 @@ class Pool:
             self._review(now)
         return self.current
 
-    def better_than(self, member: PoolMember, now: float) -> tuple[PoolMember, str] | None:
+    def better_than(
+        self, member: PoolMember, now: float, refused: Collection[str] = ()
+    ) -> tuple[PoolMember, str] | None:
         """Return the endpoint to which an open connection moves, and the reason; None to stay.
 
         A working connection does not move for a better response time or because its endpoint is
@@ -131,8 +133,11 @@ class Pool:
         Args:
             member: The endpoint of the connection.
             now: Monotonic seconds.
+            refused: URLs of endpoints that have just refused the connection.
         """
         best = self.select(now)
+        if best is not None and best.url in refused:
+            best = next(iter(self.alternatives(now, refused)), None)
         if best is None or best.url == member.url:
             return None
         if member.url not in self._members:

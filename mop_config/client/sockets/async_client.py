@@ -205,7 +205,7 @@ class AsyncFailoverSocketClient(socketio.AsyncClient):  # type: ignore[misc]
             ConnectionRefusedError: If the application refuses the login, and no other
                 endpoint accepts it.
             NoEndpointAvailable: If no endpoint accepts the connection.
-            ValueError: If ``transports`` names no known transport.
+            ValueError: If ``transports`` names no known transport, or the proxy is at ``socks5://``.
             Exception: Any exception of a function that is given as ``headers`` or ``auth``.
         """
         check_keywords(self.connect, arguments, ConnectKeywords)

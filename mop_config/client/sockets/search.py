@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from functools import partial
 
@@ -43,6 +44,8 @@ class SocketEndpoints:
         self._manager = manager  # a client keeps its manager alive
         self._move_at: float | None = None
         self._moves = 0  # tried since the connection was opened
+        # Until when no move to an endpoint is tried again, by its URL.
+        self._refused: dict[str, float] = {}
 
     def attach(self) -> None:
         """Register a client, which reports moves by ``moved``, and start the manager."""
@@ -54,6 +57,17 @@ class SocketEndpoints:
         """Unregister a client."""
         with self.state as state:
             state.socketio.attached_clients -= 1
+
+    def proxy_of(self, target: Target) -> httpx2.Proxy | None:
+        """Return the proxy for connections to an endpoint, or None.
+
+        Raises:
+            ValueError: If it is a SOCKS proxy, which the libraries of Socket.io don't know.
+        """
+        proxy = self.options.for_place(target)
+        if proxy is not None and proxy.url.scheme != "http":
+            raise ValueError(f"Socket.io takes no SOCKS proxy: {proxy.url}")
+        return proxy
 
     def addresses_of(self, target: Target) -> list[str]:
         """Return the known addresses of a host, the last connected one first.
@@ -116,6 +130,7 @@ class SocketEndpoints:
         """
         self._move_at = None
         self._moves = 0
+        self._refused.clear()
         with self.state as state:
             if origin is not None and origin != member.url:
                 state.socketio.moved(origin, member.url, reason, seconds)
@@ -136,16 +151,17 @@ class SocketEndpoints:
         """
         with self.state as state:
             now = state.clock()
-            better = state.socketio.better_than(member, now)
+            refused = [url for url, until in self._refused.items() if now < until]
+            better = state.socketio.better_than(member, now, refused)
         if better is None:
             self._move_at = None
             return None
-        if self._move_at is None:
+        if self._move_at is None or better[1] == "pinned":
             self._move_at = now + (0.0 if better[1] == "pinned" else MOVE_JITTER * state.random())
         if now < self._move_at:
             return None
         self._moves += 1
-        self._move_at = now + self.retry_delay(self._moves)  # unless this move succeeds
+        self._refused[better[0].url] = now + self.retry_delay(self._moves)  # unless it succeeds
         return better
 
 
@@ -190,9 +206,15 @@ def engine_url(target: Target, host: str) -> tuple[str, str]:
 
 
 def fault_of_text(error: Exception) -> Fault:
-    """Return the fault of a python-socketio error, whose message tells what this machine lacks."""
-    text = str(error).lower()
-    if lacks_resources(error) or any(word in text for word in _LACKING):
+    """Return the fault of a python-socketio error, by its words and those of its context."""
+    text = ""
+    context: BaseException | None = error
+    while context is not None:
+        text += f"{context} "
+        context = context.__context__
+    if re.search(r"\b407\b", text):
+        return Fault.PROXY
+    if lacks_resources(error) or any(word in text.lower() for word in _LACKING):
         return Fault.OURS
     return Fault.BAD_STATUS
 

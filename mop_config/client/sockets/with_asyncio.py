@@ -91,7 +91,7 @@ class AsyncEngineSession:
 
     def __init__(self, engine: Any, member: PoolMember, endpoints: SocketEndpoints) -> None:
         target = member.target
-        proxy = endpoints.options.for_place(target)
+        proxy = endpoints.proxy_of(target)
         self.host = member.endpoint.server_name or target.host
         self._sockets: list[socket.socket] = []
         trace = aiohttp.TraceConfig()

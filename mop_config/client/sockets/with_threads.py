@@ -59,7 +59,7 @@ class EngineSession(requests.Session):
     def __init__(self, engine: Any, member: PoolMember, endpoints: SocketEndpoints) -> None:
         super().__init__()
         target = member.target
-        proxy = endpoints.options.for_place(target)
+        proxy = endpoints.proxy_of(target)
         tls = endpoints.options.tls
         name = target.tls_name
         authority = target.authority.decode()

@@ -197,7 +197,8 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             loop.add_signal_handler(number, server.end, number != signal.SIGTERM)
-        await server.serve(self.sockets)
+        # Not gunicorn's own objects: uvloop closes their descriptors first, and gunicorn logs that.
+        await server.serve([each.sock for each in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 

@@ -245,5 +245,6 @@ def unknown(environ: Mapping[str, str], *settings: type) -> Iterator[str]:
     known = sorted(variable.name for each in settings for _, variable in declared(each))
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known:
-            near = get_close_matches(name, known, 1, cutoff=0.0)[0]
+            longer = [each for each in known if each.startswith(name)]
+            near = get_close_matches(name, longer or known, 1, cutoff=0.0)[0]
             yield f"{name} is not a known variable: did you mean {near}?"

@@ -158,6 +158,20 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_known_one() -> None:
     assert "ENDPOINT_CONFIG_FILE?" in warning
 
 
+@pytest.mark.parametrize(
+    ("start", "whole"),
+    [
+        ("ENDPOINT_CORS", "ENDPOINT_CORS_ORIGINS"),
+        ("ENDPOINT_PROBE", "ENDPOINT_PROBE_INTERVAL"),
+        ("ENDPOINT_MIN", "ENDPOINT_MIN_ENDPOINTS"),
+    ],
+)
+def test_the_start_of_a_name_is_nearest_to_that_name(start: str, whole: str) -> None:
+    """The known name that begins with the given one is nearer than a name of the same length."""
+    (warning,) = Settings.from_environ({start: "x"}).warnings
+    assert f"did you mean {whole}?" in warning
+
+
 def test_an_origin_is_spelled_as_browsers_spell_it() -> None:
     """An origin is normalised without its default port."""
     environ = {"ENDPOINT_CORS_ORIGINS": "https://A.com:443 http://b.com:80/ http://c.com:81"}

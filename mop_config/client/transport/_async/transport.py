@@ -182,7 +182,10 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 raise httpcore2.ReadError("the other request of the hedge has its answer")
             addressed = exchange.for_pool(connection.pool.for_proxy)
             exchange.asked = self._state.clock()
-            exchange.response = await connection.http.handle_async_request(addressed)
+            response = await connection.http.handle_async_request(addressed)
+            if response.status == 407 and connection.pool.for_proxy is not None:
+                raise httpcore2.ProxyError("407 Proxy Authentication Required")
+            exchange.response = response
         except BaseException as error:
             if isinstance(error, httpcore2.ConnectionNotAvailable):
                 exchange.connection = None
