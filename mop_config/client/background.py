@@ -187,9 +187,10 @@ class Background:
 
     def warn_of_shortage(self, what: str) -> None:
         """Log a lack of threads or descriptors once, until a check has its result again."""
-        if not self._is_short:
+        with self._lock:
+            was_short, self._is_short = self._is_short, True
+        if not was_short:
             logger.warning("%s", what)
-        self._is_short = True
 
     def record(self, job: probe.Job, result: probe.ProbeResult) -> bool:
         """Record the result of a health check; return whether the checks are cancelled."""
