@@ -332,7 +332,7 @@ class Client:
         if theirs.status == 200:
             self._drop(member.url)
             now = self._world.now
-            if flow.is_stalled(member, now):
+            if flow.record_overtaken(member, now):
                 flow.record_failure(Attempt(member, now, began), Fault.STALLED)
             return self._outcome(rival, theirs, rival_began)
         self._drop(rival.url)

@@ -1,4 +1,4 @@
-"""Every exception that mop-config raises on purpose.
+"""The exceptions that applications catch; those of the network are in ``net/faults``.
 
 Each exception can be pickled and copied.
 

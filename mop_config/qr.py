@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["QR_FORMATS", "QrData", "QrText", "dumps", "fit", "image", "modules", "parse", "scan"]
 
-#: Capacity in bytes of the largest code, version 40 at error correction L (ISO/IEC 18004). A text
-#: that is not ASCII has one byte less than others, which declares the encoding UTF-8.
+#: Capacity in bytes of the largest code, version 40 at error correction L (ISO/IEC 18004): 2953,
+#: less one that declares the encoding UTF-8, which only a text that is not ASCII needs.
 CAPACITY = 2952
 #: Upper bound of ``limit``; far fewer endpoints fit into a code.
 MAX_LIMIT = 1000

@@ -23,9 +23,9 @@ affected. blinker holds receivers weakly: connect with ``weak=False``, or keep a
 - ``endpoints_updated``: The list has changed. Sent by a manager with ``origin`` (``remote``,
   ``qr`` or ``manual``), ``url`` (the source, or None), and the URLs ``added``, ``removed`` and
   ``changed`` (with other attributes).
-- ``endpoints_refused``: A list was rejected because no trusted key has signed it. Sent by a
-  manager with ``origin`` (``remote``, ``qr`` or ``cache``), ``url`` (the source), ``code``
-  (see ``SignatureError``) and ``reason``.
+- ``endpoints_refused``: A list was rejected: no trusted key has signed it, or it is expired, older
+  than an accepted one, or from the future. Sent by a manager with ``origin`` (``remote``, ``qr`` or
+  ``cache``), ``url`` (the source), ``code`` (see ``SignatureError``) and ``reason``.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Run a program as on Windows: without ``fcntl``, ``resource``, ``pwd`` and names of ``os``.
+"""Run a program as on Windows: without ``fcntl``, ``resource``, ``pwd``, ``select.poll`` and more.
 
 ``python -m tests.posixless MODULE [ARGUMENTS]`` runs a module with these names hidden from
 mop_config; other packages keep them, since the standard library's own modules for POSIX need them.
@@ -8,6 +8,7 @@ import asyncio
 import builtins
 import os
 import runpy
+import select
 import signal
 import sys
 from typing import Any
@@ -36,6 +37,8 @@ def hide() -> None:
     builtins.__import__ = _hide  # type: ignore[assignment]
     for name in (*NAMES, *OWNERS):
         delattr(os, name)
+    for name in [name for name in vars(select) if name.lower().startswith(("poll", "epoll"))]:
+        delattr(select, name)
     del signal.SIGHUP
 
 

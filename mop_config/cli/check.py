@@ -49,7 +49,6 @@ def check(
     reading = read(file)
     found = reading.rendering
     checks = check_endpoints(reading.config, _TIMEOUT) if probe else []
-    refused = ""
     failed = [each for each in checks if not each.healthy]
     warnings = found.warnings + len(failed) + len(reading.settings.warnings)
     bad = found.errors > 0 or (strict and warnings > 0)
@@ -58,31 +57,38 @@ def check(
         if probe:
             document["endpoints"] = [each.as_dict() for each in checks]
         if url is not None and reading.lines:
-            served = fetch(url, "--against", read_token(token_file))
-            document["change"] = ListChanges(served, reading.config).as_dict()
-            document["confirm"] = _unconfirmed(reading, served)
-            refused = document["refused"] = _refused(reading, served)
-        print(json_text(document))
-        return int(bad or bool(refused))
+            document |= _change(reading, fetch(url, "--against", read_token(token_file)))
+            bad = bad or bool(document["refused"])
+        print(json_text({**document, "ok": not bad}))
+        return int(bad)
     warn(reading.settings, ())
     if not reading.lines:
         complain(reading.refusal)
         return 1
     _print(reading, failed, "error" if strict else "warning", bad=bad)
     if url is not None:
-        refused = _print_change(reading, fetch(url, "--against", read_token(token_file)), url)
+        served = fetch(url, "--against", read_token(token_file))
+        bad = _print_change(reading, served, url) or bad
     elif sys.stdout.isatty():
         try:
             own, token = server_of(None, token_file)
             served = fetch(own, "--against", token, silence=_OWN_SERVER_TIMEOUT)
-            refused = _print_change(reading, served, own)
+            bad = _print_change(reading, served, own) or bad
         except MopConfigError as error:
             say(f"not compared with what is served: {error}")
-    return int(bad or bool(refused))
+    return int(bad)
 
 
-def _print_change(reading: Reading, served: EndpointConfig, url: str) -> str:
-    """Print what would change; return why the server would refuse the text, or an empty text."""
+def _change(reading: Reading, served: EndpointConfig) -> dict[str, object]:
+    return {
+        "change": ListChanges(served, reading.config).as_dict(),
+        "confirm": _unconfirmed(reading, served),
+        "refused": _refused(reading, served),
+    }
+
+
+def _print_change(reading: Reading, served: EndpointConfig, url: str) -> bool:
+    """Print what would change; return whether the server would refuse the text."""
     changes = ListChanges(served, reading.config)
     say(f"against {url}: {plural(len(changes), 'change')}")
     if changes:
@@ -94,7 +100,7 @@ def _print_change(reading: Reading, served: EndpointConfig, url: str) -> str:
         say(f"  ENDPOINT_MAX_REMOVED asks for this line: {asked}")
     if refused := _refused(reading, served):
         say(f"  the server would refuse it: {refused}")
-    return refused
+    return bool(refused)
 
 
 def _refused(reading: Reading, served: EndpointConfig) -> str:

@@ -92,7 +92,7 @@ def check_endpoints(
     except BaseException:  # interrupted: don't wait for the other checks
         prober.abort()
         raise
-    return [EndpointCheck(kind, endpoint, results[kind, endpoint, _]) for kind, endpoint, _ in jobs]
+    return [EndpointCheck(job[0], job[1], results[job]) for job in jobs]
 
 
 @click.command(epilog="Example: mop-config probe https://config.example.com --watch 10")

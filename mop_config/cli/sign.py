@@ -6,7 +6,7 @@ import time
 import click
 
 from ..errors import MopConfigError, SettingsError
-from ..model.jws import DAY, MAX_NUMBER, SKEW
+from ..model.jws import MAX_AHEAD, MAX_NUMBER, SKEW
 from ..server.serving.responder import read_key
 from ..server.settings import Settings
 from .input import env_file_option, read, warn
@@ -37,7 +37,7 @@ def sign(file: str, key: str, ttl: int | None, ver: int | None) -> None:
     they had, so the list that was signed last is the valid one.
     """
     now = time.time()
-    if ver is not None and ver > (now + DAY) * 1000:
+    if ver is not None and ver > (now + MAX_AHEAD) * 1000:
         reason = f"{ver} is more than a day in the future, and no app would accept it"
         raise click.BadParameter(reason, param_hint="--ver")
     reading = read(file)

@@ -31,9 +31,9 @@ Line = tuple[str, str, str | None]
 def status(url: str | None, as_json: bool, token_file: str | None) -> int:
     """Show the state of the server at URL: problems, workers, endpoints, last reloads.
 
-    Exit 0 if all is well, else 1: the list is not fresh, entries are left out, the token file
-    has bad lines, endpoints are down, workers differ, or the server does not answer. Other
-    warnings are no failure.
+    Exit 0 if all is well, else 1: the list is empty or not fresh, entries are left out, the token
+    file has bad lines, endpoints are down or no longer checked, changes are not followed, workers
+    differ, or the server does not answer. Other problems that are warnings are no failure.
 
     URL defaults to the server of this machine, by HOST and PORT, with the first token in
     ENDPOINT_TOKENS.

@@ -63,9 +63,9 @@ def watch(
     while True:
         began = time.monotonic()
         asked = pause = 0.0
-        wait = 0 if failures else WAIT  # a server that is back may have the same list
         try:
-            reply = _poll(where, etag, token_file, wait)
+            # A server that is back may have the same list, for which a long poll would wait.
+            reply = _poll(where, etag, token_file, 0 if failures else WAIT)
             asked = pause_asked_for(reply.headers, time.time())
             new = _list_of(reply, config)
         except MopConfigError as error:
@@ -78,7 +78,6 @@ def watch(
         else:
             if failures:
                 _report("back", where, new, as_json=as_json)
-                failures = 0
             if config is None:
                 _report("start", where, new, as_json=as_json)
             elif new != config:
@@ -89,9 +88,10 @@ def watch(
                 pause = HASTE_PAUSE
             config = new
             etag = reply.headers.get("etag", etag)
-            waits = not wait or "wait" in reply.headers.get("preference-applied", "")
-            if etag is None or not waits:
+            waits = "wait" in reply.headers.get("preference-applied", "")
+            if etag is None or not (waits or failures):
                 pause = interval
+            failures = 0
         # A stopping server ends all long polls at once, and their next requests must not coincide.
         time.sleep(max(pause, asked) * random.uniform(1, 1.2))  # noqa: S311 - no secret
 

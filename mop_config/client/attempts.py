@@ -50,14 +50,14 @@ class EndpointAttempt:
         seconds_left: Seconds that the request may still take.
     """
 
-    def __init__(self, core: ClientState, failover: Failover, member: PoolMember) -> None:
+    def __init__(self, state: ClientState, failover: Failover, member: PoolMember) -> None:
         self.endpoint = member.url.rstrip("/")
         self.server_name = member.endpoint.server_name
         self.is_over = False
-        self._core = core
+        self._state = state
         self._failover = failover
         self._member = member
-        self._began = core.clock()
+        self._began = state.clock()
         self.seconds_left = max(0.0, failover.deadline - self._began)
         self._status: int | None = None
 
@@ -99,7 +99,7 @@ class EndpointAttempt:
     def _moves_on(self, outcome: Attempt) -> bool:
         """Record the outcome; return whether another attempt follows."""
         self.is_over = True
-        with self._core:
+        with self._state:
             self._failover.record(outcome)
         return self._failover.member is not None
 
@@ -117,10 +117,10 @@ class EndpointAttempt:
         return outcome
 
     def _outcome(self, status: int | None, retry_after: str | None = None) -> Attempt:
-        core = self._core
-        outcome = Attempt(self._member, core.clock(), self._began)
+        state = self._state
+        outcome = Attempt(self._member, state.clock(), self._began)
         if status is not None:
-            outcome.judge_status(core.policy, status, retry_after, core.wall_clock())
+            outcome.judge_status(state.policy, status, retry_after, state.wall_clock())
         return outcome
 
 
@@ -143,13 +143,13 @@ class EndpointAttempts:
             NoEndpointAvailable: If the list is empty.
             RuntimeError: If an attempt was not used in a ``with`` statement.
         """
-        core = self._state
-        with core:
-            failover = Failover(self._traits, core.api, core.budget, core.clock())
+        state = self._state
+        with state:
+            failover = Failover(self._traits, state.api, state.budget, state.clock())
         if failover.member is None:
             raise NoEndpointAvailable
         while failover.member is not None:
-            attempt = EndpointAttempt(core, failover, failover.member)
+            attempt = EndpointAttempt(state, failover, failover.member)
             yield attempt
             if not attempt.is_over:
                 raise RuntimeError("use each attempt in a with statement: with attempt as endpoint")

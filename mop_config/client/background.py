@@ -134,7 +134,7 @@ class Background:
             self._pause(name, EVERY)
         while not self._stopped:
             try:
-                delay = work()
+                delay, told = work(), ""
             except Exception as error:
                 delay, what = RETRY, f"{type(error).__name__}: {error}"
                 if what != told:

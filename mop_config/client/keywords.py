@@ -102,7 +102,7 @@ def check_keywords(callee: Callable[..., object], given: Iterable[str], kind: An
 
 
 def check_plain(name: str, function: object) -> None:
-    """Refuse a value that is no function or a coroutine function; accept None.
+    """Accept None or a plain function; refuse all else, also a coroutine function.
 
     Args:
         name: The argument.

@@ -189,8 +189,8 @@ class BaseManager:
     def is_offline(self) -> bool:
         """Whether this machine seems to have no network, so that failures blame no endpoint.
 
-        It is always False if all endpoints have one host: only a second host that cannot be
-        reached either tells a machine without a network from a dead host.
+        It is always False if all endpoints have one host: a dead host and a missing network look
+        alike until a second host cannot be reached either.
         """
         with self._state as state:
             state.network.expire(state.clock())

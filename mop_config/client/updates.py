@@ -224,20 +224,21 @@ class ListUpdates:
             chosen.pop()
         if not chosen:
             return pause
-        request = HttpRequest(
-            url,
-            time.monotonic() + lists.state.policy.total_timeout,
-            MAX_BYTES,
-            "POST",
-            headers={"Content-Type": "application/json"},
-            body=_body(chosen),
-            token=rules.current_token(lists.settings.token),
-            server_names=lists.server_names(),
-            cut=True,
-        )
         try:
+            request = HttpRequest(
+                url,
+                time.monotonic() + lists.state.policy.total_timeout,
+                MAX_BYTES,
+                "POST",
+                headers={"Content-Type": "application/json"},
+                body=_body(chosen),
+                token=rules.current_token(lists.settings.token),
+                server_names=lists.server_names(),
+                cut=True,
+            )
             status = self._client.request(request).status
-        except (OSError, ValueError, RuntimeError, MemoryError):
+        except Exception as error:  # raised by the application's token function, too
+            logger.info("no report to %s: %s", url, error)
             return pause
         if 200 <= status < 300:
             with lists.state:

@@ -153,8 +153,8 @@ class Prober(HttpClient):
         where, started = parse_url(endpoint.url), time.monotonic()
         until = started + self._timeout
         try:
-            connection = HttpConnection(self, where, until, endpoint.host_name)
-        except Exception as error:  # for example, no thread is left for the look-up
+            connection = HttpConnection(self, where, until, endpoint.server_name)
+        except Exception as error:  # for example, the environment's proxy cannot be used
             return ProbeResult(Fault.OURS, 0.0, str(error) or type(error).__name__)
         base = where.path.rstrip("/")
         try:
@@ -189,7 +189,7 @@ class Prober(HttpClient):
         try:
             if (wanted.judge or _is_success)(*reply):
                 return _result(None, detail, path, reply)
-        except Exception as error:  # raised by the application's judge
+        except (Exception, SystemExit) as error:  # raised by the application's judge
             reason = f"{detail}, and healthy() raised {type(error).__name__}: {error}"
             return _result(Fault.OURS, reason, None, reply)
         if _is_success(reply.status):

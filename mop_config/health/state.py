@@ -19,8 +19,8 @@ class HealthState(StrEnum):
 
     ``unknown`` and ``healthy`` endpoints are used alike. A ``suspect`` endpoint has failed, and
     ranks behind these endpoints until a health check succeeds. An ``unhealthy`` endpoint has
-    failed three times in a row; the endpoint is ``recovering`` from the first good check to the
-    second.
+    failed ``unhealthy_after`` times in a row; the endpoint is ``recovering`` from the first good
+    check to the second.
     """
 
     UNKNOWN = "unknown"
@@ -129,10 +129,9 @@ class Health:
     Attributes:
         state: See ``HealthState``.
         usable: Whether requests go to the endpoint if no better endpoint is left.
-        is_steady: Whether a further good request changes ``last_good`` only.
+        is_steady: Whether a further good request changes nothing.
         failures: Failures in a row.
         since: When the state was entered, in monotonic seconds.
-        last_good: When a request or a probe last succeeded, or None.
         response_time: Smoothed duration of good probes in seconds, or None.
         next_probe: When the next probe is due.
     """
@@ -153,7 +152,6 @@ class Health:
         self.is_steady = False
         self.failures = failures
         self.since = now
-        self.last_good: float | None = None
         self.response_time: float | None = None
         self.next_probe = now
 
@@ -171,7 +169,6 @@ class Health:
             self._good_probes = 0
         elif evidence is not Evidence.STALL:
             self.failures = self._postponed = 0
-            self.last_good = now
         if evidence is Evidence.GOOD_PROBE:
             self._good_probes += 1
             self._probe_failures = 0

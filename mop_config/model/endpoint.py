@@ -85,11 +85,6 @@ class Endpoint:
         values = {"priority": self.priority, **self.attributes}
         return " ".join((self.url, *(f"{name}={value}" for name, value in values.items())))
 
-    @property
-    def host_name(self) -> str:
-        """The name in the ``Host`` header and the certificate: the server name, else the host."""
-        return self.server_name or parse_url(self.url).host
-
     @staticmethod
     def parse(url: str, priority: int = 0, server_name: str | None = None) -> "Endpoint":
         """Build an endpoint from any spelling of its URL and server name.

@@ -32,7 +32,7 @@ KEYS_MEDIA_TYPE = "application/jwk-set+json"
 #: Seconds by which the clocks of a signer and a reader may differ.
 SKEW = 300.0
 #: Seconds by which a version may be in the future.
-DAY = 86400
+MAX_AHEAD = 86400
 #: The largest integer that every JSON decoder reads exactly.
 MAX_NUMBER = 2**53 - 1
 #: Limit of the encoded header's length in characters; our own header has 121.
@@ -212,7 +212,7 @@ def check_ahead(signed: SignedList, now: float) -> None:
     Raises:
         SignatureError: With code ``ahead``, if the version is more than a day ahead.
     """
-    if signed.ver > (max(now, signed.iat) + DAY) * 1000:
+    if signed.ver > (max(now, signed.iat) + MAX_AHEAD) * 1000:
         message = f"its version {signed.ver} is more than a day in the future"
         raise SignatureError("ahead", message)
 

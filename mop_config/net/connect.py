@@ -77,8 +77,8 @@ class Deadline:
         left = max(0.0, self.until - time.monotonic())
         return left if timeout is None or timeout > left else timeout
 
-    def wrote(self) -> None:
-        """Record that a part of the request is written."""
+    def wrote(self, count: int) -> None:
+        """Record that a number of bytes of the request are written."""
 
 
 #: A time-out of httpcore: seconds, the deadline of the request, or None for no limit.
@@ -175,8 +175,8 @@ class HostDial:
 
     Each address is dialled 250 ms after the previous address, or at once after a failure. While a
     look-up is late, the addresses of the last successful look-up are dialled; the addresses of
-    the new look-up are added later. With a proxy, the host is the proxy, which looks up the
-    server's host.
+    the new look-up are added later. Known addresses of the second resolver are dialled at once.
+    With a proxy, the host is the proxy, which looks up the server's host.
 
     Attributes:
         error: The reason why the host cannot be connected to, or None.

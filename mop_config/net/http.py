@@ -120,6 +120,8 @@ class HttpReply(NamedTuple):
                     break
                 text = f"the body is larger than {max_bytes} bytes"
                 raise BodyTooLargeError(Fault.PROTOCOL, text)
+        if unpack is not None and body and not (unpack.eof or cut):
+            raise HttpError(Fault.PROTOCOL, "the gzip body breaks off")
         return self._replace(body=bytes(body[:max_bytes]))
 
 

@@ -6,7 +6,6 @@ streams, and a request that is cancelled at any moment loses no connection.
 
 import asyncio
 import contextlib
-import select
 import socket
 import ssl
 from typing import Any
@@ -14,12 +13,10 @@ from typing import Any
 import httpcore2
 
 from .connect import Deadline, Owner, Timeout, shut_down
+from .polling import ENDED, READABLE, WRITABLE, new_poll
 
 #: Reads without a wait after which other tasks get a turn, because a fast server fills every read.
 READS_IN_A_ROW = 8
-#: The events of a socket that its peer has closed or reset; unread bytes do not delay these events.
-#: A system without POLLRDHUP reports a close as POLLHUP.
-ENDED = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 _Wait = asyncio.Future[None]
 #: Exceptions of a read without data; a TLS socket may be readable for a TLS message only.
 WANT_READ = (BlockingIOError, ssl.SSLWantReadError)
@@ -44,8 +41,8 @@ class _SocketStream:
         self._owner = owner or Owner()
         self._owner.adopt(sock)
         self.shared = isinstance(sock, ssl.SSLSocket) and sock.selected_alpn_protocol() == "h2"
-        self._events = select.poll()
-        self._events.register(sock, select.POLLIN | ENDED)
+        self._events = new_poll()
+        self._events.register(sock, READABLE | ENDED)
 
     def get_extra_info(self, info: str) -> Any:
         """Return the extra info that httpcore requests by name, or None."""
@@ -67,12 +64,13 @@ class _SocketStream:
 
     def _send(self, rest: memoryview, timeout: Timeout) -> memoryview:
         """Send as much as the send buffer takes, and return the rest."""
-        if isinstance(timeout, Deadline):
-            timeout.wrote()
         try:
-            return rest[self._sock.send(rest) :]
+            sent = self._sock.send(rest)
         except WANT_WRITE:
             return rest
+        if isinstance(timeout, Deadline):
+            timeout.wrote(sent)
+        return rest[sent:]
 
     def _close(self) -> None:
         if self._sock.fileno() >= 0:
@@ -81,7 +79,7 @@ class _SocketStream:
 
 
 def _translated(error: Exception, late: type[Exception], other: type[Exception]) -> Exception:
-    return (late if isinstance(error, TimeoutError) else other)(str(error))
+    return (late if isinstance(error, TimeoutError) else other)(str(error) or "timed out")
 
 
 class Stream(_SocketStream, httpcore2.NetworkStream):
@@ -94,7 +92,7 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
                 try:
                     return self._sock.recv(max_bytes)
                 except WANT_READ:
-                    self._wait(select.POLLIN, timeout)
+                    self._wait(READABLE, timeout)
         except (OSError, ValueError) as error:
             raise _translated(error, httpcore2.ReadTimeout, httpcore2.ReadError) from error
 
@@ -104,7 +102,7 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
         try:
             # A system call for an empty buffer could only lose an error.
             while rest and (rest := self._send(rest, timeout)):
-                self._wait(select.POLLOUT, timeout)
+                self._wait(WRITABLE, timeout)
         except (OSError, ValueError) as error:
             raise _translated(error, httpcore2.WriteTimeout, httpcore2.WriteError) from error
 
@@ -116,12 +114,12 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
             Exception: Raised by the hedge of the request, to end the read.
         """
         if isinstance(timeout, Deadline):
-            limit = timeout.read_limit if event == select.POLLIN else timeout.write_limit
+            limit = timeout.read_limit if event == READABLE else timeout.write_limit
             hedge, timeout = timeout.hedge, timeout.least(limit)
-            if hedge is not None and event == select.POLLIN:
+            if hedge is not None and event == READABLE:
                 hedge.wait(self._sock, timeout)
                 return
-        poll = select.poll()
+        poll = new_poll()
         poll.register(self._sock, event)
         if not poll.poll(None if timeout is None else timeout * 1000 + 1):
             raise TimeoutError("timed out")

@@ -205,7 +205,8 @@ class TokenAuthenticator:
 
         Args:
             environ: The request in WSGI's form; the name of a known token is noted in it. A method
-                that may change something needs an admin token in a Bearer header.
+                that may change something needs an admin token in a Bearer header; a client's
+                report, a read token.
 
         Returns:
             The refusal, or None if the request is authorised.
@@ -252,7 +253,8 @@ class TokenAuthenticator:
             self._read(file)
 
     def _read(self, file: FileSource) -> None:
-        tokens, faults = parse(b"")
+        tokens: tuple[Token, ...] = ()
+        faults: tuple[TokenFault, ...] = ()
         failure, detached = f"{file} holds no token", ""
         try:
             text = file.read()

@@ -88,11 +88,11 @@ def write(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:
         changed = [name for name, data in wanted.items() if files[name].read() != data]
         others = TYPES.keys() - _SIGNED - wanted.keys()
         removed = [name for name in others if files[name].status()]
-        # Remove first: an old compressed list must not stand beside a new plain list.
-        for name in removed:
-            os.unlink(files[name].name, dir_fd=files[name].folder)
         for name in changed:
             files[name].stage(wanted[name], stack)
+        # Before the stack replaces: an old compressed list must not stand beside a new plain list.
+        for name in removed:
+            os.unlink(files[name].name, dir_fd=files[name].folder)
     return [*changed, *removed]
 
 

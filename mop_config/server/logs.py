@@ -111,10 +111,11 @@ class LogQueue:
                     self._writes.get_nowait()
                     self._lost += 1
             if not self._running:
-                # If no thread can be started, the next record tries again.
-                with contextlib.suppress(RuntimeError):
+                self._running = True  # first: a signal handler may log during the start
+                try:
                     threading.Thread(target=self._run, name="mop-config-log", daemon=True).start()
-                    self._running = True
+                except RuntimeError:  # no thread is left: the next record tries again
+                    self._running = False
 
     def _run(self) -> None:
         while True:

@@ -229,3 +229,16 @@ def test_a_folder_in_its_place_is_ignored(path: Path, caplog: pytest.LogCaptureF
     path.mkdir(parents=True)
     assert cache_file.load(path) is None
     assert len(caplog.records) == 1
+
+
+def test_a_list_that_no_manager_would_take_is_ignored(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cached list with an API endpoint at ``ws://`` does not stop the application."""
+    cache_file.save(
+        path, CachedList("manual", config=EndpointConfig((Endpoint("ws://a.example"),)))
+    )
+    manager = EndpointManager(["https://b.example"], cache_path=path, update_interval=0)
+    assert [each.url for each in manager.api_endpoints] == ["https://b.example"]
+    assert f"the endpoint list in {path} is ignored: " in caplog.text
+    manager.close()

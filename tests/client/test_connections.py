@@ -25,12 +25,16 @@ import trustme
 from hyperframe.frame import GoAwayFrame
 
 from mop_config.client import AsyncEndpointManager, Policy
+from mop_config.client.transport.with_asyncio import DIALS
+from mop_config.model.endpoint import Endpoint, Kind
 
 from ..waiting import wait_for
 from .driver import Driver
+from .handmade import NOBODY, OK, Asked, handmade
 from .proxy import forward_proxy
 from .scripted import scripted
 from .streams import Answer, Peer, speaking
+from .test_lifecycle import in_a_child
 from .test_timeouts import _head, talking
 
 #: Delays that are too long for a hedge or a second dial, so that each request is alone.
@@ -347,6 +351,116 @@ def _three_parts(sock: socket.socket) -> None:
         sock.sendall(part)
         time.sleep(0.5)
     _head(sock)
+
+
+def test_a_cancelled_request_keeps_no_answer_that_it_has_set_aside() -> None:
+    """If a request ends while it waits for the next endpoint, the first one's answer is closed."""
+    limits = httpx2.Limits(max_connections=1)
+    hang = threading.Event()
+
+    def wait(asked: Asked) -> tuple[int, dict[str, str], bytes]:
+        hang.wait(20)
+        return OK
+
+    async def main() -> None:
+        options: Any = {"verify": NOBODY, "trust_env": False, "update_interval": 0}
+        urls = [bad.url, hanging.url]
+        manager = AsyncEndpointManager(urls, policy=Policy(probe="none"), **options)
+        async with manager.client(limits=limits, start=False) as client:
+            manager.pin(bad.url)
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.3):
+                        await client.get("/")
+            transport: Any = client._transport
+            (pool, *_) = transport._connector.pools.values()
+            assert not any(connection.users for connection in pool._open)
+        await manager.close()
+
+    with handmade(lambda asked: (503, {}, b"x" * 99)) as bad, handmade(wait) as hanging:
+        try:
+            asyncio.run(main())
+        finally:
+            hang.set()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_that_closes_a_client_breaks_no_connection_of_its_parents() -> None:
+    """Closing an inherited client leaves the parent's open connection alone."""
+    with talking(Counted(0.0)) as url, Driver("sync", [url], ALONE) as driver:
+        assert driver.get("/").text == "ok"
+        (pool,) = driver.client._transport._connector.pools.values()
+        (connection,) = pool._free
+
+        def close() -> bool:
+            driver.client.close()
+            return True
+
+        assert in_a_child(close) == 0
+        assert not connection.has_expired()
+        assert driver.request("POST", "/").text == "ok"
+        assert pool._free == [connection]
+
+
+def test_pings_of_a_server_prolong_no_request(kind: str) -> None:
+    """An HTTP/2 server that sends PINGs and no answer costs the total timeout."""
+    policy = Policy(total_timeout=1.0, hedge_delay=20.0)
+
+    def ping(sock: socket.socket) -> None:
+        served = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        served.initiate_connection()
+        sock.settimeout(0.2)
+        while True:
+            served.ping(b"12345678")
+            sock.sendall(served.data_to_send())
+            with contextlib.suppress(TimeoutError):
+                if not (received := sock.recv(65536)):
+                    return
+                served.receive_data(received)
+
+    with talking(ping) as url, Driver(kind, [url], policy, http1=False, http2=True) as driver:
+        for method, body in (("GET", b""), ("POST", b"x" * 99)):
+            began = time.monotonic()
+            with pytest.raises(httpx2.TransportError):
+                driver.request(method, "/", content=body)
+            assert time.monotonic() - began < 3
+
+
+def test_the_time_of_a_queue_of_dials_blames_no_endpoint() -> None:
+    """A request whose time is over before its dial begins says nothing about the endpoint."""
+
+    async def main() -> None:
+        options: Any = {"verify": NOBODY, "trust_env": False, "update_interval": 0}
+        policy = Policy(total_timeout=0.3, probe="none")
+        manager = AsyncEndpointManager([server.url], policy=policy, **options)
+        async with manager.client(start=False) as client:
+            transport: Any = client._transport
+            dials = transport._connector._dials
+            async with contextlib.AsyncExitStack() as stack:
+                for _ in range(DIALS):
+                    await stack.enter_async_context(dials)
+                asking = asyncio.create_task(client.get("/"))
+                await asyncio.sleep(0.4)
+            with pytest.raises(httpx2.PoolTimeout):
+                await asking
+            (state,) = manager.api_endpoints
+            assert (state.state, state.failure_count) == ("unknown", 0)
+        await manager.close()
+
+    with handmade() as server:
+        asyncio.run(main())
+
+
+def test_another_server_name_ends_the_connections_of_the_first(kind: str) -> None:
+    """Connections for a name that the list has replaced are closed at the next sweep."""
+    with handmade() as server, Driver(kind, [server.url], ALONE) as driver:
+        pools = driver.client._transport._connector.pools
+        for name in ("a.example", "b.example", "c.example"):
+            driver.manager._lists.put(Kind.API, Endpoint.parse(server.url, 0, name))
+            assert driver.get("/").status_code == 200
+            driver.client._transport._connector.sweep_at = 0.0
+        assert driver.get("/").status_code == 200
+        assert len(pools) == 1
 
 
 @pytest.mark.slow

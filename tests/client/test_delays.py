@@ -193,7 +193,7 @@ def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) ->
             if late_at + other < outcome.now:
                 outcome = Attempt(rival, late_at + other, late_at, status=200, first_byte=other)
                 with state:
-                    if flow.is_stalled(member, late_at):
+                    if flow.record_overtaken(member, late_at):
                         stalled = Attempt(member, late_at, late_at)
                         flow.record_failure(stalled, Fault.STALLED)
         now = outcome.now

@@ -127,6 +127,8 @@ class TestRetryAfter:
         ("body_pause", float("nan")),
         ("min_dwell", float("nan")),
         ("budget", -1),
+        ("health_jitter", 1.1),
+        ("smoothing", 2),
         ("probe_parallelism", 2.5),
         ("max_endpoints", 0),
     ],

@@ -166,6 +166,19 @@ def test_a_report_that_did_not_arrive_is_part_of_the_next_one(status: int) -> No
         manager.close()
 
 
+def test_a_token_that_cannot_be_used_is_asked_for_once_a_report() -> None:
+    """Without a usable token no report is sent, until the next one is due."""
+    with list_server() as server:
+        asked: list[int] = []
+        manager = manager_of(server.url, token=lambda: "good" if not asked else "")
+        asked.append(1)
+        fail(manager, f"{server.url}/api/v1", Fault.TLS)
+        report = manager._lifecycle.tasks.updates.report
+        assert updates.EVERY <= report() <= 1.2 * updates.EVERY
+        assert reports(server) == []
+        manager.close()
+
+
 def test_a_report_is_within_the_limits_of_the_server() -> None:
     """Reports stay within the server's limits, failures first, and go to list servers only."""
     with list_server() as server:

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -108,6 +109,13 @@ class TestHttp:
         request = HealthRequest("/health", lambda status, headers, body: len(body) == MAX_BYTES)
         with handmade(lambda asked: (200, {}, b"x" * (MAX_BYTES + 1))) as server:
             assert look("api", server.url, request=request).fault is None
+
+    def test_a_judge_that_exits_blames_nobody(self) -> None:
+        request = HealthRequest("/health", lambda status, headers, body: sys.exit(3))
+        with handmade() as server:
+            result = look("api", server.url, request=request)
+        assert result.fault is Fault.OURS
+        assert "healthy() raised SystemExit: 3" in result.detail
 
     def test_a_judge_that_raises_blames_nobody(self) -> None:
         request = HealthRequest("/health", lambda status, headers, body: bool(1 / 0))

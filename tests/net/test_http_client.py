@@ -154,6 +154,15 @@ class TestBody:
                 with pytest.raises(BodyTooLargeError):
                     client().request(asking(server.url))
 
+    def test_a_gzip_body_that_breaks_off(self) -> None:
+        """A part of a gzip body is an error, though the response has the length that it states."""
+        packed = gzip.compress(b"text" * 1000)[:-9]
+        with (
+            handmade(answering((200, {"Content-Encoding": "gzip"}, packed))) as server,
+            pytest.raises(HttpError, match="the gzip body breaks off"),
+        ):
+            client().request(asking(server.url))
+
     def test_a_body_that_is_not_gzip(self) -> None:
         """A body that is not gzip is an error with a reason in words."""
         with (

@@ -126,7 +126,11 @@ class EndpointLists:
             for accepted in self._trust.accepted:  # the newer list sets the priorities
                 signed = _merged(signed, accepted.config.kinds())
             config = rules.without_plain(EndpointConfig(*signed.values()), source, kept)
-        config = rules.normalized(config, source)
+        try:
+            config = rules.normalized(config, source)
+        except PayloadError as error:
+            logger.warning("the endpoint list in %s is ignored: %s", source, error)
+            return EndpointConfig()
         if config:
             self.kept = cached._replace(config=EndpointConfig(), origin="cache")
         else:

@@ -1,4 +1,7 @@
-"""The rules for lists: which URLs to request, which lists to accept, and their form. Pure."""
+"""The rules for lists: which URLs to request, which lists to accept, and their form.
+
+The caller passes the network in. Only ``Trust`` looks at the clock, and at its file of marks.
+"""
 
 import logging
 import re

@@ -181,7 +181,7 @@ class Trust:
             )
         self._warned_of_clock = ahead
         if mark is None or signed.ver >= mark.ver:
-            ver = max(min(signed.ver, int((now + jws.DAY) * 1000)), mark.ver if mark else 0)
+            ver = max(min(signed.ver, int((now + jws.MAX_AHEAD) * 1000)), mark.ver if mark else 0)
             self._marks[signed.kid] = HighWaterMark(ver, signed.digest)
 
     def recall(self, texts: Sequence[str]) -> None:

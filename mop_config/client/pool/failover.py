@@ -153,7 +153,7 @@ class Failover:
         began: Monotonic seconds when the request began.
         answer: The attempt with the last answer, or None.
         discard: An earlier attempt whose answer the driver closes, or None.
-        error: The driver's exception, raised unchanged, or None.
+        error: The driver's exception that ends the request, or None.
         trials: The failed attempts.
         tried: The URLs of the endpoints that are not tried again: those that have failed, and those
             that the current attempt has chosen.
@@ -220,7 +220,7 @@ class Failover:
         """Return an endpoint for a hedge and pay for the hedge; None without endpoint or budget."""
         return self._take(now, self._pool.policy.hedge_cost)
 
-    def is_stalled(self, member: PoolMember, now: float) -> bool:
+    def record_overtaken(self, member: PoolMember, now: float) -> bool:
         """Record that a hedge overtook an endpoint; return whether that counts as a stall.
 
         After a short delay a hedge sometimes overtakes even a healthy endpoint. So the first time
@@ -338,7 +338,7 @@ class DialRace:
         losers: The endpoints that failed, and after the race those that stalled.
         connected: URLs of endpoints with an open connection: such an endpoint wins as soon as it
             may be dialled.
-        called_off: Whether the race was cancelled.
+        called_off: Returns whether the race was cancelled.
     """
 
     def __init__(self, first: PoolMember, more: NextMember, delay: Delay) -> None:

@@ -76,7 +76,7 @@ def target_of(endpoint: Endpoint) -> Target:
     """Return the target of an endpoint; a WebSocket scheme becomes the HTTP scheme."""
     url = parse_url(endpoint.url)
     secure = url.scheme in {"https", "wss"}
-    name = endpoint.host_name
+    name = endpoint.server_name or url.host
     port = url.port or DEFAULT_PORTS[url.scheme]
     authority = name if port == DEFAULT_PORTS[url.scheme] else f"{name}:{port}"
     scheme = "https" if secure else "http"

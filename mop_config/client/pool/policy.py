@@ -1,4 +1,4 @@
-"""``Policy``: the timeouts, delays and limits of failover; and the retry budget. Pure."""
+"""``Policy``: the timeouts, delays and limits of failover. Pure."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
@@ -114,6 +114,8 @@ class Policy(HealthRules):
             elif isinstance(usual, int):
                 fits = type(value) is int and value >= 1
                 _check(fits, name, "a whole number, 1 or more", value)
+        for name in ("health_jitter", "smoothing"):
+            _check(getattr(self, name) <= 1, name, "a share, 0 to 1", getattr(self, name))
         _check(self.probe in PROBES, "probe", f"one of {', '.join(PROBES)}", self.probe)
         given = self.bad_status
         fits = isinstance(given, Collection) and not isinstance(given, (str, bytes))

@@ -318,10 +318,8 @@ class Pool:
             member.odd_answers += 1
             if member.odd_answers == ODD_IN_A_ROW:
                 self.request_probe(member, now)
-        if member.health.is_steady and not (self._network.offline or self._network.held):
-            member.health.last_good = now  # fast path: no other state changes
-        else:
-            self._record(member, Evidence.GOOD_REQUEST, now)
+        if not member.health.is_steady or self._network.offline or self._network.held:
+            self._record(member, Evidence.GOOD_REQUEST, now)  # else no state changes
         if member is not self.current:
             self.select(now)  # tell of a switch now, not at the next request
 

@@ -1,6 +1,6 @@
 """``ClientState``: the pools and the budget of a manager, and the lock around them.
 
-``with core:`` takes the lock. After releasing the lock it logs the events of the pools, and sends
+``with state:`` takes the lock. After releasing the lock it logs the events of the pools, and sends
 their signals. No I/O happens while the lock is held.
 """
 

@@ -113,15 +113,16 @@ class AsyncEngineSession:
         engine.websocket_extra_options = {**engine.websocket_extra_options}
 
     def _new_socket(self, address: Any) -> socket.socket:
-        self._sockets.append(sock := socket.socket(*address[:3]))
+        sock = socket.socket(*address[:3])
         sock.setblocking(False)
+        self._sockets = [sock, *(each for each in self._sockets if each.fileno() >= 0)]
         return sock
 
     def break_off(self) -> None:
         """Do nothing: asyncio cancels a task that waits for an answer."""
 
     async def close(self) -> None:
-        """Close the session, and wait until its sockets are closed.
+        """Close the session, and wait for up to a second until its sockets are closed.
 
         aiohttp leaves a connection that was given up in its TLS shutdown, for which the server may
         never send its part. After the end of the event loop nobody would close that socket.
@@ -130,5 +131,7 @@ class AsyncEngineSession:
         for sock in self._sockets:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        while any(sock.fileno() >= 0 for sock in self._sockets):
-            await asyncio.sleep(0.001)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                while any(sock.fileno() >= 0 for sock in self._sockets):
+                    await asyncio.sleep(0.001)

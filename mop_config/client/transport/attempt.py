@@ -15,7 +15,7 @@ import httpx2
 from ...net.connect import FOREVER, Deadline
 from ...net.faults import Fault
 from ..pool.failover import Attempt, DialRace, Failover, RetryTraits
-from ..pool.member import PoolMember
+from ..pool.member import PoolMember, Target
 from ..pool.policy import BUSY_STATUS, IDEMPOTENT
 from ..pool.session import ClientState
 from .outcome import Response, fault_of_attempt, is_of_http2, may_have_been_sent, translate
@@ -45,7 +45,7 @@ class Exchange(Attempt, Deadline):
     """One attempt of a request at one endpoint.
 
     Args:
-        core: The manager's pools.
+        state: The manager's pools.
         failover: The endpoints of the request.
         member: The endpoint.
         request: The application's request.
@@ -61,6 +61,7 @@ class Exchange(Attempt, Deadline):
         headers: The request's headers if the instrumentation has changed them, or None.
         content: The body of the answer if it was read as a whole, or None.
         written: Whether a part of the request is written.
+        unsent: Bytes of the body that are not yet written, about; None before the second write.
         timeouts: The request's time-outs, which httpcore reads at each step.
         called_off: Whether the other request of a hedge has won.
         second: The exchange of the second request of a hedge, or None.
@@ -75,31 +76,39 @@ class Exchange(Attempt, Deadline):
     headers: Headers | None = None
     content: bytes | None = None
     written = False
+    unsent: float | None = None
     called_off = False
     second: "Exchange | None" = None
     lost: Sequence[tuple[PoolMember, Fault]] = ()
 
     def __init__(
-        self, core: ClientState, failover: Failover, member: PoolMember, request: httpx2.Request
+        self, state: ClientState, failover: Failover, member: PoolMember, request: httpx2.Request
     ) -> None:
-        self.core = core
+        self.state = state
         self.failover = failover
         self.member = member
         self.request = request
         self.wanted: dict[str, float | None] = request.extensions.get("timeout") or {}
         self.until = failover.deadline
-        self.began = self.asked = core.clock()
+        self.began = self.asked = state.clock()
         self.hedge_at = self.began + failover.hedge_after
         self.timeouts: dict[str, Any] = {}
 
-    def wrote(self) -> None:
+    def wrote(self, count: int) -> None:
         """Record that a part of the request is written.
 
         The request's timeout restarts with each part of its body, so that a slow upload is not
-        ended while it makes progress.
+        ended while it makes progress. What HTTP/2 writes later, such as the answer to a PING,
+        restarts nothing, unless the body's length is unknown.
         """
         if self.written:
-            self.until = max(self.until, time.monotonic() + self.failover.total)
+            if self.unsent is None:
+                headers = self.request.headers
+                chunked = "Transfer-Encoding" in headers
+                self.unsent = inf if chunked else float(headers.get("Content-Length", 0))
+            if self.unsent > 0.0:
+                self.until = max(self.until, time.monotonic() + self.failover.total)
+            self.unsent -= count
         self.written = True
 
     # -- the outcome
@@ -109,12 +118,12 @@ class Exchange(Attempt, Deadline):
         # The deadline applies to the head only; the body has the caller's own time-outs.
         self.timeouts["read"] = self.wanted.get("read", Default(self.failover.total))
         self.timeouts["write"] = self.wanted.get("write")
-        self.response, self.now = response, self.core.clock()
+        self.response, self.now = response, self.state.clock()
         self.first_byte = self.now - self.asked
-        status, policy = response.status, self.core.policy
+        status, policy = response.status, self.state.policy
         if status in BUSY_STATUS or status in policy.bad_status:
             text = httpx2.Headers(response.headers).get("retry-after")
-            self.judge_status(policy, status, text, self.core.wall_clock())
+            self.judge_status(policy, status, text, self.state.wall_clock())
         else:
             self.status = status
 
@@ -124,13 +133,13 @@ class Exchange(Attempt, Deadline):
             connected, self.reused, self.fault = may_have_been_sent(error), True, Fault.PROTOCOL
         elif self.fault is None:
             self.fault = fault_of_attempt(error, connecting=not connected)
-        self.now, self.result = self.core.clock(), error
+        self.now, self.result = self.state.clock(), error
         self.sent = connected and self.fault is not Fault.POOL_TIMEOUT
 
     def bound_pauses(self) -> None:
         """Bound the time-out for each read of the body, unless the caller set a read time-out."""
         if isinstance(self.timeouts["read"], Default):
-            self.timeouts["read"] = min(self.timeouts["read"], self.core.policy.body_pause)
+            self.timeouts["read"] = min(self.timeouts["read"], self.state.policy.body_pause)
 
     def end_race(self, race: DialRace, winner: PoolMember | None) -> None:
         """Record the end of a dial race; without a winner, the last endpoint counts as failed.
@@ -143,25 +152,26 @@ class Exchange(Attempt, Deadline):
             winner: The endpoint that was ready first, or None.
         """
         losers = race.losers
-        with self.core as core:
+        with self.state as state:
             if winner is None:
                 *losers, (self.member, self.fault) = losers
             else:
                 self.member = winner
             self.lost = [loser for loser in losers if loser[1] is not Fault.STALLED]
             for loser, fault in losers:
-                self.failover.record_failure(Attempt(loser, core.clock(), self.began), fault)
+                self.failover.record_failure(Attempt(loser, state.clock(), self.began), fault)
 
     # -- the request and the answer, rewritten
 
-    def for_pool(self, for_proxy: Headers | None) -> httpcore2.Request:
+    def for_pool(self, target: Target, for_proxy: Headers | None) -> httpcore2.Request:
         """Address the request to the endpoint: its path prefix, Host, connection and time-outs.
 
         Args:
+            target: The endpoint as of the connection; the list may have changed since then.
             for_proxy: Header fields for an HTTP proxy that forwards the request, and so gets the
                 absolute URL; None without such a proxy.
         """
-        request, target = self.request, self.member.target
+        request = self.request
         self.timeouts = {"read": self, "write": self}
         self.read_limit, self.write_limit = self.wanted.get("read"), self.wanted.get("write")
         headers = [header for header in self._fields() if header[0].lower() != b"host"]
@@ -188,7 +198,7 @@ class Exchange(Attempt, Deadline):
         request, target, left = self.request, self.member.target, self.least(None)
         for name in ("connect", "pool", "read", "write"):
             self.timeouts[name] = least(self.wanted.get(name), left)
-        connect = least(self.timeouts["connect"], self.core.policy.connect_timeout)
+        connect = least(self.timeouts["connect"], self.state.policy.connect_timeout)
         self.timeouts["connect"] = connect
         path = request.url.raw_path
         path = path if path == b"*" else target.prefix + path
@@ -211,7 +221,7 @@ class Exchange(Attempt, Deadline):
         the pool.
         """
         headers = self.headers or self.request.headers.raw
-        if self.member.target.tls_name is None and self.core.has_secure_cookies:
+        if self.member.target.tls_name is None and self.state.has_secure_cookies:
             return [header for header in headers if header[0].lower() != b"cookie"]
         return headers
 
@@ -253,19 +263,19 @@ class Exchange(Attempt, Deadline):
         """Record a broken body that the application reads; return the exception to raise."""
         if not self.failover.apart:
             fault = fault_of_attempt(error, connecting=False)
-            with self.core as core:
-                core.api.failed(self.member, fault, core.clock(), began)
+            with self.state as state:
+                state.api.failed(self.member, fault, state.clock(), began)
         return translate(error, self.request, self.member.url)
 
     # -- hedges
 
     def rival(self) -> "Exchange | None":
         """Return the exchange of the second request of a hedge, or None without an endpoint."""
-        with self.core as core:
-            member = self.failover.hedge(core.clock())
+        with self.state as state:
+            member = self.failover.hedge(state.clock())
         if member is None:
             return None
-        self.second = second = Exchange(self.core, self.failover, member, self.request)
+        self.second = second = Exchange(self.state, self.failover, member, self.request)
         second.race, second.hedge_at, second.until = False, inf, self.until
         return second
 
@@ -279,19 +289,21 @@ class Exchange(Attempt, Deadline):
         second = self.second
         if second is None:
             return self
-        with self.core as core:
+        with self.state as state:
             if is_done and second.fault is not None:
                 self.failover.record_failure(second, second.fault)
             elif is_done and overtaken:
-                self.now = core.clock()
-                if not self.failover.apart and self.failover.is_stalled(self.member, self.now):
+                self.now = state.clock()
+                if not self.failover.apart and self.failover.record_overtaken(
+                    self.member, self.now
+                ):
                     self.failover.record_failure(self, Fault.STALLED)
                 return second
             elif is_done and self.fault is not None:
                 self.failover.record_failure(self, self.fault)
                 return second
             elif self.fault is not None:  # the time is over
-                second.now = core.clock()
+                second.now = state.clock()
                 self.failover.record_failure(second, Fault.READ_TIMEOUT)
         return self
 
@@ -346,7 +358,7 @@ def _cookie(value: bytes, exchange: Exchange) -> bytes:
     kept = []
     for attribute in attributes:
         key = attribute.partition(b"=")[0].strip().lower()
-        exchange.core.has_secure_cookies |= key == b"secure"
+        exchange.state.has_secure_cookies |= key == b"secure"
         if key not in (b"domain", b"path"):
             kept.append(attribute)
     return b";".join([pair, *kept, b" Path=/"])

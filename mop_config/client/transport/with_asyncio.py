@@ -89,13 +89,12 @@ async def hedged(exchange: Exchange, send: Action, close: Action) -> Exchange:
         if (second := exchange.rival()) is not None:
             unused = asyncio.create_task(send_hedge(second))
 
-    seconds = max(0.0, exchange.hedge_at - exchange.core.clock())
+    seconds = max(0.0, exchange.hedge_at - exchange.state.clock())
     late = asyncio.get_running_loop().call_later(seconds, start)
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None) as first:
                 await send(exchange)
-        late.cancel()
         if unused is None:
             return exchange
         overtaken = first.expired()

@@ -8,7 +8,6 @@ import contextlib
 import contextvars
 import logging
 import math
-import select
 import socket
 import threading
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import httpcore2
 
 from ...net.connect import GLANCE
+from ...net.polling import READABLE, new_poll
 from ...net.threads import start_thread
 from .attempt import Exchange
 
@@ -111,8 +111,8 @@ class Hedge:
             httpcore2.ReadError: If the other request has a good answer.
         """
         exchange, until = self._exchange, time.monotonic() + seconds
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
+        poll = new_poll()
+        poll.register(sock, READABLE)
         while not exchange.called_off:
             left = min(until, exchange.hedge_at) - time.monotonic()
             if poll.poll(max(0.0, min(left, self._pause)) * 1000 + 1):
@@ -158,7 +158,9 @@ class Hedge:
         if outcome is not None and first.fault is not None and not first.called_off:
             wait([outcome], first.least(None))
         is_done = outcome is not None and outcome.done()
-        return first.settle(is_done=is_done, overtaken=first.called_off)
+        # Both may have got their answers at the same moment.
+        overtaken = first.called_off and first.response is None
+        return first.settle(is_done=is_done, overtaken=overtaken)
 
     def close_unused(self, better: Exchange | None) -> None:
         """Close the answers that are not used; call off the second request if it still runs."""

@@ -161,7 +161,7 @@ class MonitorThread:
         self._directory = directory
         self._alerts = alerts
         self.results = ProbeResults(directory, stem, settings.probe_interval)
-        self._leadership = Leadership(directory, f"{stem}.monitor")
+        self._lock = f"{stem}.monitor"
         self._thread: threading.Thread | None = None
         self._complaint = ""
         self._pause = min(TURN, settings.probe_interval)
@@ -170,8 +170,6 @@ class MonitorThread:
         """Start the thread of this process, unless checks are off."""
         if not self._settings.probe_interval:
             return
-        # After a fork this closes a copy of the descriptor; the parent keeps its lock.
-        self._leadership.release()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mop-config-monitor", daemon=True)
         self._thread.start()
@@ -187,10 +185,11 @@ class MonitorThread:
         # All threads that are started from here leave SIGHUP to the main thread.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         stopping = self._stopping
+        leadership = Leadership(self._directory, self._lock)
         while not stopping.is_set():
             try:
-                if self._leadership.take():
-                    self._lead(stopping)
+                if leadership.take():
+                    self._lead(leadership, stopping)
             except OSError as error:
                 self._directory.complain(_RESULTS, error)
             except Exception as error:
@@ -199,13 +198,13 @@ class MonitorThread:
                     logger.error("%s", complaint)
                 self._complaint = complaint
             stopping.wait(self._pause)
-        self._leadership.release()
+        leadership.release()
 
-    def _lead(self, stopping: threading.Event) -> None:
+    def _lead(self, leadership: Leadership, stopping: threading.Event) -> None:
         """Check the endpoints as long as this worker has the lock."""
         monitor = EndpointMonitor(self.results, self._settings, self._directory, self._alerts)
         with closing(monitor):
-            while self._leadership.take() and not stopping.is_set():
+            while leadership.take() and not stopping.is_set():
                 monitor.turn(self._store.view.snapshot)
                 self._complaint = ""
                 stopping.wait(self._pause)

@@ -7,6 +7,7 @@ import codecs
 import gzip
 import hashlib
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain, groupby
@@ -102,7 +103,7 @@ class _Builder:
         """
         endpoints: list[Endpoint] = []
         taken: dict[str, Entry] = {}  # the first entry of each URL, by its identity
-        later: dict[str, list[Entry]] = {}  # all entries of a URL that has several
+        later: dict[str, list[Entry]] = {}  # all entries of a URL that has several, by their start
         position = 0
         sections = self.file.entries
         for entry in chain(sections[Section.DOMAINS], sections[Section.IPS], sections[own]):
@@ -113,12 +114,15 @@ class _Builder:
                 text, key = url.text, identity(*url[1:])
             first = taken.setdefault(key, entry)
             if first is not entry:
+                # The windows of one URL do not overlap, so only the two neighbours can.
                 others = later.setdefault(key, [first])
-                if other := next((each for each in others if each.window.overlaps(window)), None):
+                place = bisect(others, window.start, key=attrgetter("window.start"))
+                near = others[max(0, place - 1) : place + 1]
+                if other := next((each for each in near if each.window.overlaps(window)), None):
                     reason = f"a duplicate {kind.label} endpoint: line {other.line} has it already"
                     self._warn(Code.DUPLICATE, entry, reason)
                     continue
-                others.append(entry)
+                others.insert(place, entry)
             rank = position if entry.priority is None else entry.priority
             position += 1
             if window != ALWAYS and not self._is_served(kind, entry, text):
@@ -387,8 +391,9 @@ def missing_confirmations(
     valid = _confirmations(rendering.data) - _confirmations(confirmed)
     lines = []
     for kind, word in _WORDS.items():
-        removed = _removed(_urls(before, kind), _urls(rendering.body, kind), settings)
-        if removed and not valid[removed, word]:
+        urls = _urls(before, kind)
+        removed = len(urls - _urls(rendering.body, kind))
+        if removed > settings.max_removed * len(urls) and not valid[removed, word]:
             lines.append(f"# confirm: removes {removed} {word}")
     return lines
 
@@ -397,14 +402,9 @@ def _urls(body: bytes, kind: Kind) -> set[str]:
     return {endpoint.url for endpoint in iter_endpoints(body, kind)}
 
 
-def _removed(before: set[str], left: set[str], settings: Settings) -> int:
-    """Return the number of removed URLs if their share is too large, else 0."""
-    removed = len(before - left)
-    return removed if removed > settings.max_removed * len(before) else 0
-
-
 def _confirmations(text: bytes) -> Counter[tuple[int, str]]:
-    found = map(_CONFIRMATION.fullmatch, text.splitlines())
+    lines = text.removeprefix(codecs.BOM_UTF8).splitlines()
+    found = map(_CONFIRMATION.fullmatch, lines)
     return Counter((int(match[1]), match[2].decode()) for match in found if match)
 
 
@@ -438,36 +438,54 @@ def last_passed(text: bytes, settings: Settings, since: float, until: float) -> 
 def _judge_plan(rendering: Rendering, settings: Settings) -> Iterator[tuple[float, str]]:
     """Yield each future boundary, and why the guard would refuse it; empty if it would not.
 
-    The URLs of the list are followed over the boundaries, since a text may have a thousand of
-    them and must not be rendered for each.
+    A text may have thousands of boundaries. So it is not rendered for each, and the differences
+    to the list that would be served before it are followed instead of compared.
     """
-    if not rendering.planned:
-        return
-    served = {kind: _urls(rendering.body, kind) for kind in Kind}
-    planned = {kind: set(urls) for kind, urls in served.items()}
+    left = {kind: _urls(rendering.body, kind) for kind in Kind}
+    before = {kind: len(urls) for kind, urls in left.items()}
+    removed: dict[Kind, set[str]] = {kind: set() for kind in Kind}
+    added: dict[Kind, set[str]] = {kind: set() for kind in Kind}
     for at, changes in groupby(rendering.planned, attrgetter("at")):
         # Removals first: one entry of a URL may follow another at the same boundary.
-        for change in sorted(changes, key=attrgetter("added")):
-            if change.added:
-                planned[change.kind].add(change.url)
+        for _, kind, is_added, url in sorted(changes, key=attrgetter("added")):
+            if is_added:
+                left[kind].add(url)
+                here, there = added[kind], removed[kind]
             else:
-                planned[change.kind].discard(change.url)
-        reason = _planned_refusal(served, planned, settings)
+                left[kind].discard(url)
+                here, there = removed[kind], added[kind]
+            if url in there:
+                there.remove(url)
+            else:
+                here.add(url)
+        counts = {kind: len(urls) for kind, urls in left.items()}
+        lost = {kind: len(urls) for kind, urls in removed.items()}
+        reason = _planned_refusal(before, counts, lost, settings)
         if not reason:
-            served = {kind: set(urls) for kind, urls in planned.items()}
+            before = counts
+            for urls in (*removed.values(), *added.values()):
+                urls.clear()
         yield at, reason
 
 
 def _planned_refusal(
-    served: Mapping[Kind, set[str]], planned: Mapping[Kind, set[str]], settings: Settings
+    before: Mapping[Kind, int],
+    left: Mapping[Kind, int],
+    removed: Mapping[Kind, int],
+    settings: Settings,
 ) -> str:
-    """Return why the guard would refuse a boundary; empty if the boundary is acceptable."""
-    before = {kind: len(urls) for kind, urls in served.items()}
-    left = {kind: len(urls) for kind, urls in planned.items()}
+    """Return why the guard would refuse a boundary; empty if the boundary is acceptable.
+
+    Args:
+        before: Number of endpoints of each kind before the boundary.
+        left: Number of endpoints of each kind after it.
+        removed: Number of endpoints of each kind whose URLs it removes.
+        settings: The limits of what is acceptable.
+    """
     if error := _too_few(before, left, settings):
         return str(error)
     for kind in Kind:
-        if removed := _removed(served[kind], planned[kind], settings):
-            of = f"{removed} of {before[kind]} {kind.label} endpoints"
+        if removed[kind] > settings.max_removed * before[kind]:
+            of = f"{removed[kind]} of {before[kind]} {kind.label} endpoints"
             return f"it removes {of} (ENDPOINT_MAX_REMOVED)"
     return ""

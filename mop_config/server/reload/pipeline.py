@@ -358,10 +358,10 @@ class Reloader:
 
     def _judge_anew(self, good: LastGood, attempt: ReloadAttempt) -> Accepted | None:
         """Accept a saved text as of now; None if that fails, or the host has another text now."""
-        last = self.releases
+        releases = self.releases
         try:
             return self._accept(
-                good, attempt, lambda: last.last is not None and last.last.data != good.data
+                good, attempt, lambda: releases.last is not None and releases.last.data != good.data
             )
         except Exception as error:
             self._refuse(error, attempt, self.loaded.signature)
@@ -414,9 +414,11 @@ class Reloader:
         if self.loaded is before or not reason.code:  # else the identity of the text is kept
             identity = UNREACHABLE if reason.code == Code.UNREACHABLE else str(reason).encode()
             self.loaded = replace(before, signature=signature, identity=identity, vain=())
-        if not attempt.repeats(self.loaded):
+        # A lack of descriptors is met 20 times a second until it is over, and noted once.
+        again = isinstance(error, OSError)
+        if not ((attempt.quietly or again) and self.loaded.identity == before.identity):
             self._note(reason, attempt)
-        return not isinstance(error, OSError)
+        return not again
 
     def _note(self, error: SourceError, attempt: ReloadAttempt) -> None:
         """Note why the source's text is not served: it is refused, or something has failed."""

@@ -46,7 +46,7 @@ BUSY_STAT_INTERVAL = 0.05
 
 #: Seconds that a stopping process waits for each of the two threads.
 THREAD_PATIENCE = 2.0
-#: Seconds after which an unfinished turn is late.
+#: Seconds after which an unfinished turn is late; for etcd, beside the limit of a read.
 LATE = 5.0
 #: Seconds between two checks of the guard.
 LATE_LOOK = 1.0
@@ -165,9 +165,11 @@ class ReloadThread:
         self.watcher: Watcher | EtcdWatcher
         if isinstance(source, EtcdSource):
             self.watcher = EtcdWatcher(source, events)
+            self._late_after = LATE + source.longest
             self._noticed = Trigger.ETCD
         else:
             self.watcher = Watcher(source.path, events)
+            self._late_after = LATE
             self._noticed = Trigger.WATCH
         self._debouncer = Debouncer(reloader.loaded.signature)
         self._cause = Trigger.POLL  # of the next read
@@ -190,7 +192,7 @@ class ReloadThread:
     def late(self) -> str | None:
         """The message that the present turn of the thread takes too long; else None."""
         seconds = time.monotonic() - self._turned_at
-        if seconds <= LATE:
+        if seconds <= self._late_after:
             return None
         return f"the reload thread stands still, for {seconds:.0f} s now: edits are not seen"
 
@@ -243,8 +245,7 @@ class ReloadThread:
                 except Exception as error:
                     name = type(error).__name__
                     logger.error("the reload thread goes on after %s: %s", name, error)
-                    time.sleep(1.0)
-                    events = [Event.OTHER]
+                    time.sleep(1.0)  # the turn begins again with the same events
         finally:
             self._ended.set()
             self.watcher.stop()

@@ -41,7 +41,7 @@ SECURITY_HEADERS = (
 )
 
 
-#: Longest header value or query that is parsed; a longer one counts as absent. werkzeug parses
+#: Longest header value that is parsed; a longer one counts as absent. werkzeug parses
 #: ``Accept`` in quadratic time, and the caches below keep whole values.
 MAX_VALUE = 1024
 

@@ -264,12 +264,12 @@ class LongPoll:
         changes: SimpleQueue[None] = SimpleQueue()
         listen = partial(changes.put, None)
         hang_up = select.poll()
-        if client is not None:
-            hang_up.register(client, _HUNG_UP)
         listeners = self.responder.store.listeners
         # Listen before reading the list, so that a change in between is not missed.
         listeners.add(listen)
         try:
+            if client is not None:
+                hang_up.register(client, _HUNG_UP)
             while not self.is_over() and not hang_up.poll(0):
                 left = self.until - time.monotonic()
                 if left <= 0:

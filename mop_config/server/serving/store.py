@@ -2,8 +2,8 @@
 
 A snapshot is a rendered list with its bytes and headers, ready to be sent.
 
-Readers read ``store.view`` once and get a consistent state without a lock. The only writer, the
-reload thread, replaces the whole view in one assignment.
+Readers read ``store.view`` once and get a consistent state without a lock. Each change, mostly by
+the reload thread, replaces the whole view in one assignment.
 """
 
 import threading

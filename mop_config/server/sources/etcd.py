@@ -45,7 +45,7 @@ _TRY_ANOTHER = frozenset({1, 4, 10, 13, 14, 15})
 _STALE_TOKEN = ("invalid auth token", "revision in header is old", "revision of auth store is old")
 
 T = TypeVar("T")
-#: Limit of a request over all members in seconds, and the least share of each of them.
+#: Seconds that the members share for one request, and the least share of each; without a login.
 PATIENCE = 6.0
 LEAST_PATIENCE = 2.0
 
@@ -172,6 +172,7 @@ class EtcdSource:
     Attributes:
         preferred: Index of the member that responded last.
         key: The key in base64, as the gateway takes it.
+        longest: Seconds that a request to members that all hang may take, with a login at each.
     """
 
     def __init__(self, address: EtcdAddress, settings: EtcdSettings, max_bytes: int) -> None:
@@ -183,6 +184,9 @@ class EtcdSource:
         self._settings = settings
         self._resolver = Resolver()
         self._token = ""
+        # Members that hang must not use up the time of those that would respond.
+        self._share = max(LEAST_PATIENCE, PATIENCE / len(address.members))
+        self.longest = len(address.members) * (READ_TIMEOUT + self._share)
         self._seen = Fingerprint(0)
         # Base64 makes four characters of three bytes.
         self._limit = max_bytes * 4 // 3 + OVERHEAD
@@ -250,9 +254,7 @@ class EtcdSource:
         Raises:
             SourceError: As for ``get``.
         """
-        # Members that hang must not use up the time of those that would respond.
-        share = max(LEAST_PATIENCE, PATIENCE / len(self.address.members))
-        return self._with_member(lambda member: self._post(member, path, message, share))
+        return self._with_member(lambda member: self._post(member, path, message, self._share))
 
     def watch(self, stopping: Callable[[], bool]) -> tuple[HttpClient, Messages]:
         """Open a watch on the key, from now on, at the first member that responds.

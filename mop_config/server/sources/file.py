@@ -289,11 +289,11 @@ class FileSource:
     def read(self, expected: Fingerprint | None = None) -> SourceText:
         """Read the file.
 
-        Args:
-            expected: Fingerprint that the file must still have; None reads whatever is there.
-
         The file is opened without blocking, so that a FIFO or a terminal cannot hang the thread.
         The number of bytes is bounded, because the file may grow during the read.
+
+        Args:
+            expected: Fingerprint that the file must still have; None reads whatever is there.
 
         Raises:
             SourceError: With code ``missing``, ``unreadable``, ``unreachable``,

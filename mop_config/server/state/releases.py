@@ -96,7 +96,8 @@ class LastGood(NamedTuple):
         api: Number of API endpoints in the list.
         socketio: Number of Socket.io endpoints in the list.
         order: Place of the text in etcd, or None for a file.
-        boundary: POSIX seconds of the last window boundary before the list; 0 without a boundary.
+        boundary: POSIX seconds of the last window boundary that had passed when the list was made;
+            0 without one.
         saved_at: POSIX time at which the text was found good.
         trigger: The cause of the reload.
     """
@@ -332,7 +333,7 @@ class ReleaseStore:
             name = f"{self._prefix}{good.release.version:016d}"
             with contextlib.suppress(OSError):  # a full disk costs the history only
                 self._directory.write(name, gzip.compress(data, mtime=0), sync=False)
-            self._prune(MAX_TEXTS)
+            self._prune()
 
     # -- the history
 
@@ -347,10 +348,10 @@ class ReleaseStore:
         names = self._directory.names()
         return sorted((name for name in names if name.startswith(self._prefix)), reverse=True)
 
-    def _prune(self, most: int) -> None:
-        """Remove the oldest texts beyond ``most`` texts or ``MAX_HISTORY_BYTES`` bytes."""
+    def _prune(self) -> None:
+        """Remove the oldest texts beyond ``MAX_TEXTS`` texts or ``MAX_HISTORY_BYTES`` bytes."""
         size = 0
         for number, name in enumerate(self._history()):
             size += self._directory.fingerprint(name).size
-            if number >= most or size > MAX_HISTORY_BYTES:
+            if number >= MAX_TEXTS or size > MAX_HISTORY_BYTES:
                 self._directory.remove(name)

@@ -99,7 +99,7 @@ def host_status(
     Args:
         source: The source's name.
         workers: The record of each live worker; not empty.
-        health: The results of the health checks, or None if no worker checks the endpoints.
+        health: The results of the health checks, or None if health checks are off.
         reports: What clients reported in the last hour, or None if reports are off.
     """
     worst = worst_of(workers)
@@ -138,13 +138,13 @@ def readiness(view: ServerState, reason: str | None) -> dict[str, Any]:
 def worst_of(workers: list[WorkerRecord]) -> WorkerRecord:
     """Return the worker with the worst state, which the status shows for the whole host.
 
-    A worker that cannot follow its source must not be hidden by those that can. In one state, the
-    worker with the most problems is the worst: only this process knows of trouble with the state
-    folder if the other workers could not write it into their records. Of as many problems, a worker
-    with the common list counts (see ``common_etag``): another worker may be stopped, and serve an
-    old list. Of these, the lowest process id counts, which is nearly always that of the oldest
-    worker: every worker records each edit for itself, but a new worker has not seen the earlier
-    edits.
+    A worker that cannot follow its source must not be hidden by those that can. Among workers in
+    the same state, the one with the most problems is the worst: only this process knows of trouble
+    with the state folder if the other workers could not write it into their records. Among workers
+    with equally many problems, one that serves the common list comes first (see ``common_etag``),
+    since another worker may be stopped and serve an old list. After that, the lowest process id
+    decides, which is nearly always that of the oldest worker: every worker records each edit for
+    itself, but a new worker has not seen the earlier edits.
     """
     common = common_etag([_document(worker) for worker in workers])
 
@@ -268,15 +268,15 @@ def kinds_down(health: HealthDocument | None, counts: dict[str, int]) -> list[st
 def dropped_entries(status: StatusDocument) -> int:
     """Count the faulty entries that were left out; 0 if the whole text was refused."""
     errors = [problem for problem in status["problems"] if problem["severity"] == "error"]
-    # A problem of the whole file quotes no entry. A detached file is served.
+    # A problem of the whole file quotes no entry. With these two, a list is served nevertheless.
     whole = [problem["code"] for problem in errors if not problem["text"]]
-    if status["state"] == "empty" or whole.count(Code.DETACHED) < len(whole):
+    if status["state"] == "empty" or not {Code.DETACHED, Code.LATE}.issuperset(whole):
         return 0
     return status["problem_counts"]["error"] - len(whole)
 
 
 def common_etag(workers: list[WorkerDocument]) -> str:
-    """Return the ETag that most workers serve; of as many workers, that of the newest reload."""
+    """Return the ETag that most workers serve; a tie goes to the list of the newest reload."""
     newest = sorted(workers, key=_reloaded_at, reverse=True)
     return str(Counter(worker["etag"] for worker in newest).most_common(1)[0][0])
 

@@ -237,7 +237,7 @@ def host_gauges(
 
     Args:
         workers: The record of each live worker; not empty.
-        health: The results of the health checks, or None if no worker checks the endpoints.
+        health: The results of the health checks, or None if health checks are off.
         reports: What clients reported in the last hour, or None if reports are off.
     """
     gauges = {

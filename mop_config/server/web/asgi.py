@@ -113,7 +113,7 @@ class WsgiBridge:
         """Read the request's body, and then run the application; None if the client has left."""
         length = environ.get("CONTENT_LENGTH", "")[:20]
         size = int(length) if length.isdecimal() else 0
-        body = b""
+        body = bytearray()  # appending to ``bytes`` would copy all of it each time
         more = True
         try:
             async with asyncio.timeout(self._body_timeout):

@@ -608,6 +608,21 @@ def test_a_process_without_descriptors_blames_no_file(site: Site) -> None:
     assert hosts(loader) == BC
 
 
+def test_a_request_without_descriptors_is_noted_once(site: Site) -> None:
+    """A requested reload is repeated until descriptors are free, and noted once."""
+    site.file.write_text(GOOD)
+    loader = site.boot()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        for _ in range(5):
+            assert not loader.reload(Trigger.SIGHUP)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    results = [reload.result for reload in loader.store.view.history]
+    assert results == [Result.ERROR, Result.APPLIED]
+
+
 def test_a_name_that_is_no_text_is_no_trouble(site: Site) -> None:
     """A file name that is not UTF-8 works."""
     site.file = site.file.with_name(os.fsdecode(b"end\xffpoints.txt"))

@@ -1,10 +1,14 @@
 """The guard decides which texts may replace the list that the host serves."""
 
-from datetime import UTC, datetime
+import json
+import time
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mop_config.cli import run
 from mop_config.errors import SourceError
@@ -183,6 +187,66 @@ def test_a_refusal_of_a_plan_asks_for_no_confirmation() -> None:
         "at 2027-01-02T00:00:00.000Z the planned change will be refused: it removes "
     )
     assert "confirm" not in first.message
+
+
+def test_a_confirming_line_may_follow_a_byte_order_mark() -> None:
+    """A text with a byte order mark may begin with the confirming line."""
+    confirmed = f"\ufeff{REMOVES_3}\n{text(1, 4)}"
+    assert verdict(text(4, 4), confirmed, Settings(max_removed=0.5)) == "accepted"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 6), st.integers(1, 7)), max_size=8),
+    st.sampled_from([0.0, 0.3, 0.5]),
+    st.integers(0, 2),
+)
+def test_a_plan_is_judged_as_its_boundaries_will_be(
+    entries: list[tuple[str, int, int]], share: float, least: int
+) -> None:
+    """A boundary has a warning exactly if the guard would refuse the list of that moment."""
+    start = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    settings = Settings(max_removed=share, min_endpoints=least)
+    lines = ["ApiList:", "x.example", "y.example"]
+    for name, begin, length in entries:
+        first, last = (f"2027-01-{1 + day:02}" for day in (begin, begin + length))
+        lines.append(f"{name}.example from={first} until={last}")
+    plan = "\n".join(lines).encode()
+    expected = []
+    served = render(plan, RULES, EMPTY_BODY, start)
+    for at in sorted({change.at for change in served.planned}):
+        made = render(plan, RULES, EMPTY_BODY, at)
+        before, after = (
+            {endpoint["url"] for endpoint in json.loads(each.body)["api_endpoints"]}
+            for each in (served, made)
+        )
+        if len(after) < least or len(before - after) > share * len(before):
+            expected.append(datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d"))
+        else:
+            served = made
+    assert refused_days(plan.decode(), settings, start) == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["h{n}.example until={at}\n", "h.example from={at} until={end}\n"],
+    ids=["many hosts", "one host"],
+)
+def test_a_long_plan_takes_time_in_proportion_to_its_length(line: str) -> None:
+    """Four times as many windows take about four times as long."""
+
+    def seconds(number: int) -> float:
+        start = datetime(2027, 1, 1, tzinfo=UTC)
+        moments = (start + timedelta(minutes=n) for n in range(number))
+        plan = "ApiList:\nx.example\n" + "".join(
+            line.format(n=n, at=f"{at:%Y-%m-%dT%H:%M:00Z}", end=f"{at:%Y-%m-%dT%H:%M:30Z}")
+            for n, at in enumerate(moments)
+        )
+        began = time.process_time()
+        rendering = render(plan.encode(), RULES, EMPTY_BODY, start.timestamp() - 60)
+        with_planned_refusals(rendering, Settings(max_removed=0.5))
+        return time.process_time() - began
+
+    assert min(seconds(4000) for _ in range(2)) < 8 * min(seconds(1000) for _ in range(3))
 
 
 def put(file: Path, content: str) -> None:

@@ -26,6 +26,7 @@ from mop_config.server.state.directory import (
 from mop_config.server.status.document import (
     common_etag,
     differing,
+    dropped_entries,
     host_status,
 )
 
@@ -90,6 +91,15 @@ def test_the_worst_worker_speaks_for_the_host() -> None:
         states = [worker(1, worst, "bad"), *(worker(2 + i, s) for i, s in enumerate(others))]
         status = host_status("x", states)
         assert (status["state"], status["etag"]) == (worst, "bad")
+
+
+def test_a_late_thread_hides_no_faulty_entries() -> None:
+    """The problems of the process say nothing about the entries, which are still counted."""
+    late = Problem.of(Code.LATE, "the reload thread stands still").as_dict()
+    bad = Problem(3, 1, Severity.ERROR, Code.BAD_HOST, "no host name", "a_b").as_dict()
+    state = worker(1, complete=False, errors=2)
+    state["served"]["problems"] = [late, bad]
+    assert dropped_entries(host_status("x", [state])) == 1
 
 
 def test_one_worker_that_left_entries_out_makes_the_host_incomplete() -> None:

@@ -36,7 +36,7 @@ class AsyncConnector(Owner):
     """Opens the connections of one client: those of its exchanges, and its warm spare.
 
     Args:
-        core: The manager's pools.
+        state: The manager's pools.
         options: Options of the connections.
 
     Attributes:
@@ -46,9 +46,9 @@ class AsyncConnector(Owner):
         aborted: Whether the client is closed.
     """
 
-    def __init__(self, core: ClientState, options: TransportOptions) -> None:
+    def __init__(self, state: ClientState, options: TransportOptions) -> None:
         super().__init__()
-        self._state = core
+        self._state = state
         self._options = options
         self._dials = dial_limit()
         self._spare_dial: Any = None
@@ -76,7 +76,8 @@ class AsyncConnector(Owner):
             with self._state:
                 spare = spare_member(self._state.api, now)
         for key, pool in list(self.pools.items()):
-            pool.retired = self._state.api.get(pool.member.url) is None
+            member = self._state.api.get(pool.member.url)
+            pool.retired = member is None or member.target.key != key
             await pool.tidy(keeps_spare=spare is not None and key == spare.target.key)
             if pool.retired and pool.is_empty:
                 self.pools.pop(key, None)
@@ -101,18 +102,18 @@ class AsyncConnector(Owner):
             httpcore2.PoolTimeout: If no connection was free in time.
             httpcore2.ConnectError: If no endpoint could be reached.
         """
-        core = self._state
+        state = self._state
         while exchange.connection is None:
             pool = self.pool_of(exchange.member)
             left = least(exchange.wanted.get("pool"), exchange.least(None))
             patience = left
             if exchange.race:
-                patience = max(0.0, exchange.began + core.policy.queue_delay - core.clock())
+                patience = max(0.0, exchange.began + state.policy.queue_delay - state.clock())
             taken = await pool.take(min(left, patience))
             if taken is None and patience < left and not self.aborted:
                 # Look for a free connection at each other endpoint, and wait at the last one.
-                with core:
-                    other = exchange.failover.next(core.clock(), last_resort=False)
+                with state:
+                    other = exchange.failover.next(state.clock(), last_resort=False)
                 if other is not None:
                     exchange.member = other
                     continue
@@ -128,11 +129,9 @@ class AsyncConnector(Owner):
         """Open a connection in the place that the exchange has taken."""
         places = {exchange.member.url: place}
         try:
-            if exchange.least(None) == 0.0:
-                raise httpcore2.PoolTimeout("the time was over before the endpoint was dialled")
             if exchange.race:
-                with self._state:
-                    better = exchange.failover.better(time.monotonic())
+                with self._state as state:
+                    better = exchange.failover.better(state.clock())
                 if better is not None:
                     exchange.member = better
                     return
@@ -172,6 +171,8 @@ class AsyncConnector(Owner):
         race.called_off = lambda: exchange.called_off or self.aborted
         try:
             async with self._dials:
+                if exchange.least(None) == 0.0:
+                    raise httpcore2.PoolTimeout("the time was over before the endpoint was dialled")
                 options = self._dial_options(exchange)
                 winner, stream = await dial(race, options, self._state.resolver)
         except (OSError, RuntimeError, MemoryError) as error:

@@ -95,34 +95,42 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         if request.url.raw_host != RAW_HOST:
             plain = self._inner or self._plain_for(request)
             return await plain.handle_async_request(request)
-        core = self._state
+        state = self._state
         wanted, traits = request.extensions.get("timeout") or {}, traits_of(request)
-        total = total_of(wanted, core.policy.total_timeout)
+        total = total_of(wanted, state.policy.total_timeout)
         route = route_of(request.method, request.url.path)
-        with core:
-            failover = Failover(traits, core.api, core.budget, core.clock(), total, route)
+        with state:
+            failover = Failover(traits, state.api, state.budget, state.clock(), total, route)
         failover.apart = self._is_apart
+        try:
+            await self._carry(failover, request)
+        except BaseException:  # such as a cancellation: nobody gets the answer
+            if failover.answer is not None:
+                await close(failover.answer)
+            raise
+        return self._conclude(failover, request)
+
+    async def _carry(self, failover: Failover, request: httpx2.Request) -> None:
+        """Carry a request over the endpoints until it has its outcome."""
+        state, connector = self._state, self._connector
         while failover.member is not None:
-            exchange = await self._attempt(Exchange(core, failover, failover.member, request))
+            exchange = await self._attempt(Exchange(state, failover, failover.member, request))
             if exchange.lost and _is_traced():
-                for member, fault in exchange.lost:
-                    lost = Exchange(core, failover, member, request)
-                    await _trace_failure(lost, httpcore2.ConnectError(str(fault)))
+                await _trace_losers(exchange)
             if exchange.status is not None:
                 if exchange.fault is not None:
                     exchange.bound_pauses()
                 elif exchange.is_read_whole():
                     await self._read_whole(exchange)
-            if self._connector.aborted and exchange.fault is not None:
+            if connector.aborted and exchange.fault is not None:
                 await close(exchange)
                 raise closed(request)
-            with core:
+            with state:
                 failover.record(exchange)
             if failover.discard is not None:
                 await close(failover.discard)
-        if core.clock() >= self._connector.sweep_at and self._inner is None:
-            await self._connector.sweep(core.clock())
-        return await self._conclude(failover, request)
+        if state.clock() >= connector.sweep_at and self._inner is None:
+            await connector.sweep(state.clock())
 
     async def _attempt(self, exchange: Exchange) -> Exchange:
         """Send a request to an endpoint; return the exchange that has the outcome."""
@@ -130,7 +138,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
             await _send_through(self._inner, exchange)
             return exchange
         pools, member = self._connector.pools, exchange.member
-        # Without a call for an open connection.
+        # ``get`` saves the call of ``pool_of`` for each request over an open connection.
         pool = pools.get(member.target.key) or self._connector.pool_of(member)
         pool.take_open(exchange)
         if exchange.hedge_at == math.inf:
@@ -156,9 +164,10 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
                 if exchange.connection is None:
                     await self._connector.connect(exchange)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
-                    await (
-                        _ask_traced(exchange, self._ask) if _is_traced() else self._ask(exchange)
-                    )
+                    if _is_traced():
+                        await _ask_traced(exchange, self._ask)
+                    else:
+                        await self._ask(exchange)
         except Exception as error:
             await self._failed(exchange, error)
         else:
@@ -180,7 +189,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         try:
             if exchange.called_off:
                 raise httpcore2.ReadError("the other request of the hedge has its answer")
-            addressed = exchange.for_pool(connection.pool.for_proxy)
+            addressed = exchange.for_pool(connection.pool.target, connection.pool.for_proxy)
             exchange.asked = self._state.clock()
             response = await connection.http.handle_async_request(addressed)
             if response.status == 407 and connection.pool.for_proxy is not None:
@@ -205,7 +214,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         finally:
             await close(exchange)
 
-    async def _conclude(self, failover: Failover, request: httpx2.Request) -> httpx2.Response:
+    def _conclude(self, failover: Failover, request: httpx2.Request) -> httpx2.Response:
         if failover.answer is None:
             raise why(failover, request)
         exchange: Exchange = failover.answer
@@ -229,6 +238,8 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every connection; running requests end with an error."""
+        if self._pid != os.getpid():
+            self._open()  # a shutdown would end the parent's connections
         await self._connector.close()
         if self._inner is not None:
             await self._inner.aclose()
@@ -285,6 +296,13 @@ async def _ask_traced(exchange: Exchange, ask: Callable[[Exchange], Awaitable[No
         raise failure from failure.__cause__
 
 
+async def _trace_losers(exchange: Exchange) -> None:
+    """Make a span for each endpoint that lost the dial race of an exchange."""
+    for member, fault in exchange.lost:
+        lost = Exchange(exchange.state, exchange.failover, member, exchange.request)
+        await _trace_failure(lost, httpcore2.ConnectError(str(fault)))
+
+
 async def _trace_failure(exchange: Exchange, error: Exception) -> None:
     """Make a span for an attempt that got no connection."""
 
@@ -303,7 +321,7 @@ class _AsyncBody(httpx2.AsyncByteStream):
     exchange: Exchange
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        exchange, began = self.exchange, self.exchange.core.clock()
+        exchange, began = self.exchange, self.exchange.state.clock()
         try:
             async for part in exchange.response.aiter_stream():
                 yield part

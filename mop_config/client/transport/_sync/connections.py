@@ -76,6 +76,7 @@ class EndpointPool:
 
     Attributes:
         member: The endpoint.
+        target: The endpoint's server; that of the member may change later.
         for_proxy: Header fields for an HTTP proxy that forwards the requests, or None.
         retired: Whether the endpoint was removed; then connections close after their exchanges.
         spare_after: When the next spare connection may be dialled, in monotonic seconds.
@@ -83,11 +84,10 @@ class EndpointPool:
 
     def __init__(self, member: PoolMember, options: TransportOptions) -> None:
         target, limits = member.target, options.limits
-        self.member = member
+        self.member, self.target = member, target
         self.for_proxy = headers_for(options.for_place(target), target.tls_name)
         self.retired = False
         self.spare_after = 0.0
-        # The target of the member may change later.
         self._origin = httpcore2.Origin(target.scheme, target.key, target.port)
         self._options = options
         self._limit = math.inf if limits.max_connections is None else limits.max_connections

@@ -96,34 +96,42 @@ class FailoverTransport(httpx2.BaseTransport):
         if request.url.raw_host != RAW_HOST:
             plain = self._inner or self._plain_for(request)
             return plain.handle_request(request)
-        core = self._state
+        state = self._state
         wanted, traits = request.extensions.get("timeout") or {}, traits_of(request)
-        total = total_of(wanted, core.policy.total_timeout)
+        total = total_of(wanted, state.policy.total_timeout)
         route = route_of(request.method, request.url.path)
-        with core:
-            failover = Failover(traits, core.api, core.budget, core.clock(), total, route)
+        with state:
+            failover = Failover(traits, state.api, state.budget, state.clock(), total, route)
         failover.apart = self._is_apart
+        try:
+            self._carry(failover, request)
+        except BaseException:  # such as a cancellation: nobody gets the answer
+            if failover.answer is not None:
+                close(failover.answer)
+            raise
+        return self._conclude(failover, request)
+
+    def _carry(self, failover: Failover, request: httpx2.Request) -> None:
+        """Carry a request over the endpoints until it has its outcome."""
+        state, connector = self._state, self._connector
         while failover.member is not None:
-            exchange = self._attempt(Exchange(core, failover, failover.member, request))
+            exchange = self._attempt(Exchange(state, failover, failover.member, request))
             if exchange.lost and _is_traced():
-                for member, fault in exchange.lost:
-                    lost = Exchange(core, failover, member, request)
-                    _trace_failure(lost, httpcore2.ConnectError(str(fault)))
+                _trace_losers(exchange)
             if exchange.status is not None:
                 if exchange.fault is not None:
                     exchange.bound_pauses()
                 elif exchange.is_read_whole():
                     self._read_whole(exchange)
-            if self._connector.aborted and exchange.fault is not None:
+            if connector.aborted and exchange.fault is not None:
                 close(exchange)
                 raise closed(request)
-            with core:
+            with state:
                 failover.record(exchange)
             if failover.discard is not None:
                 close(failover.discard)
-        if core.clock() >= self._connector.sweep_at and self._inner is None:
-            self._connector.sweep(core.clock())
-        return self._conclude(failover, request)
+        if state.clock() >= connector.sweep_at and self._inner is None:
+            connector.sweep(state.clock())
 
     def _attempt(self, exchange: Exchange) -> Exchange:
         """Send a request to an endpoint; return the exchange that has the outcome."""
@@ -131,7 +139,7 @@ class FailoverTransport(httpx2.BaseTransport):
             _send_through(self._inner, exchange)
             return exchange
         pools, member = self._connector.pools, exchange.member
-        # Without a call for an open connection.
+        # ``get`` saves the call of ``pool_of`` for each request over an open connection.
         pool = pools.get(member.target.key) or self._connector.pool_of(member)
         pool.take_open(exchange)
         if exchange.hedge_at == math.inf:
@@ -157,7 +165,10 @@ class FailoverTransport(httpx2.BaseTransport):
                 if exchange.connection is None:
                     self._connector.connect(exchange)
                 with contextlib.suppress(httpcore2.ConnectionNotAvailable):
-                    (_ask_traced(exchange, self._ask) if _is_traced() else self._ask(exchange))
+                    if _is_traced():
+                        _ask_traced(exchange, self._ask)
+                    else:
+                        self._ask(exchange)
         except Exception as error:
             self._failed(exchange, error)
         else:
@@ -179,7 +190,7 @@ class FailoverTransport(httpx2.BaseTransport):
         try:
             if exchange.called_off:
                 raise httpcore2.ReadError("the other request of the hedge has its answer")
-            addressed = exchange.for_pool(connection.pool.for_proxy)
+            addressed = exchange.for_pool(connection.pool.target, connection.pool.for_proxy)
             exchange.asked = self._state.clock()
             response = connection.http.handle_request(addressed)
             if response.status == 407 and connection.pool.for_proxy is not None:
@@ -228,6 +239,8 @@ class FailoverTransport(httpx2.BaseTransport):
 
     def close(self) -> None:
         """Close every connection; running requests end with an error."""
+        if self._pid != os.getpid():
+            self._open()  # a shutdown would end the parent's connections
         self._connector.close()
         if self._inner is not None:
             self._inner.close()
@@ -284,6 +297,13 @@ def _ask_traced(exchange: Exchange, ask: Callable[[Exchange], None]) -> None:
         raise failure from failure.__cause__
 
 
+def _trace_losers(exchange: Exchange) -> None:
+    """Make a span for each endpoint that lost the dial race of an exchange."""
+    for member, fault in exchange.lost:
+        lost = Exchange(exchange.state, exchange.failover, member, exchange.request)
+        _trace_failure(lost, httpcore2.ConnectError(str(fault)))
+
+
 def _trace_failure(exchange: Exchange, error: Exception) -> None:
     """Make a span for an attempt that got no connection."""
 
@@ -302,7 +322,7 @@ class _Body(httpx2.SyncByteStream):
     exchange: Exchange
 
     def __iter__(self) -> Iterator[bytes]:
-        exchange, began = self.exchange, self.exchange.core.clock()
+        exchange, began = self.exchange, self.exchange.state.clock()
         try:
             for part in exchange.response.iter_stream():
                 yield part
