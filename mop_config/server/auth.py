@@ -188,7 +188,7 @@ class TokenAuthenticator:
         self.problems: tuple[Problem, ...] = ()
         self._due = self._latest = math.inf  # monotonic time of the next read, and its limit
         if self._file is not None:
-            self._seen = self._file.signature()
+            self._seen = self._file.fingerprint()
             self._read(self._file)
 
     def find(self, shown: str) -> Token | None:
@@ -242,9 +242,9 @@ class TokenAuthenticator:
         if file is None:
             return
         now = time.monotonic()
-        signature = file.signature()
-        if signature != self._seen:
-            self._seen = signature
+        fingerprint = file.fingerprint()
+        if fingerprint != self._seen:
+            self._seen = fingerprint
             if self._due == math.inf:
                 self._latest = now + LONGEST
             self._due = min(now + SETTLED, self._latest)

@@ -72,14 +72,14 @@ class Loaded:
     """What the reloader remembers of its last read of the source; replaced whole.
 
     Attributes:
-        signature: Fingerprint of the source right before it was read.
+        fingerprint: Fingerprint of the source right before it was read.
         identity: Digest of the text that was read, or the reason why no text could be read.
         vain: Monotonic seconds at the starts of the first reads in a row whose text was outdated
             before its release was issued.
         good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
     """
 
-    signature: Fingerprint = Fingerprint(0)  # noqa: RUF009 - immutable
+    fingerprint: Fingerprint = Fingerprint(0)  # noqa: RUF009 - immutable
     identity: bytes = b""
     vain: tuple[float, ...] = ()
     good_at: float = 0.0
@@ -161,7 +161,7 @@ class Reloader:
 
     def catch_up(self) -> None:
         """Read the source if it has changed since the last read, while no thread watched it."""
-        if self.source.signature() != self.loaded.signature:
+        if self.source.fingerprint() != self.loaded.fingerprint:
             self.reload(Trigger.POLL, quietly=True)
 
     def reload(
@@ -183,7 +183,7 @@ class Reloader:
         releases = self.releases
         before = self.loaded
         attempt = ReloadAttempt(trigger, before, quietly=quietly)
-        signature = settled or source.signature()
+        fingerprint = settled or source.fingerprint()
         vain = before.vain
         late = len(vain) >= VAIN_TRIES or (vain and attempt.started - vain[0] > VAIN_SECONDS)
         try:
@@ -191,16 +191,16 @@ class Reloader:
             if (host or self.store.view.loaded) and source.being_written():
                 return False
             with releases.section(rendering=True) if late else contextlib.nullcontext():
-                text = source.read(signature)
+                text = source.read(fingerprint)
                 if late and (source.being_written() or not source.is_current(text)):
                     raise _changing(source)
                 self.loaded = replace(
-                    before, signature=text.signature, identity=text.identity, vain=()
+                    before, fingerprint=text.fingerprint, identity=text.identity, vain=()
                 )
                 # The same text gets a release if it was touched or the host released another list.
                 view = self.store.view
                 disputed = host is not None and host.release.etag != view.snapshot.etag
-                moved = text.signature != before.signature or disputed
+                moved = text.fingerprint != before.fingerprint or disputed
                 if attempt.repeats(self.loaded) and not (moved and view.state is SourceState.FRESH):
                     return True
 
@@ -213,7 +213,7 @@ class Reloader:
             if text.detached:
                 self._note(SourceError(Code.DETACHED, text.detached), attempt)
         except Exception as error:
-            return self._refuse(error, attempt, signature)
+            return self._refuse(error, attempt, fingerprint)
         return True
 
     # -- the steps of a reload
@@ -364,7 +364,7 @@ class Reloader:
                 good, attempt, lambda: releases.last is not None and releases.last.data != good.data
             )
         except Exception as error:
-            self._refuse(error, attempt, self.loaded.signature)
+            self._refuse(error, attempt, self.loaded.fingerprint)
             return None
         finally:
             if attempt.rendering is not EMPTY:
@@ -401,19 +401,19 @@ class Reloader:
 
     # -- failures
 
-    def _refuse(self, error: Exception, attempt: ReloadAttempt, signature: Fingerprint) -> bool:
+    def _refuse(self, error: Exception, attempt: ReloadAttempt, fingerprint: Fingerprint) -> bool:
         """Note why a text is not served; return False if the source is read again in a moment."""
         before = attempt.before
         reason = error
         if not isinstance(reason, SourceError):  # the text did not cause it: a lack of memory, say
             reason = SourceError("", f"{type(error).__name__}: {error}")
-            signature = before.signature
+            fingerprint = before.fingerprint
         if reason.code == Code.CHANGING:
             self.loaded = replace(before, vain=(*before.vain, attempt.started)[:VAIN_TRIES])
             return False
         if self.loaded is before or not reason.code:  # else the identity of the text is kept
             identity = UNREACHABLE if reason.code == Code.UNREACHABLE else str(reason).encode()
-            self.loaded = replace(before, signature=signature, identity=identity, vain=())
+            self.loaded = replace(before, fingerprint=fingerprint, identity=identity, vain=())
         # A lack of descriptors is met 20 times a second until it is over, and noted once.
         again = isinstance(error, OSError)
         if not ((attempt.quietly or again) and self.loaded.identity == before.identity):

@@ -58,19 +58,19 @@ class Debouncer:
     All times are monotonic seconds that the caller passes in.
 
     Args:
-        signature: Fingerprint of the file at the last read.
+        fingerprint: Fingerprint of the file at the last read.
 
     Attributes:
         seen: Fingerprint of the file at the last ``stat``.
         writing: Whether a write event came and its close event has not come yet.
     """
 
-    def __init__(self, signature: Fingerprint) -> None:
-        self.read(signature)
+    def __init__(self, fingerprint: Fingerprint) -> None:
+        self.finished(fingerprint)
 
-    def read(self, signature: Fingerprint) -> None:
+    def finished(self, fingerprint: Fingerprint) -> None:
         """Take the end of a read, accepted or refused: no read is due any more."""
-        self.seen = signature
+        self.seen = fingerprint
         self.writing = False
         self._since = self._due = math.inf
 
@@ -111,19 +111,21 @@ class Debouncer:
         due = self._due if self.pending else now
         self._read_at(max(due, now + QUIET), now)
 
-    def looked(self, signature: Fingerprint, now: float, *, by_event: bool, expected: bool) -> None:
+    def looked(
+        self, fingerprint: Fingerprint, now: float, *, by_event: bool, expected: bool
+    ) -> None:
         """Take the result of a ``stat`` call.
 
         Args:
-            signature: Fingerprint of the file now.
+            fingerprint: Fingerprint of the file now.
             now: Monotonic seconds.
             by_event: Whether an event caused this call.
             expected: Whether the folder is watched, so that a change causes an event.
         """
-        if signature == self.seen:
+        if fingerprint == self.seen:
             return
-        self.seen = signature
-        if self.writing or signature.blank:
+        self.seen = fingerprint
+        if self.writing or fingerprint.blank:
             quiet = CLOSE_WAIT  # a file that was created or truncated will be written to
         elif by_event or not expected:
             quiet = QUIET
@@ -171,7 +173,7 @@ class ReloadThread:
             self.watcher = Watcher(source.path, events)
             self._late_after = LATE
             self._noticed = Trigger.WATCH
-        self._debouncer = Debouncer(reloader.loaded.signature)
+        self._debouncer = Debouncer(reloader.loaded.fingerprint)
         self._cause = Trigger.POLL  # of the next read
         self._taken = self.answered = workers.newest_request() if workers else 0
         self._complained = False
@@ -282,8 +284,8 @@ class ReloadThread:
         """Run ``stat`` on the source, and pass the events and the result to the debouncer."""
         debouncer = self._debouncer
         by_event = any(event is not Event.SIGHUP for event in events)
-        signature = self._source.signature(partial(self.watcher.check, now))
-        debouncer.looked(signature, now, by_event=by_event, expected=self.watcher.alive)
+        fingerprint = self._source.fingerprint(partial(self.watcher.check, now))
+        debouncer.looked(fingerprint, now, by_event=by_event, expected=self.watcher.alive)
         for event in events:
             if event is Event.WRITTEN:
                 debouncer.written(now)
@@ -313,7 +315,7 @@ class ReloadThread:
             self._debouncer.again(now)
             return
         loaded = self._reloader.loaded
-        self._debouncer.read(loaded.signature)
+        self._debouncer.finished(loaded.fingerprint)
         self._cause = Trigger.POLL
         self._complained = False
         self._failures = 0 if loaded.reachable else self._failures + 1

@@ -76,7 +76,7 @@ def read_key(path: str) -> tuple[SigningKey, tuple[str, ...]]:
     except (SigningKeyError, SourceError, OSError) as error:
         allowed = f"a file with an Ed25519 private key, as JWK or PEM ({error})"
         raise SettingsError(_VARIABLE, path, allowed) from None
-    mode = stat.S_IMODE(text.signature.mode)
+    mode = stat.S_IMODE(text.fingerprint.mode)
     if mode & stat.S_IROTH:
         return key, (f"{_VARIABLE}={path!r} can be read by everybody (mode {mode:04o})",)
     return key, ()

@@ -194,7 +194,7 @@ class EtcdSource:
     def __str__(self) -> str:
         return self.address.text
 
-    def signature(self, before: Callable[[], None] = lambda: None) -> Fingerprint:
+    def fingerprint(self, before: Callable[[], None] = lambda: None) -> Fingerprint:
         """Call ``before``; return the revision that was read last, without a request to etcd."""
         before()
         return self._seen

@@ -131,11 +131,6 @@ class Fingerprint(NamedTuple):
         return self._replace(ctime_ns=0)
 
     @property
-    def missing(self) -> bool:
-        """Whether the file does not exist."""
-        return self.error in {errno.ENOENT, errno.ENOTDIR}
-
-    @property
     def blank(self) -> bool:
         """Whether the file exists and is empty."""
         return not self.error and self.size == 0
@@ -159,7 +154,7 @@ class SourceText(NamedTuple):
     Attributes:
         data: The bytes.
         mtime: POSIX seconds of the last change.
-        signature: Fingerprint of the source right before the read.
+        fingerprint: Fingerprint of the source right before the read.
         order: Place of the text in etcd, or None for a file. With a place, ``mtime`` is the time at
             which the read began.
         detached: The message that the file is a bind mount whose original was replaced or removed,
@@ -168,7 +163,7 @@ class SourceText(NamedTuple):
 
     data: bytes
     mtime: float
-    signature: Fingerprint
+    fingerprint: Fingerprint
     order: Order | None = None
     detached: str = ""
 
@@ -204,7 +199,7 @@ class FileSource:
     def __str__(self) -> str:
         return self._name
 
-    def signature(self, before: Callable[[], None] = lambda: None) -> Fingerprint:
+    def fingerprint(self, before: Callable[[], None] = lambda: None) -> Fingerprint:
         """Return the fingerprint of the file.
 
         Args:
@@ -307,8 +302,8 @@ class FileSource:
         return text
 
     def _read(self, expected: Fingerprint | None) -> SourceText | None:
-        signature = Fingerprint.at(self.path)
-        if expected is not None and signature.contents != expected.contents:
+        fingerprint = Fingerprint.at(self.path)
+        if expected is not None and fingerprint.contents != expected.contents:
             raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
         try:
             descriptor = os.open(self.path, _FLAGS)
@@ -331,7 +326,7 @@ class FileSource:
         if not same or len(data) != before.st_size:
             raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
         detached = self._detached() if after.st_nlink == 0 else ""
-        return SourceText(data, after.st_mtime, signature, detached=detached)
+        return SourceText(data, after.st_mtime, fingerprint, detached=detached)
 
     def is_current(self, text: SourceText) -> bool:
         """Whether the file still has the content that was read.
@@ -340,7 +335,7 @@ class FileSource:
         compared as well.
         """
         try:
-            return self.read(text.signature).data == text.data
+            return self.read(text.fingerprint).data == text.data
         except (SourceError, OSError):
             return False
 

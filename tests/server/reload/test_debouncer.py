@@ -19,13 +19,13 @@ GONE = Fingerprint(errno.ENOENT)
 
 def looked(
     debouncer: Debouncer,
-    signature: Fingerprint,
+    fingerprint: Fingerprint,
     now: float,
     *,
     by_event: bool = False,
     expected: bool = True,
 ) -> None:
-    debouncer.looked(signature, now, by_event=by_event, expected=expected)
+    debouncer.looked(fingerprint, now, by_event=by_event, expected=expected)
 
 
 def test_nothing_is_due_while_nothing_changes() -> None:
@@ -123,7 +123,7 @@ def test_reading_ends_what_was_pending() -> None:
     """After a read, no read is due until the next change."""
     debouncer = Debouncer(OLD)
     debouncer.closed(1.0)
-    debouncer.read(NEW)
+    debouncer.finished(NEW)
     looked(debouncer, NEW, 2.0)
     assert debouncer.wait(2.0) == math.inf
 
@@ -164,7 +164,7 @@ def test_whatever_happens_a_change_is_read_in_the_end_and_never_during_a_write(
         now += pause
         if debouncer.wait(now) == 0:
             assert last_write is None or now >= last_write + CLOSE_WAIT - 1e-9
-            debouncer.read(current)
+            debouncer.finished(current)
             last_write = None
         if step == "written":
             debouncer.written(now)

@@ -106,10 +106,10 @@ def test_a_writer_between_the_trigger_and_the_read_publishes_no_half(
     if in_vain:
         loader.loaded = replace(loader.loaded, vain=(time.monotonic(),) * VAIN_TRIES)
     source.busy = True
-    assert not loader.reload(Trigger.SIGHUP, settled=source.signature())
+    assert not loader.reload(Trigger.SIGHUP, settled=source.fingerprint())
     assert hosts(loader) == AB
     source.finish("c.com\n")
-    assert loader.reload(Trigger.SIGHUP, settled=source.signature())
+    assert loader.reload(Trigger.SIGHUP, settled=source.fingerprint())
     assert hosts(loader) == BC
 
 
@@ -580,11 +580,11 @@ def test_a_file_that_changed_since_it_was_looked_at_is_not_read(site: Site) -> N
     """A file that changed since it settled is not read, because a save may have begun."""
     site.file.write_text(GOOD)
     loader = site.boot()
-    settled = loader.source.signature()
+    settled = loader.source.fingerprint()
     site.file.write_text("DomainList:\nhalf.com\nof.com\n")
     assert not loader.reload(Trigger.SIGHUP, settled=settled)
     assert hosts(loader) == AB
-    assert loader.reload(Trigger.SIGHUP, settled=loader.source.signature())
+    assert loader.reload(Trigger.SIGHUP, settled=loader.source.fingerprint())
 
 
 def test_a_process_without_descriptors_blames_no_file(site: Site) -> None:

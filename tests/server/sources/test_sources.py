@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+from errno import ENOENT, ENOTDIR
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_a_file_is_read_with_its_date(tmp_path: Path) -> None:
     source = FileSource(str(path), 1000)
     text = source.read()
     assert (text.data, text.mtime) == (b"\xef\xbb\xbfabc\r\n", 784111777.5)
-    assert text.signature == source.signature()
+    assert text.fingerprint == source.fingerprint()
 
 
 def test_a_file_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_what_is_missing_is_missing(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("gone", "no/such/folder", "dangling", "file/below"):
         assert code_of(tmp_path / name) == "missing"
-        assert FileSource(str(tmp_path / name), 10).signature().missing
+        assert FileSource(str(tmp_path / name), 10).fingerprint().error in {ENOENT, ENOTDIR}
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def _is_told_apart(path: Path) -> bool:
     except SourceError as error:
         assert error.code == "changing"
         return True
-    assert len(text.data) == text.signature.size
+    assert len(text.data) == text.fingerprint.size
     return False
 
 
@@ -153,12 +154,12 @@ def test_the_path_is_followed_at_each_look(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     source = FileSource("link", 10)
     assert source.read().data == b"a"
-    before = source.signature()
+    before = source.fingerprint()
     (tmp_path / "new").symlink_to("b")
     (tmp_path / "new").replace(tmp_path / "link")
     monkeypatch.chdir("/")
     assert source.read().data == b"b"
-    assert source.signature() != before
+    assert source.fingerprint() != before
 
 
 def test_a_save_since_the_trigger_looked_is_not_read(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_a_save_since_the_trigger_looked_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "endpoints.txt"
     path.write_text("one")
     source = FileSource(str(path), 10)
-    looked = source.signature()
+    looked = source.fingerprint()
     path.rename(tmp_path / "aside")
     (tmp_path / "aside").rename(path)
     assert source.read(looked).data == b"one"
@@ -183,7 +184,7 @@ def test_a_save_of_the_same_size_in_the_same_tick_is_noticed(tmp_path: Path) -> 
     text = source.read()
     assert source.is_current(text)
     path.write_text("two")
-    os.utime(path, ns=(text.signature.mtime_ns, text.signature.mtime_ns))
+    os.utime(path, ns=(text.fingerprint.mtime_ns, text.fingerprint.mtime_ns))
     assert not source.is_current(text)
     path.unlink()
     assert not source.is_current(text)

@@ -174,7 +174,7 @@ class AsyncConnector(Owner):
                 if exchange.least(None) == 0.0:
                     raise httpcore2.PoolTimeout("the time was over before the endpoint was dialled")
                 options = self._dial_options(exchange)
-                winner, stream = await dial(race, options, self._state.resolver)
+                winner, outcome = await dial(race, options, self._state.resolver)
         except (OSError, RuntimeError, MemoryError) as error:
             if not lacks_resources(error):
                 raise  # raised by a signal handler
@@ -185,9 +185,9 @@ class AsyncConnector(Owner):
         exchange.end_race(race, winner)
         if winner is None:
             # For a lack of resources, the system's message.
-            reason = stream if exchange.fault is Fault.OURS else exchange.fault
-            raise httpcore2.ConnectError(str(reason)) from stream
-        return stream
+            reason = outcome if exchange.fault is Fault.OURS else exchange.fault
+            raise httpcore2.ConnectError(str(reason)) from outcome
+        return outcome
 
     def _dial_options(self, exchange: Exchange) -> DialOptions:
         """Return the options of a dial.

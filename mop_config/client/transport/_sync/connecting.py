@@ -175,7 +175,7 @@ class Connector(Owner):
                 if exchange.least(None) == 0.0:
                     raise httpcore2.PoolTimeout("the time was over before the endpoint was dialled")
                 options = self._dial_options(exchange)
-                winner, stream = dial(race, options, self._state.resolver)
+                winner, outcome = dial(race, options, self._state.resolver)
         except (OSError, RuntimeError, MemoryError) as error:
             if not lacks_resources(error):
                 raise  # raised by a signal handler
@@ -186,9 +186,9 @@ class Connector(Owner):
         exchange.end_race(race, winner)
         if winner is None:
             # For a lack of resources, the system's message.
-            reason = stream if exchange.fault is Fault.OURS else exchange.fault
-            raise httpcore2.ConnectError(str(reason)) from stream
-        return stream
+            reason = outcome if exchange.fault is Fault.OURS else exchange.fault
+            raise httpcore2.ConnectError(str(reason)) from outcome
+        return outcome
 
     def _dial_options(self, exchange: Exchange) -> DialOptions:
         """Return the options of a dial.
