@@ -193,8 +193,10 @@ def _encode(text: str) -> "QRCode":
         size = len(text.encode())
     except UnicodeEncodeError:
         raise PayloadError("text", "must have a UTF-8 form") from None
-    # Without the designator of UTF-8 (ECI), zbar decodes most of the text as Shift JIS.
-    encoded: dict[str, Any] = {} if text.isascii() else {"encoding": "utf-8", "eci": True}
+    # Without the designator of UTF-8 (ECI), zbar decodes most of the text as Shift JIS. Without the
+    # mode, segno takes bytes that are Shift JIS by chance for it.
+    utf8 = {"encoding": "utf-8", "eci": True, "mode": "byte"}
+    encoded: dict[str, Any] = {} if text.isascii() else utf8
     try:
         return segno.make(text, error="l", micro=False, boost_error=True, **encoded)
     except segno.DataOverflowError:

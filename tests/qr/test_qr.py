@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 import zxingcpp
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -98,6 +98,7 @@ class TestDecoders:
 
     @settings(max_examples=50)
     @given(st.text(min_size=1, max_size=300))
+    @example("\u0bc20")  # its UTF-8 is Shift JIS, too
     def test_any_text(self, text: str) -> None:
         """Any other text, such as a signed list, is drawn unchanged."""
         assert qr.scan(qr.image(text, "png")) == text
