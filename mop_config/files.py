@@ -44,9 +44,7 @@ def write_atomically(path: Path, data: bytes, *, sync: bool, mode: int = 0o600) 
 
 
 @contextlib.contextmanager
-def replacing(
-    name: str, folder: int | None = None, *, sync: bool, mode: int = 0o600
-) -> Iterator[BinaryIO]:
+def replacing(name: str, *, sync: bool, mode: int = 0o600) -> Iterator[BinaryIO]:
     """Replace a file in one step when the context ends without an exception.
 
     The context is a new file beside it, which is created with ``O_EXCL``, so that another user
@@ -54,23 +52,21 @@ def replacing(
 
     Args:
         name: Path of the file; a symbolic link is replaced itself.
-        folder: Descriptor of the folder that the path is relative to; None for the working folder.
         sync: Whether to fsync the bytes before the replacement, against a loss of power.
         mode: Permissions of the new file, less the umask.
     """
     parent, base = os.path.split(name)
     path = os.path.join(parent, f".{base}.{os.getpid()}.{os.urandom(6).hex()}")
     try:
-        with open(path, "xb", opener=partial(os.open, mode=mode, dir_fd=folder)) as file:
+        with open(path, "xb", opener=partial(os.open, mode=mode)) as file:
             yield file
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        # Windows cannot rename an open file.
-        os.replace(path, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.replace(path, name)  # Windows cannot rename an open file
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(path, dir_fd=folder)
+            os.unlink(path)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from .. import qr
 from ..errors import QrTooLong, SourceError
-from ..files import open_flags, replacing
+from ..files import open_flags
 from ..model.endpoint import read_own
 from ..model.jws import jwk_set
 from .parsing.problems import Code
@@ -34,7 +34,7 @@ from .serving.responder import Signer, check_key
 from .serving.store import ServerState, Snapshot, SnapshotStore, SourceState
 from .settings import Settings
 from .sources import check_source, open_source
-from .state.directory import StateDirectory, key, owner_of
+from .state.directory import StateDirectory, key, owner_of, replacing
 from .state.releases import ReleaseStore
 
 logger = logging.getLogger(__name__)

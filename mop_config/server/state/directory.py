@@ -21,10 +21,11 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NotRequired, Self, TypedDict, TypeVar
+from typing import Any, BinaryIO, NotRequired, Self, TypedDict, TypeVar
 
-from ...files import open_flags, replacing
+from ...files import open_flags
 from ..serving.store import HistoryEntry, ServedDocument
 from ..sources.file import Fingerprint
 
@@ -75,6 +76,32 @@ def _open(path: str | Path, flags: int, folder: int | None = None) -> Iterator[i
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(name: str, folder: int, *, sync: bool, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Replace a file in an open folder in one step when the context ends without an exception.
+
+    The context is a new file beside it, which is created with ``O_EXCL``, so that another user
+    cannot have planted a link or a file under its name.
+
+    Args:
+        name: Name of the file in the folder.
+        folder: Descriptor of the folder.
+        sync: Whether the bytes must be on the disk before the file is replaced.
+        mode: Permissions of the new file, less the umask.
+    """
+    scratch = f".{name}.{os.getpid()}.{os.urandom(6).hex()}"
+    try:
+        with open(scratch, "xb", opener=partial(os.open, mode=mode, dir_fd=folder)) as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch, dir_fd=folder)
 
 
 class StateDirectory:
