@@ -226,6 +226,8 @@ class Failover:
         After a short delay a hedge sometimes overtakes even a healthy endpoint. So the first time
         only requests a health check, and the second time in a row counts as a stall.
         """
+        if self.apart:
+            return False
         member.stalls += 1
         is_measured = self._pool.policy.hedge_delay == "auto" and self.hedge_after < HEDGE_MOST
         if is_measured and member.stalls == 1:

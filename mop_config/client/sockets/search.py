@@ -156,8 +156,10 @@ class SocketEndpoints:
         if better is None:
             self._move_at = None
             return None
-        if self._move_at is None or better[1] == "pinned":
-            self._move_at = now + (0.0 if better[1] == "pinned" else MOVE_JITTER * state.random())
+        if better[1] == "pinned":
+            self._move_at = now
+        elif self._move_at is None:
+            self._move_at = now + MOVE_JITTER * state.random()
         if now < self._move_at:
             return None
         self._moves += 1

@@ -393,13 +393,18 @@ def missing_confirmations(
     for kind, word in _WORDS.items():
         urls = _urls(before, kind)
         removed = len(urls - _urls(rendering.body, kind))
-        if removed > settings.max_removed * len(urls) and not valid[removed, word]:
+        if _too_many(removed, len(urls), settings) and not valid[removed, word]:
             lines.append(f"# confirm: removes {removed} {word}")
     return lines
 
 
 def _urls(body: bytes, kind: Kind) -> set[str]:
     return {endpoint.url for endpoint in iter_endpoints(body, kind)}
+
+
+def _too_many(removed: int, before: int, settings: Settings) -> bool:
+    """Whether the removed endpoints of a kind are too large a share of those before."""
+    return removed > settings.max_removed * before
 
 
 def _confirmations(text: bytes) -> Counter[tuple[int, str]]:
@@ -485,7 +490,7 @@ def _planned_refusal(
     if error := _too_few(before, left, settings):
         return str(error)
     for kind in Kind:
-        if removed[kind] > settings.max_removed * before[kind]:
+        if _too_many(removed[kind], before[kind], settings):
             of = f"{removed[kind]} of {before[kind]} {kind.label} endpoints"
             return f"it removes {of} (ENDPOINT_MAX_REMOVED)"
     return ""
