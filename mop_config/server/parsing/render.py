@@ -444,30 +444,25 @@ def _judge_plan(rendering: Rendering, settings: Settings) -> Iterator[tuple[floa
     """Yield each future boundary, and why the guard would refuse it; empty if it would not.
 
     A text may have thousands of boundaries. So it is not rendered for each, and the differences
-    to the list that would be served before it are followed instead of compared.
+    to the list that would be served before it are followed instead of compared. No URL is added
+    twice or removed twice in a row, because the windows of one URL do not overlap.
     """
-    left = {kind: _urls(rendering.body, kind) for kind in Kind}
-    before = {kind: len(urls) for kind, urls in left.items()}
+    before = {kind: rendering.count(kind) for kind in Kind}
     removed: dict[Kind, set[str]] = {kind: set() for kind in Kind}
     added: dict[Kind, set[str]] = {kind: set() for kind in Kind}
     for at, changes in groupby(rendering.planned, attrgetter("at")):
         # Removals first: one entry of a URL may follow another at the same boundary.
         for _, kind, is_added, url in sorted(changes, key=attrgetter("added")):
-            if is_added:
-                left[kind].add(url)
-                here, there = added[kind], removed[kind]
+            here, there = (added, removed) if is_added else (removed, added)
+            if url in there[kind]:
+                there[kind].remove(url)
             else:
-                left[kind].discard(url)
-                here, there = removed[kind], added[kind]
-            if url in there:
-                there.remove(url)
-            else:
-                here.add(url)
-        counts = {kind: len(urls) for kind, urls in left.items()}
+                here[kind].add(url)
         lost = {kind: len(urls) for kind, urls in removed.items()}
-        reason = _planned_refusal(before, counts, lost, settings)
+        left = {kind: before[kind] - lost[kind] + len(added[kind]) for kind in Kind}
+        reason = _planned_refusal(before, left, lost, settings)
         if not reason:
-            before = counts
+            before = left
             for urls in (*removed.values(), *added.values()):
                 urls.clear()
         yield at, reason
