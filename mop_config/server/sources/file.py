@@ -64,18 +64,6 @@ AGAIN = 30.0
 RETRY = 3.0
 #: Seconds between two wake-ups that events of other files in the folder may cause.
 NEIGHBOUR_INTERVAL = 0.05
-# Opened and closed-without-write are left out: each read of the file would cause another read.
-_EVENTS: list[type[fs.FileSystemEvent]] = [
-    fs.FileModifiedEvent,
-    fs.FileAttribEvent,
-    fs.FileClosedEvent,
-    fs.FileCreatedEvent,
-    fs.FileMovedEvent,
-    fs.FileDeletedEvent,
-    fs.DirCreatedEvent,
-    fs.DirMovedEvent,
-    fs.DirDeletedEvent,
-]
 
 
 class Event(Enum):
@@ -88,6 +76,19 @@ class Event(Enum):
     STOP = "the process stops"
 
 
+#: The events of watchdog that are watched, and what each means if it is about the file itself.
+#: Opened and closed-without-write are left out: each read of the file would cause another read.
+_MEANINGS: dict[type[fs.FileSystemEvent], Event] = {
+    fs.FileModifiedEvent: Event.WRITTEN,
+    fs.FileAttribEvent: Event.OTHER,
+    fs.FileClosedEvent: Event.CLOSED,
+    fs.FileCreatedEvent: Event.OTHER,
+    fs.FileMovedEvent: Event.OTHER,
+    fs.FileDeletedEvent: Event.OTHER,
+    fs.DirCreatedEvent: Event.OTHER,
+    fs.DirMovedEvent: Event.OTHER,
+    fs.DirDeletedEvent: Event.OTHER,
+}
 #: The events for the reload thread. A signal handler runs between two bytecodes of the main thread,
 #: which may hold the lock that the handler needs: ``threading.Event.set`` in a handler has
 #: deadlocked a worker. ``SimpleQueue.put`` takes no such lock, so any thread and any signal handler
@@ -472,7 +473,7 @@ class Watcher(fs.FileSystemEventHandler):
         try:
             self._observer = Observer()
             for folder in self._folders:
-                self._observer.schedule(self, folder, event_filter=_EVENTS)
+                self._observer.schedule(self, folder, event_filter=list(_MEANINGS))
             self._observer.start()
         except (OSError, RuntimeError) as error:
             self._unwatch()
@@ -484,17 +485,14 @@ class Watcher(fs.FileSystemEventHandler):
 
     def dispatch(self, event: fs.FileSystemEvent) -> None:
         """Put an event of watchdog into the queue of the reload thread."""
+        meaning = _MEANINGS.get(type(event), Event.OTHER)
         if isinstance(event, fs.FileMovedEvent) and os.fsdecode(event.dest_path) in self._names:
-            self._events.put(Event.CLOSED)
+            meaning = Event.CLOSED
         elif os.fsdecode(event.src_path) not in self._names:
             # A log file in the same folder may be written to a thousand times a second. The next
             # regular stat finds the changes whose events are dropped here.
-            if (now := time.monotonic()) >= self._quiet_until:
-                self._quiet_until = now + NEIGHBOUR_INTERVAL
-                self._events.put(Event.OTHER)
-        elif isinstance(event, fs.FileModifiedEvent):
-            self._events.put(Event.WRITTEN)
-        elif isinstance(event, fs.FileClosedEvent):
-            self._events.put(Event.CLOSED)
-        else:
-            self._events.put(Event.OTHER)
+            if (now := time.monotonic()) < self._quiet_until:
+                return
+            self._quiet_until = now + NEIGHBOUR_INTERVAL
+            meaning = Event.OTHER
+        self._events.put(meaning)
