@@ -27,7 +27,7 @@ from ..serving.store import Reload, Result, Snapshot, SnapshotStore, SourceState
 from ..settings import Settings
 from ..sources import Source
 from ..sources.file import Fingerprint, identity_of
-from ..state.releases import LastGood, ReleaseStore
+from ..state.releases import LastGood, Release, ReleaseStore
 
 logger = logging.getLogger(__name__)
 
@@ -194,9 +194,7 @@ class Reloader:
                 text = source.read(fingerprint)
                 if late and (source.being_written() or not source.is_current(text)):
                     raise _changing(source)
-                self.loaded = replace(
-                    before, fingerprint=text.fingerprint, identity=text.identity, vain=()
-                )
+                self.loaded = Loaded(text.fingerprint, text.identity, good_at=before.good_at)
                 # The same text gets a release if it was touched or the host released another list.
                 view = self.store.view
                 disputed = host is not None and host.release.etag != view.snapshot.etag
@@ -208,7 +206,8 @@ class Reloader:
                     behind = releases.is_behind(text.order, host and host.order)
                     return not late and (behind or not source.is_current(text))
 
-                rendering, good, _ = self._accept(LastGood.of(text), attempt, outdated)
+                new = LastGood(text.data, Release("", text.mtime), order=text.order)
+                rendering, good, _ = self._accept(new, attempt, outdated)
             self._publish(rendering, good, attempt)
             if text.detached:
                 self._note(SourceError(Code.DETACHED, text.detached), attempt)
@@ -233,7 +232,8 @@ class Reloader:
         that is set back does not bring expired entries back.
 
         Args:
-            text: The text, with its release if it was found good before.
+            text: The text, with its release if it was found good before. The release of a new text
+                has only the date of the source.
             attempt: The attempt to serve the text.
             outdated: Called in the critical section; whether the text must not be used any more.
 
@@ -285,13 +285,13 @@ class Reloader:
         change = None
         if view.loaded and view.snapshot.etag == rendering.etag:
             result = Result.UNCHANGED
-            snapshot = self._restamp(good)
+            snapshot = self._restamp(good.release)
             if attempt.repeats(self.loaded) and view.state is SourceState.FRESH:
                 self.store.update(planned=rendering.planned)
                 return  # the text was only touched
         else:
             result = Result.APPLIED
-            snapshot = self._snapshot(rendering, good)
+            snapshot = self._snapshot(rendering, good.release, time.time())
             change = rendering.difference
         reload = attempt.done(result, snapshot.etag, error=None, change=change, window=window)
         self.store.update(
@@ -309,18 +309,18 @@ class Reloader:
         told = first_problems(rendering.problems)
         logger.info("%s, %.0f ms; %s; %s%s", what, reload.duration * 1000, served, counts, told)
 
-    def _snapshot(self, rendering: Rendering, good: LastGood) -> Snapshot:
-        date, version = good.release.last_modified, good.release.version
-        return Snapshot.of(rendering, self.settings, time.time(), date, version)
+    def _snapshot(self, rendering: Rendering, release: Release, loaded_at: float) -> Snapshot:
+        date, version = release.last_modified, release.version
+        return Snapshot.of(rendering, self.settings, loaded_at, date, version)
 
-    def _restamp(self, good: LastGood) -> Snapshot:
-        """Serve the same list with the date and the version of another release."""
+    def _restamp(self, release: Release) -> Snapshot:
+        """Serve the same list with the date and the version of a release, if those differ."""
         snapshot = self.store.view.snapshot
-        stamped = snapshot.stamped(good.release.last_modified, good.release.version)
-        if stamped is not snapshot:
-            self.store.update(snapshot=stamped)
-            logger.info("version %d, etag %s", stamped.ver, stamped.etag)
-        return stamped
+        if (snapshot.last_modified, snapshot.ver) != (release.last_modified, release.version):
+            snapshot = self._snapshot(snapshot.rendering, release, snapshot.loaded_at)
+            self.store.update(snapshot=snapshot)
+            logger.info("version %d, etag %s", snapshot.ver, snapshot.etag)
+        return snapshot
 
     # -- texts that were found good before
 
@@ -339,7 +339,7 @@ class Reloader:
         if good is None:
             return
         if view.loaded and good.release.etag == view.snapshot.etag:
-            self._restamp(good)
+            self._restamp(good.release)
             return
         newer = not view.loaded or good.release.version > view.snapshot.ver
         reads = view.state is SourceState.FRESH and not refused
@@ -352,7 +352,7 @@ class Reloader:
 
     def _adopt(self, rendering: Rendering, good: LastGood, what: str) -> None:
         state = self.store.view.state if self.store.view.loaded else SourceState.STALE
-        snapshot = self._snapshot(rendering, good)
+        snapshot = self._snapshot(rendering, good.release, time.time())
         self.store.update(snapshot=snapshot, state=state)
         logger.info("etag %s, %s", snapshot.etag, what)
 

@@ -21,7 +21,6 @@ from functools import partial
 from queue import Empty
 
 from ..serving.store import Trigger
-from ..sources import Source
 from ..sources.etcd import EtcdSource, EtcdWatcher, pause
 from ..sources.file import CLOSE_WAIT, Event, Events, Fingerprint, Watcher
 from ..state.directory import WorkerRegistry
@@ -159,11 +158,11 @@ class ReloadThread:
         source = reloader.source
         events = Events()
         self._reloader = reloader
-        self._source: Source = source
+        self._source = source
         self._workers = workers
         self._on_turn = on_turn
         self._on_late = on_late
-        self._events: Events = events
+        self._events = events
         self.watcher: Watcher | EtcdWatcher
         if isinstance(source, EtcdSource):
             self.watcher = EtcdWatcher(source, events)
@@ -267,7 +266,7 @@ class ReloadThread:
         self._look(events, request, now)
         if debouncer.wait(now) == 0 or (now >= self._next_poll and not debouncer.pending):
             self._load()
-        if debouncer.restless(now) and debouncer.pending and not self._complained:
+        if debouncer.restless(now) and not self._complained:
             reloader.report_changing(self._cause)
             self._complained = True
             self._cause = Trigger.POLL

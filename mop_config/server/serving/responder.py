@@ -14,7 +14,6 @@ import hashlib
 import math
 import random
 import re
-import select
 import stat
 import threading
 import time
@@ -29,6 +28,7 @@ from werkzeug.http import parse_etags
 
 from ...errors import MissingExtra, SettingsError, SigningKeyError, SourceError
 from ...model.jws import MEDIA_TYPE, SigningKey
+from ...net.polling import ENDED, new_poll
 from ..settings import Settings
 from ..sources.file import FileSource
 from .answers import (
@@ -48,8 +48,6 @@ RETRY_AFTER = (5, 20)
 
 #: Seconds between two looks at whether the client of a thread that waits has hung up.
 HANG_UP_LOOK = 1.0
-#: The poll flag for a peer that has closed its side; some systems report only a reset connection.
-_HUNG_UP = getattr(select, "POLLRDHUP", 0)
 
 _SECONDS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,6})?")
 # What may stand behind the list's own tag: a suffix such as -br, which a compressing proxy adds.
@@ -263,13 +261,13 @@ class LongPoll:
         # Its ``put`` takes no lock, so that a signal handler may call it.
         changes: SimpleQueue[None] = SimpleQueue()
         listen = partial(changes.put, None)
-        hang_up = select.poll()
+        hang_up = new_poll()
         listeners = self.responder.store.listeners
         # Listen before reading the list, so that a change in between is not missed.
         listeners.add(listen)
         try:
             if client is not None:
-                hang_up.register(client, _HUNG_UP)
+                hang_up.register(client, ENDED)
             while not self.is_over() and not hang_up.poll(0):
                 left = self.until - time.monotonic()
                 if left <= 0:

@@ -56,7 +56,6 @@ class Snapshot:
 
     Attributes:
         rendering: The rendered list.
-        settings: The settings by which it is served.
         loaded_at: POSIX time at which this process began to serve the list.
         last_modified: POSIX seconds of ``Last-Modified``; rises whenever the content changes.
         last_modified_text: The same instant as an HTTP date.
@@ -67,7 +66,6 @@ class Snapshot:
     """
 
     rendering: Rendering
-    settings: Settings
     loaded_at: float
     last_modified: int
     last_modified_text: str
@@ -109,13 +107,7 @@ class Snapshot:
         if rendering.gzip is not None:
             encoded = (*dated, ("Content-Encoding", "gzip"))
             gzip = Variant.of(f'"{rendering.etag}-gzip"', rendering.gzip, encoded, common)
-        return cls(rendering, settings, loaded_at, last_modified, date, plain, gzip, ver)
-
-    def stamped(self, last_modified: int, ver: int) -> "Snapshot":
-        """Return a snapshot of the same list with another date and version."""
-        if (last_modified, ver) == (self.last_modified, self.ver):
-            return self
-        return Snapshot.of(self.rendering, self.settings, self.loaded_at, last_modified, ver)
+        return cls(rendering, loaded_at, last_modified, date, plain, gzip, ver)
 
 
 def common_headers(settings: Settings, max_age: int | None) -> Headers:
@@ -336,9 +328,7 @@ class SnapshotStore:
             view = self.view = replace(before, **changes)
         if view.snapshot is not before.snapshot:
             self.wake()
-        trigger = Trigger.POLL
         if reload is not None:
-            trigger = reload.trigger
             self._on_reload(reload)
         previous = before.snapshot if before.loaded else None
         about: dict[str, Any]
@@ -351,4 +341,5 @@ class SnapshotStore:
         else:
             return
         if signal.receivers:
+            trigger = Trigger.POLL if reload is None else reload.trigger
             signals.send(signal, self, trigger=trigger, **about)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from ...model.endpoint import MAX_DATE
 from ..parsing.render import EMPTY, Rendering
-from ..sources.file import Fingerprint, Order, SourceText
+from ..sources.file import Fingerprint, Order
 from .directory import PATIENCE, StateDirectory
 
 _FORMAT = 5
@@ -110,11 +110,6 @@ class LastGood(NamedTuple):
     boundary: float = 0.0
     saved_at: float = 0.0
     trigger: str = ""
-
-    @classmethod
-    def of(cls, text: SourceText) -> "LastGood":
-        """Return a text that was just read, and has no release yet."""
-        return cls(text.data, Release("", text.mtime), order=text.order)
 
     @property
     def listed(self) -> Rendering:
