@@ -240,29 +240,13 @@ def _of_the_endpoints(status: StatusDocument) -> Iterator[StatusFinding]:
         key = "verdict.probing_dead" if health["endpoints"] else "verdict.unprobed"
         yield StatusFinding(Level.WARN, key, {})
         return
-    down = kinds_down(health, counts)
-    for kind in counts:
+    for kind, listed in counts.items():
         ups = [check["up"] for check in health["endpoints"] if check["kind"] == kind]
-        if kind in down:
+        if ups and ups == [False] * min(listed, MOST):  # all that can be checked, and known so
             yield StatusFinding(Level.BAD, "verdict.kind_down", {"kind": kind})
         elif failed := ups.count(False):
             values = {"n": failed, "all": f"{len(ups):,}", "kind": kind}
             yield StatusFinding(Level.WARN, "verdict.some_down", values)
-
-
-def kinds_down(health: HealthDocument | None, counts: dict[str, int]) -> list[str]:
-    """Return the kinds of which every endpoint that is checked is known to be down.
-
-    Args:
-        health: The member ``health`` of the status document.
-        counts: Its member ``counts``.
-    """
-    down = []
-    for kind, listed in counts.items():
-        ups = [e["up"] for e in (health["endpoints"] if health else ()) if e["kind"] == kind]
-        if ups and ups == [False] * min(listed, MOST):
-            down.append(kind)
-    return down
 
 
 def dropped_entries(status: StatusDocument) -> int:

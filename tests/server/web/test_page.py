@@ -20,7 +20,7 @@ from mop_config.model.endpoint import dumps
 from mop_config.server.parsing.problems import Code, Problem, ProblemRecord, Severity
 from mop_config.server.serving.store import Result, SourceState, Trigger
 from mop_config.server.settings import Settings
-from mop_config.server.status.document import kinds_down
+from mop_config.server.status.document import verdict
 from mop_config.server.status.translations import LANGUAGES, Texts, load
 from mop_config.server.web.dashboard import PARAMETERS, _templates
 from mop_config.server.web.dashboard.viewmodel import (
@@ -67,6 +67,11 @@ def status(**changes: Any) -> Any:
         "health": None,
         **changes,
     }
+
+
+def kinds_down(document: Any) -> list[str]:
+    """Return the kinds that the verdict on a status document calls down."""
+    return [each.values["kind"] for each in verdict(document) if each.key == "verdict.kind_down"]
 
 
 def described(document: Any, hosts: int = 0) -> dict[str, Any]:
@@ -385,10 +390,11 @@ def test_a_kind_is_down_when_all_of_it_is_known_to_be(
     ]
     health: Any = {"interval_seconds": 5.0, "alive": True, "endpoints": endpoints}
     counts: Any = {"api": len(ups), "socketio": 0}
-    shown = described(status(health=health, counts=counts), 3)
-    assert (shown["up"], kinds_down(health, counts)) == (ups.count(True), down)
+    document = status(health=health, counts=counts)
+    shown = described(document, 3)
+    assert (shown["up"], kinds_down(document)) == (ups.count(True), down)
     counts = {"api": len(ups) + 1, "socketio": 0}  # one that is not checked
-    assert kinds_down(health, counts) == []
+    assert kinds_down(status(health=health, counts=counts)) == []
 
 
 def test_errors_come_before_warnings() -> None:
