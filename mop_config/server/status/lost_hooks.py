@@ -28,11 +28,7 @@ def note(name: str) -> None:
 def notice() -> str:
     """Return what is lost in this process; empty if nothing is lost, or without gunicorn."""
     missing = ", ".join(sorted(_HOOKS - _ran))
-    if not missing or not under_gunicorn():
+    # gunicorn sets this variable in its master.
+    if not missing or "gunicorn" not in os.environ.get("SERVER_SOFTWARE", ""):
         return ""
     return f"gunicorn runs without mop-config's hooks ({missing}): {_LOST}; {REMEDY}"
-
-
-def under_gunicorn() -> bool:
-    """Whether this process runs under gunicorn."""
-    return "gunicorn" in os.environ.get("SERVER_SOFTWARE", "")

@@ -203,9 +203,7 @@ def report() -> Response:
     if not reports.add(counts, service.listed(), address, time.time()):
         refused = problem(429, "an address may report 10 times a minute")
         return as_response(refused.adding(("Retry-After", "60")))
-    response = Response(status=204)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return Response(status=204, headers={"Cache-Control": "no-store"})
 
 
 def client_address(peer: str, forwarded: str, trusted: str) -> str:
