@@ -261,19 +261,17 @@ class StaticExporter:
     def _turn(self) -> None:
         if not self._store.view.loaded:
             return
+        reason = ""
         try:
             if changed := self._write():
                 logger.info("published %s", ", ".join(changed))
-            self._complained = False
         except SourceError as error:
-            self._complain(str(error))
+            reason = str(error)
         except OSError as error:
-            self._complain(f"{error.filename}: {error.strerror}")
-
-    def _complain(self, reason: str) -> None:
-        if not self._complained:
+            reason = f"{error.filename}: {error.strerror}"
+        if reason and not self._complained:
             logger.error("the list cannot be published: %s", reason)
-        self._complained = True
+        self._complained = bool(reason)
 
     def _write(self) -> list[str]:
         """Bring the folder up to date, and return the paths of the files that have changed."""
