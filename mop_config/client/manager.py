@@ -8,7 +8,9 @@ from typing import Any, Unpack
 
 import httpx2
 
-from ..health.probe import AnswerJudge, HealthRequest, health_path_of
+from ..errors import AddressError
+from ..health.probe import AnswerJudge, HealthRequest
+from ..model.address import normalise_path
 from ..model.endpoint import Endpoint, EndpointConfig, Kind, QrData
 from ..net.resolver import LookUp, Resolve, resolver_of
 from .attempts import EndpointAttempts
@@ -378,5 +380,15 @@ class BaseManager:
 
 
 def _health_request(path: str, healthy: AnswerJudge | None) -> HealthRequest:
+    """Return the request of the health checks, with the canonical spelling of its path.
+
+    Raises:
+        TypeError: If ``path`` is not a text, or ``healthy`` not a plain function.
+        AddressError: If ``path`` is not a valid path.
+    """
     check_plain("healthy", healthy)
-    return HealthRequest(health_path_of(path), healthy)
+    if not isinstance(path, str):
+        raise TypeError(f"health_path must be a path, not {path!r}")
+    if not path.startswith("/"):
+        raise AddressError("bad-url", f"health_path must begin with '/': {path!r}")
+    return HealthRequest(normalise_path(path), healthy)

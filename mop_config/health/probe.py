@@ -20,8 +20,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-from ..errors import AddressError
-from ..model.address import normalise_path, parse_url
+from ..model.address import parse_url
 from ..model.endpoint import Endpoint, Kind
 from ..net.connect import DialOptions
 from ..net.faults import Fault, HttpError, causes, lacks_resources
@@ -68,20 +67,6 @@ class HealthRequest(NamedTuple):
 
 
 _USUAL = HealthRequest()
-
-
-def health_path_of(path: str) -> str:
-    """Return the ``health_path`` of a manager in its canonical spelling.
-
-    Raises:
-        TypeError: If ``path`` is not a text.
-        AddressError: If ``path`` is not a valid path.
-    """
-    if not isinstance(path, str):
-        raise TypeError(f"health_path must be a path, not {path!r}")
-    if not path.startswith("/"):
-        raise AddressError("bad-url", f"health_path must begin with '/': {path!r}")
-    return normalise_path(path)
 
 
 def _is_success(status: int, *_: object) -> bool:
@@ -138,7 +123,6 @@ class Prober(HttpClient):
         request: HealthRequest = _USUAL,
     ) -> None:
         super().__init__(dial, resolver)
-        self._timeout = dial.timeout
         self._health_request = request
         from ..net._sync import connecting  # noqa: F401 - slow, so before a time-out begins
 
@@ -151,7 +135,7 @@ class Prober(HttpClient):
             known_path: The path that answered before, or None.
         """
         where, started = parse_url(endpoint.url), time.monotonic()
-        until = started + self._timeout
+        until = started + self.dial.timeout
         try:
             connection = HttpConnection(self, where, until, endpoint.server_name)
         except Exception as error:  # for example, the environment's proxy cannot be used

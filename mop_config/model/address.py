@@ -211,18 +211,14 @@ def _normalise_name(text: str, *, underscores: bool) -> str:
         raise AddressError("bad-host", f"the host is longer than {MAX_HOST_LENGTH} characters")
     labels = host.split(".")
     if _NUMERIC_LABEL.fullmatch(labels[-1]):
-        return _normalise_ipv4(host)
+        if _IPV4_HOST.fullmatch(host):
+            return host
+        numbers = "four numbers from 0 to 255, without leading zeros"
+        raise AddressError("bad-ip", f"not an IPv4 address: it needs {numbers}")
     for label in labels:
         if reason := _why_not_a_label(label.replace("_", "0") if underscores else label):
             raise AddressError("bad-host", reason)
     return host
-
-
-def _normalise_ipv4(host: str) -> str:
-    if _IPV4_HOST.fullmatch(host):
-        return host
-    numbers = "four numbers from 0 to 255, without leading zeros"
-    raise AddressError("bad-ip", f"not an IPv4 address: it needs {numbers}")
 
 
 def _why_not_a_label(label: str) -> str:

@@ -94,7 +94,8 @@ class Endpoint:
                 ``bad-server-name`` or one of ``parse_url``.
         """
         name = None if server_name is None else canonical_server_name(server_name)
-        _check_priority(priority)
+        if type(priority) is not int or priority < 0:  # a bool is no priority
+            raise AddressError("bad-priority", "the priority must be a whole number, 0 or more")
         return assemble(parse_url(url).text, priority, name)  # not validated a second time
 
 
@@ -146,11 +147,6 @@ class EndpointConfig:
     def kinds(self) -> dict[Kind, tuple[Endpoint, ...]]:
         """Map each kind to its endpoints, in the order of the JSON members."""
         return {Kind.API: self.api_endpoints, Kind.SOCKETIO: self.socketio_endpoints}
-
-
-def _check_priority(priority: int) -> None:
-    if type(priority) is not int or priority < 0:  # a bool is no priority
-        raise AddressError("bad-priority", "the priority must be a whole number, 0 or more")
 
 
 def dumps(config: EndpointConfig) -> bytes:
@@ -279,8 +275,7 @@ def loads_qr(text: str | bytes, most: int | None = None) -> QrData:
     api, socketio = (_qr_endpoints(kind, document) for kind in Kind)
     known = [*(kind.member for kind in Kind), *_SINGLE.values()]
     if api is None and socketio is None:
-        names = ", ".join(known)
-        raise PayloadError("document", f"must have one of {names}")
+        raise PayloadError("document", f"must have one of {', '.join(known)}")
     room_id = document.get("room_id")
     check_room_id(room_id)
     ours = {*known, "room_id"}

@@ -6,7 +6,7 @@ from ..streams import AsyncStream
 
 
 async def connect(
-    place: Place, options: DialOptions, resolver: Resolver, owner: Owner | None = None
+    place: Place, options: DialOptions, resolver: Resolver, owner: Owner
 ) -> AsyncStream:
     """Connect to the first address of a host that is ready.
 
@@ -14,12 +14,11 @@ async def connect(
         place: The server.
         options: The limits and options of each dial.
         resolver: Resolves the host.
-        owner: Object that may abort the connection from another thread; None for no owner.
+        owner: Object that may abort the connection from another thread.
 
     Raises:
         OSError: If no address was ready in time; a ``socket.gaierror`` if the host has no address.
     """
-    owner = owner or Owner()
     with Ring() as ring:
         HostDial(ring, place, options, resolver)
         while not owner.aborted:

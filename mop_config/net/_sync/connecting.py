@@ -6,21 +6,18 @@ from ..resolver import Resolver
 from ..streams import Stream
 
 
-def connect(
-    place: Place, options: DialOptions, resolver: Resolver, owner: Owner | None = None
-) -> Stream:
+def connect(place: Place, options: DialOptions, resolver: Resolver, owner: Owner) -> Stream:
     """Connect to the first address of a host that is ready.
 
     Args:
         place: The server.
         options: The limits and options of each dial.
         resolver: Resolves the host.
-        owner: Object that may abort the connection from another thread; None for no owner.
+        owner: Object that may abort the connection from another thread.
 
     Raises:
         OSError: If no address was ready in time; a ``socket.gaierror`` if the host has no address.
     """
-    owner = owner or Owner()
     with Ring() as ring:
         HostDial(ring, place, options, resolver)
         while not owner.aborted:
