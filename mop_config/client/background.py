@@ -54,12 +54,10 @@ class Background:
 
     def __init__(self, lists: EndpointLists, health: probe.HealthRequest) -> None:
         settings = lists.settings
-        options = settings.options
         self._lists = lists
         self._state = state = lists.state
-        dial = options.for_dial(state.policy.health_timeout)
+        dial = settings.options.for_dial(state.policy.health_timeout)
         self._prober = probe.Prober(dial, state.resolver, health)
-        self._stopped = False
         self._is_short = False  # whether the last check or start lacked a thread or descriptor
         self.updates = ListUpdates(lists, self._any_healthy)
         self._parallel = state.policy.probe_parallelism
@@ -92,7 +90,7 @@ class Background:
         """
         with self._lock:
             loop = self._loops.get(name)
-            if not self._stopped and (loop is None or not loop.is_alive()):
+            if not self._prober.aborted and (loop is None or not loop.is_alive()):
                 self._loops[name] = start_thread(self._loop, f"mop-config-{name}", name)
 
     def wake(self) -> None:
@@ -103,11 +101,10 @@ class Background:
 
     def cancel(self) -> None:
         """Tell every thread to end, without waiting and without a lock."""
-        self._stopped = True
+        self._prober.abort()
+        self.updates.client.abort()
         for wakeups in self._wakeups.values():
             wakeups.put(None)
-        self._prober.abort()
-        self.updates.close()
 
     def stop(self) -> None:
         """Cancel running tasks and wait for the threads, for at most ``CLOSE_PATIENCE`` seconds."""
@@ -132,7 +129,7 @@ class Background:
         work, told = self._works[name], ""
         if name == "report":
             self._pause(name, EVERY)
-        while not self._stopped:
+        while not self._prober.aborted:
             try:
                 delay, told = work(), ""
             except Exception as error:
@@ -149,7 +146,7 @@ class Background:
             wakeups.get(timeout=max(0.0, seconds))
             end = time.monotonic() + YIELD
             # Wake-ups until then are one with the first; the end of the time raises Empty.
-            while not self._stopped:
+            while not self._prober.aborted:
                 wakeups.get(timeout=max(0.0, end - time.monotonic()))
 
     def _run_due_checks(self) -> float:
@@ -194,7 +191,7 @@ class Background:
 
     def record(self, job: probe.Job, result: probe.ProbeResult) -> bool:
         """Record the result of a health check; return whether the checks are cancelled."""
-        if self._stopped:
+        if self._prober.aborted:
             return True
         if result.fault is Fault.OURS:
             self.warn_of_shortage(f"{job[1].url} could not be checked: {result.detail}")

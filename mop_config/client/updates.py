@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from logging import INFO, WARNING
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -46,26 +46,24 @@ MAX_BYTES, MAX_COUNT = 4096, 10_000
 
 
 class ListUpdates:
-    """The updates of a manager's list, until ``close`` cancels them for good.
+    """The updates of a manager's list, and its reports.
 
     Args:
         lists: The lists of the manager.
         any_healthy: Returns whether an endpoint of a new list is healthy.
+
+    Attributes:
+        client: Sends the requests; its ``abort`` cancels all updates for good.
     """
 
     def __init__(self, lists: EndpointLists, any_healthy: rules.Check) -> None:
-        policy, options = lists.state.policy, lists.settings.options
-        dial = options.for_dial(policy.connect_timeout)
-        self._client = HttpClient(dial, lists.state.resolver)
+        dial = lists.settings.options.for_dial(lists.state.policy.connect_timeout)
+        self.client = HttpClient(dial, lists.state.resolver)
         self._lists = lists
         self._any_healthy = any_healthy
         #: Source of the next long poll; None: the next update asks all sources without waiting.
         self._watched: str | None = None
         self._in_a_row = 0  # failed updates
-
-    def close(self) -> None:
-        """Cancel all requests; takes no lock, so a finalizer may call it."""
-        self._client.abort()
 
     def update(self, fallback: str | None, token: str | None, *, force: bool) -> bool:
         """Update the list for the application; return whether the list has changed.
@@ -108,16 +106,11 @@ class ListUpdates:
                 server_names=names,
                 https_only=known.https_only,
             )
-            return self._client.request(request)
+            return self.client.request(request)
 
-        def ask(source: str) -> rules.SourceAnswer:
-            return rules.update(source, known, fetch, self._any_healthy)
+        return self._first_answer(known, fetch)
 
-        return self._first_answer(known.sources, ask)
-
-    def _first_answer(
-        self, sources: Sequence[str], ask: Callable[[str], rules.SourceAnswer]
-    ) -> rules.SourceAnswer:
+    def _first_answer(self, known: rules.UpdateContext, fetch: rules.Fetch) -> rules.SourceAnswer:
         """Ask the sources side by side, so that dead sources cost no time; return the first answer.
 
         A source that is asked when another answers goes on to the end of its own time.
@@ -127,29 +120,28 @@ class ListUpdates:
             UpdateRefused: If no list found may be applied.
             RuntimeError: If the machine has no thread left.
         """
+        sources = known.sources
         events: SimpleQueue[tuple[int, rules.SourceAnswer | Exception]] = SimpleQueue()
 
         def run(position: int) -> None:
             try:
-                events.put((position, ask(sources[position])))
+                answer = rules.update(sources[position], known, fetch, self._any_healthy)
+                events.put((position, answer))
             except Exception as error:
                 events.put((position, error))
 
         started = 0
         next_at = 0.0
         errors: dict[int, Exception] = {}
-        while not self._client.aborted and len(errors) < len(sources):
-            pause = None  # wait until a source reports
-            if started < len(sources):
-                pause = max(0.0, next_at - time.monotonic())
-            if pause == 0.0:
+        while not self.client.aborted and len(errors) < len(sources):
+            all_asked = started == len(sources)
+            pause = None if all_asked else max(0.0, next_at - time.monotonic())
+            try:
+                position, event = events.get(timeout=pause)
+            except Empty:  # the next source is due
                 start_thread(run, "mop-config-list", started)
                 started += 1
                 next_at = time.monotonic() + STAGGER
-                continue
-            try:
-                position, event = events.get(timeout=pause)
-            except Empty:
                 continue
             if isinstance(event, rules.SourceAnswer):
                 return event
@@ -201,7 +193,7 @@ class ListUpdates:
         )
         expected = is_absence and not settings.config_urls
         repeated = settings.watch and self._in_a_row > 0
-        if not self._client.aborted:
+        if not self.client.aborted:
             name = "" if isinstance(error, MopConfigError) else f"{type(error).__name__}: "
             logger.log(INFO if expected or repeated else WARNING, "%s%s", name, error)
 
@@ -236,7 +228,7 @@ class ListUpdates:
                 server_names=lists.server_names(),
                 cut=True,
             )
-            status = self._client.request(request).status
+            status = self.client.request(request).status
         except Exception as error:  # raised by the application's token function, too
             logger.info("no report to %s: %s", url, error)
             return pause
