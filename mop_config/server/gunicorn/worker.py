@@ -21,7 +21,6 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from gunicorn import util
-from gunicorn.arbiter import Arbiter
 from gunicorn.workers import gthread, sync
 from gunicorn.workers.base import Worker
 from uvicorn.server import Server
@@ -199,8 +198,6 @@ class AsgiWorker(ServiceWorker, UvicornWorker):  # type: ignore[misc]
             loop.add_signal_handler(number, server.end, number != signal.SIGTERM)
         # Not gunicorn's own objects: uvloop closes their descriptors first, and gunicorn logs that.
         await server.serve([each.sock for each in self.sockets])
-        if not server.started:
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 class _WorkerServer(Server):
