@@ -15,8 +15,9 @@ from ..manager import BaseManager
 from ..pool.member import PoolMember
 from ..transport._async.connecting import dial
 from ..transport.outcome import NoEndpointAvailable
+from ..transport.with_asyncio import AsyncEvent
 from . import search
-from .with_asyncio import AsyncEngineSession, AsyncEvent, is_current, stop_task, wait_for_task
+from .with_asyncio import AsyncEngineSession, is_current, stop_task, wait_for_task
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from ..manager import BaseManager
 from ..pool.member import PoolMember
 from ..transport._sync.connecting import dial
 from ..transport.outcome import NoEndpointAvailable
+from ..transport.with_threads import Event
 from . import search
-from .with_threads import EngineSession, Event, is_current, stop_task, wait_for_task
+from .with_threads import EngineSession, is_current, stop_task, wait_for_task
 
 logger = logging.getLogger(__name__)
 

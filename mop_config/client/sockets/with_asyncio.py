@@ -15,17 +15,6 @@ from ..pool.member import PoolMember, Target
 from .search import SocketEndpoints, with_credentials
 
 
-class AsyncEvent(asyncio.Event):
-    """An event whose ``wait`` has a timeout, like ``threading.Event``."""
-
-    async def wait(self, timeout: float | None = None) -> bool:  # type: ignore[override]
-        """Wait until the event is set; return False after ``timeout`` seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await super().wait()
-        return self.is_set()
-
-
 async def wait_for_task(task: "asyncio.Task[Any]", seconds: float | None) -> bool:
     """Wait for the end of a background task, without cancelling it; return whether it ended."""
     await asyncio.wait({task}, timeout=seconds)

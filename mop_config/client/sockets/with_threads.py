@@ -8,7 +8,6 @@ import socket
 import threading
 from functools import partial
 from http import HTTPStatus
-from threading import Event
 from typing import Any
 
 import httpx2
@@ -19,8 +18,6 @@ from requests.adapters import HTTPAdapter
 from ...net.proxies import address_of
 from ..pool.member import PoolMember
 from .search import SocketEndpoints, with_credentials
-
-__all__ = ["Event"]
 
 #: Seconds for which ``disconnect`` waits for the background thread.
 _PATIENCE = 1.0

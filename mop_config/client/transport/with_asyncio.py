@@ -25,7 +25,18 @@ def dial_limit() -> asyncio.Semaphore:
     return asyncio.Semaphore(DIALS)
 
 
-class AsyncTurn(asyncio.Event):
+class AsyncEvent(asyncio.Event):
+    """An event whose ``wait`` has a timeout, like ``threading.Event``."""
+
+    async def wait(self, timeout: float | None = None) -> bool:  # type: ignore[override]
+        """Wait until the event is set; return False after ``timeout`` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await super().wait()
+        return self.is_set()
+
+
+class AsyncTurn(AsyncEvent):
     """A request in the queue of an endpoint's connections; set when the request gets its turn.
 
     Attributes:
@@ -33,12 +44,6 @@ class AsyncTurn(asyncio.Event):
     """
 
     connection: Any = None
-
-    async def wait_for(self, seconds: float) -> None:
-        """Wait until the event is set, or until the time is over."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.wait()
 
 
 def start_beside(run: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> asyncio.Task[None]:

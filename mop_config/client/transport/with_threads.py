@@ -26,9 +26,11 @@ logger = logging.getLogger(__name__)
 
 #: Whether several threads share one HTTP/2 connection: h2's state is not thread-safe.
 SHARES_HTTP2 = False
+#: The twin of ``AsyncEvent``.
+Event = threading.Event
 
 
-class Turn(threading.Event):
+class Turn(Event):
     """A request in the queue of an endpoint's connections; set when the request gets its turn.
 
     Attributes:
@@ -36,10 +38,6 @@ class Turn(threading.Event):
     """
 
     connection: Any = None
-
-    def wait_for(self, seconds: float) -> None:
-        """Wait until the event is set, or until the time is over."""
-        self.wait(seconds)
 
 
 def dial_limit() -> contextlib.AbstractContextManager[None]:

@@ -131,7 +131,7 @@ class AsyncEndpointPool:
         waited = False
         try:
             if turn.connection is None:
-                await turn.wait_for(seconds)
+                await turn.wait(seconds)
             waited = True
         finally:
             with self._lock:

@@ -132,7 +132,7 @@ class EndpointPool:
         waited = False
         try:
             if turn.connection is None:
-                turn.wait_for(seconds)
+                turn.wait(seconds)
             waited = True
         finally:
             with self._lock:
