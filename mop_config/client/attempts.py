@@ -112,8 +112,7 @@ class EndpointAttempt:
             status = self._status  # the block has failed after the answer, or elsewhere
         outcome = self._outcome(status, retry_after)
         if status is None:
-            sent = not connecting or self._status is not None
-            outcome.fault, outcome.sent, outcome.result = fault, sent, error
+            outcome.fault, outcome.sent, outcome.result = fault, not connecting, error
         return outcome
 
     def _outcome(self, status: int | None, retry_after: str | None = None) -> Attempt:
