@@ -14,7 +14,6 @@ from mop_config.client.pool.failover import (
     DialRace,
     Failover,
     RetryTraits,
-    spare_member,
 )
 from mop_config.client.pool.member import PoolMember
 from mop_config.client.pool.offline import OfflineDetector
@@ -194,7 +193,7 @@ class Client:
         """Dial the next endpoint in the background if no spare connection is open."""
         now = self._world.now
         if self._habits.policy.warm_spare and not self._spare:
-            member = spare_member(self._pool, now)
+            member = self._pool.spare(now)
             if member is not None and now >= self._spare_after and member.url not in self._kept:
                 self._spare = member.url
                 self._world.begin(self._dial_spare(self._sites[member.url]), now)

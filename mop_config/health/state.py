@@ -35,8 +35,9 @@ class HealthState(StrEnum):
         return self in _USABLE
 
 
-_NOT_FAILED = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
-_USABLE = _NOT_FAILED | {HealthState.SUSPECT}
+#: The states of endpoints without a failure.
+NOT_FAILED = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
+_USABLE = NOT_FAILED | {HealthState.SUSPECT}
 
 
 class Evidence(StrEnum):
@@ -193,7 +194,7 @@ class Health:
         if self.state is HealthState.HEALTHY:
             if evidence is Evidence.GOOD_PROBE:
                 self.next_probe = now + rules.regular_delay(chance)
-        elif before in _NOT_FAILED and evidence is not Evidence.BAD_PROBE:
+        elif before in NOT_FAILED and evidence is not Evidence.BAD_PROBE:
             self.recheck(now)  # first failure
         elif evidence is Evidence.GOOD_PROBE:
             self.next_probe = now + rules.first_backoff

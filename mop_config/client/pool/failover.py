@@ -13,7 +13,7 @@ from math import ceil, inf
 from typing import Any, NamedTuple
 
 from ...net.faults import Fault
-from .member import FINE, LATE_SHARE, RECENT, ROUTES, WEIGHT, PoolMember, race_delay
+from .member import LATE_SHARE, RECENT, ROUTES, WEIGHT, PoolMember, race_delay
 from .policy import HEDGE_LEAST, HEDGE_MOST, HEDGED, IDEMPOTENT, NOT_REACHED, Delay, Policy
 from .pool import Pool
 
@@ -388,15 +388,3 @@ class DialRace:
             for loser, since, delay in self._started.values()
             if now - since >= delay
         ]
-
-
-def spare_member(pool: Pool, now: float) -> PoolMember | None:
-    """Return the endpoint that gets a warm spare connection: the next one in line, or None.
-
-    There is none before the current endpoint has answered, and while the next one has failed.
-    """
-    current = pool.select(now)
-    if current is None or not current.served:
-        return None
-    rest = pool.alternatives(now, [current.url])
-    return rest[0] if rest and rest[0].health.state in FINE else None

@@ -8,15 +8,13 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ...health.state import Health, HealthState
+from ...health.state import Health
 from ...model.address import DEFAULT_PORTS, parse_url
 from ...model.endpoint import Endpoint
 from ...net.connect import Place
 from ...net.faults import Fault
 from .policy import HEDGE_MOST
 
-#: The states of endpoints without a failure.
-FINE = frozenset({HealthState.UNKNOWN, HealthState.HEALTHY})
 #: Seconds for which a measured time counts.
 RECENT = 300.0
 #: Largest number of dials of an endpoint that count.

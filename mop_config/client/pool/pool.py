@@ -9,10 +9,10 @@ from math import inf
 from typing import Any
 
 from ...health.probe import ProbeResult
-from ...health.state import Evidence, Health, HealthState, Transition
+from ...health.state import NOT_FAILED, Evidence, Health, HealthState, Transition
 from ...model.endpoint import Endpoint
 from ...net.faults import COUNTED, NETWORK, Fault
-from .member import FINE, PoolEvent, PoolMember, Rank, target_of
+from .member import PoolEvent, PoolMember, Rank, target_of
 from .offline import OfflineDetector
 from .policy import ODD_IN_A_ROW, ODD_STATUS, Policy
 
@@ -182,6 +182,18 @@ class Pool:
             rest = [m for m in self._members.values() if m.url not in left_out]
         return sorted(rest, key=lambda m: self._rank(m, now))
 
+    def spare(self, now: float) -> PoolMember | None:
+        """Return the endpoint that gets a warm spare connection: the next one in line, or None.
+
+        There is none without ``Policy.warm_spare``, before the current endpoint has answered, and
+        while the next one has failed.
+        """
+        current = self.select(now) if self.policy.warm_spare else None
+        if current is None or not current.served:
+            return None
+        rest = self.alternatives(now, [current.url])
+        return rest[0] if rest and rest[0].health.state in NOT_FAILED else None
+
     def _eligible(self) -> list[PoolMember]:
         """List the usable endpoints; all endpoints if no endpoint is usable."""
         return [m for m in self._members.values() if m.health.usable] or [*self._members.values()]
@@ -209,15 +221,15 @@ class Pool:
     def _review(self, now: float) -> None:
         self._network.expire(now)
         self._review_at = self._network.next_expiry
-        current, ranks = self.current, {}
+        current, choice = self.current, []
         for member in self._eligible():
             if member.busy_until > now:
                 self._review_at = min(self._review_at, member.busy_until)
             if current is None or not self._must_dwell(member, current, now):
-                ranks[member.url] = self._rank(member, now)
-        if not ranks:
+                choice.append(member)
+        if not choice:
             return
-        best = self._members[min(ranks, key=ranks.__getitem__)]
+        best = min(choice, key=lambda m: self._rank(m, now))
         # Without a current endpoint, the last one was removed, or there was none.
         reason = "removed" if current is None else self._reason(best, current, now)
         if best is not current and reason is not None:
@@ -286,7 +298,7 @@ class Pool:
         watched = [m for m in self.watched() if not m.probing]
         if self.policy.probe == "all":
             return watched
-        return [m for m in watched if m is self.current or m.health.state not in FINE]
+        return [m for m in watched if m is self.current or m.health.state not in NOT_FAILED]
 
     def take_due(self, now: float) -> list[PoolMember]:
         """List the endpoints whose check is due, and mark each check as begun."""
@@ -353,14 +365,13 @@ class Pool:
             posix: The same moment as POSIX time.
         """
         member.probing = False
-        fault, busy = result.fault, None
+        fault = result.fault
         if fault is Fault.OURS:  # cancelled, or this process lacks descriptors or threads
             member.health.postpone(now, self._random())
             return
         member.last_checked = posix
         member.probe_path = result.path or member.probe_path
-        if result.status is not None:
-            busy = self.policy.busy_for(result.status, result.retry_after, posix)
+        busy = self.policy.busy_for(result.status or 0, result.retry_after, posix)
         if busy is not None:
             self._network.record_answer(now)
             member.busy_until, fault = now + busy, Fault.BUSY
@@ -408,9 +419,10 @@ class Pool:
         elif member.failing_since is None:
             member.failing_since = began
         change = member.health.record(evidence, now, self._random())
-        if change.after is HealthState.HEALTHY and change.before not in FINE:
+        if change.after is HealthState.HEALTHY and change.before not in NOT_FAILED:
             member.recovered_at = now
-        self.urgent = self.urgent or (change.before in FINE and change.after not in FINE)
+        if change.before in NOT_FAILED and change.after not in NOT_FAILED:
+            self.urgent = True
         if self._members.get(member.url) is not member:
             return  # removed from the list during the attempt
         self._emit_transition(member, change)

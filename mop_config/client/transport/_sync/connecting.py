@@ -17,7 +17,7 @@ from ....net.connect import DialOptions, HostDial, Owner, Ring
 from ....net.faults import Fault, fault_of, lacks_resources
 from ....net.resolver import Resolver
 from ....net.streams import Stream
-from ...pool.failover import DialRace, spare_member
+from ...pool.failover import DialRace
 from ...pool.member import PoolMember
 from ...pool.session import ClientState
 from ..attempt import Default, Exchange, least
@@ -72,10 +72,8 @@ class Connector(Owner):
             now: Monotonic seconds.
         """
         self.sweep_at = now + SWEEP_INTERVAL
-        spare = None
-        if self._state.policy.warm_spare:
-            with self._state:
-                spare = spare_member(self._state.api, now)
+        with self._state as state:
+            spare = state.api.spare(now)
         for key, pool in list(self.pools.items()):
             member = self._state.api.get(pool.member.url)
             pool.retired = member is None or member.target.key != key
@@ -106,7 +104,7 @@ class Connector(Owner):
         state = self._state
         while exchange.connection is None:
             pool = self.pool_of(exchange.member)
-            left = least(exchange.wanted.get("pool"), exchange.least(None))
+            left = exchange.least(exchange.wanted.get("pool"))
             patience = left
             if exchange.race:
                 patience = max(0.0, exchange.began + state.policy.queue_delay - state.clock())
