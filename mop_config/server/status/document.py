@@ -242,7 +242,8 @@ def _of_the_endpoints(status: StatusDocument) -> Iterator[StatusFinding]:
         return
     for kind, listed in counts.items():
         ups = [check["up"] for check in health["endpoints"] if check["kind"] == kind]
-        if ups and ups == [False] * min(listed, MOST):  # all that can be checked, and known so
+        # Down: each endpoint that is checked, at most MOST of a kind, is known to be down.
+        if ups and ups == [False] * min(listed, MOST):
             yield StatusFinding(Level.BAD, "verdict.kind_down", {"kind": kind})
         elif failed := ups.count(False):
             values = {"n": failed, "all": f"{len(ups):,}", "kind": kind}
