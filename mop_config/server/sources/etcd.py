@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from ...errors import SettingsError, SourceError
-from ...model.address import EtcdAddress, Url
+from ...model.address import EtcdAddress, parse_url
 from ...model.printable import blanked
 from ...net.connect import DialOptions
 from ...net.faults import BodyTooLargeError, Fault, HttpError
@@ -384,8 +384,7 @@ class EtcdSource:
             StaleTokenError: If it requires another token.
         """
         scheme = "https" if self._settings.tls else "http"
-        address = f"{scheme}://{member.host}:{member.port}"
-        where = Url(address, scheme, member.host, member.port, "")
+        where = parse_url(f"{scheme}://{member.host}:{member.port}", underscores=True)
         # A member without a leader ends its watches instead of staying silent for ever.
         headers = {"Grpc-Metadata-hasleader": "true", "Content-Type": "application/json"}
         if member.token:

@@ -18,7 +18,7 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from enum import Enum
 from functools import partial
@@ -147,6 +147,22 @@ class Order(NamedTuple):
 
     cluster: str
     revision: int
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, flags: int, folder: int | None = None) -> Iterator[int]:
+    """Open a file or a folder; the context is its descriptor, which is closed at the end.
+
+    Args:
+        path: The path.
+        flags: The flags of ``os.open``.
+        folder: Descriptor of the folder to which the path is relative; None for the present folder.
+    """
+    descriptor = os.open(path, flags, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class SourceText(NamedTuple):
@@ -307,8 +323,7 @@ class FileSource:
         if expected is not None and fingerprint.contents != expected.contents:
             raise SourceError(Code.CHANGING, f"{self._name} changes while it is read")
         try:
-            descriptor = os.open(self.path, _FLAGS)
-            try:
+            with opened(self.path, _FLAGS) as descriptor:
                 before = os.fstat(descriptor)
                 if not stat.S_ISREG(before.st_mode):
                     kind = "a directory" if stat.S_ISDIR(before.st_mode) else "no regular file"
@@ -316,8 +331,6 @@ class FileSource:
                 with open(descriptor, "rb", closefd=False) as file:
                     data = file.read(min(before.st_size, self.max_bytes) + 1)
                 after = os.fstat(descriptor)
-            finally:
-                os.close(descriptor)
         except OSError as error:
             raise self._unreadable(error) from None
         if len(data) > self.max_bytes:

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, NotRequired, Self, TypedDict, TypeVar
 
 from ...files import open_flags
 from ..serving.store import HistoryEntry, ServedDocument
-from ..sources.file import Fingerprint
+from ..sources.file import Fingerprint, opened
 
 logger = logging.getLogger(__name__)
 
@@ -66,16 +66,6 @@ def parse_record(record: bytes) -> Any:
     if checksum != hashlib.sha256(data).hexdigest().encode():
         raise ValueError("the checksum is wrong")
     return json.loads(data)
-
-
-@contextlib.contextmanager
-def _open(path: str | Path, flags: int, folder: int | None = None) -> Iterator[int]:
-    """Open a file or a folder; the context is its descriptor, which is closed at the end."""
-    descriptor = os.open(path, flags, dir_fd=folder)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -148,7 +138,7 @@ class StateDirectory:
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
-            with _open(self.path, _FOLDER) as descriptor:
+            with opened(self.path, _FOLDER) as descriptor:
                 # Somebody may have moved another folder of root's here; such a folder is not empty.
                 if os.fstat(descriptor).st_uid == os.geteuid() and not os.listdir(descriptor):
                     self._own(descriptor)
@@ -162,7 +152,7 @@ class StateDirectory:
         """
         if make and not os.path.lexists(self.path):
             self.make()
-        with _open(self.path, _FOLDER) as descriptor:
+        with opened(self.path, _FOLDER) as descriptor:
             status = os.fstat(descriptor)
             self._check_owner(status, self.path)
             if status.st_mode & _OTHERS_WRITE:
@@ -189,7 +179,7 @@ class StateDirectory:
                 written it.
         """
         path = self.path / name
-        with self._opened() as folder, _open(name, _READ, folder) as descriptor:
+        with self._opened() as folder, opened(name, _READ, folder) as descriptor:
             status = os.fstat(descriptor)
             self._check_owner(status, path)
             if not stat.S_ISREG(status.st_mode):
@@ -225,10 +215,10 @@ class StateDirectory:
         self._passed_over.discard(name)
         return value
 
-    def names(self) -> list[str]:
-        """Return the names of all records; none if the folder cannot be listed."""
+    def names(self, prefix: str = "") -> list[str]:
+        """Return the names of the records with a prefix; none if the folder cannot be listed."""
         with contextlib.suppress(OSError), self._opened() as folder:
-            return os.listdir(folder)
+            return [name for name in os.listdir(folder) if name.startswith(prefix)]
         return []
 
     def fingerprint(self, name: str) -> Fingerprint:
@@ -507,9 +497,7 @@ class WorkerRegistry:
         A worker that is killed leaves its record behind, which is removed here.
         """
         states = []
-        for name in self._directory.names():
-            if not name.startswith(self._prefix):
-                continue
+        for name in self._directory.names(self._prefix):
             what = "the record of a worker"
             state: WorkerRecord | None = self._directory.load(name, parse_record, what)
             if state is None or state["pid"] == pid:

@@ -340,8 +340,7 @@ class ReleaseStore:
                 yield good
 
     def _history(self) -> list[str]:
-        names = self._directory.names()
-        return sorted((name for name in names if name.startswith(self._prefix)), reverse=True)
+        return sorted(self._directory.names(self._prefix), reverse=True)
 
     def _prune(self) -> None:
         """Remove the oldest texts beyond ``MAX_TEXTS`` texts or ``MAX_HISTORY_BYTES`` bytes."""
