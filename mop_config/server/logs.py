@@ -72,7 +72,12 @@ class LineFormatter(logging.Formatter):
 
 def _message(record: logging.LogRecord) -> str:
     error = record.exc_info[1] if record.exc_info else None
-    return f"{record.getMessage()}\n{describe(error)}" if error else record.getMessage()
+    try:
+        text = record.getMessage()
+    except Exception as wrong:  # a bad log statement must not fail the request that executes it
+        statement = f"{record.pathname}:{record.lineno}"
+        text = f"the log statement at {statement} cannot be formatted: {describe(wrong)}"
+    return f"{text}\n{describe(error)}" if error else text
 
 
 def describe(error: BaseException) -> str:

@@ -4,11 +4,19 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
-from mop_config.server.logs import LineFormatter, UnbufferedFileHandler, masked, unbuffered
+from mop_config.server.logs import (
+    LOG_QUEUE,
+    LineFormatter,
+    UnbufferedFileHandler,
+    masked,
+    queued,
+    unbuffered,
+)
 
 from ..users import ALICE, as_user, needs_root
 
@@ -62,6 +70,15 @@ def test_our_own_lines_are_masked() -> None:
     line = LineFormatter().format(record)
     assert "ValueError: ***" in line
     assert TOKEN not in line
+
+
+def test_a_bad_log_statement_is_named_and_does_not_raise() -> None:
+    """Arguments that do not fit are the fault of the statement, not of the request that logs."""
+    stream = StringIO()
+    handler = queued(logging.StreamHandler(stream))
+    handler.handle(logging.LogRecord("n", 20, "app.py", 7, "%d of them", ("many",), None))
+    LOG_QUEUE.drain(10)
+    assert "the log statement at app.py:7 cannot be formatted: TypeError: " in stream.getvalue()
 
 
 def test_a_line_that_a_pipe_takes_in_parts_is_written_whole() -> None:
