@@ -31,12 +31,10 @@ class HeaderFields(Headers):
         return b"".join(b"%b: %b\r\n" % pair for pair in self.pairs)
 
 
-#: The default policy allows nothing; the dashboard names what it needs.
-CONTENT_SECURITY_POLICY = "default-src 'none'; frame-ancestors 'none'"
-#: On each answer of any status; a view may set another policy.
+#: On each answer of any status. The policy allows nothing; the dashboard names what it needs.
 SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
-    ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Referrer-Policy", "no-referrer"),
 )
 

@@ -50,9 +50,9 @@ PATIENCE = 6.0
 LEAST_PATIENCE = 2.0
 
 
-def _down(reason: object) -> SourceError:
+def _down(reason: object) -> HttpError:
     """Return the error that a member does not respond as it should; another member may."""
-    return SourceError(Code.UNREACHABLE, str(reason))
+    return HttpError(Fault.PROTOCOL, str(reason))
 
 
 class Member(NamedTuple):
@@ -105,7 +105,7 @@ def _error(status: int, body: bytes) -> Exception:
     try:
         answer = parse(body)
         said = str(answer.get("message") or answer["error"])
-    except (SourceError, KeyError):
+    except (HttpError, KeyError):
         return _down(f"answers {status}, which is no response of etcd's gateway")
     said = blanked(said)[:200]
     if any(sign in said for sign in _STALE_TOKEN):
@@ -119,7 +119,7 @@ def parse(body: bytes) -> Message:
     """Read a JSON object.
 
     Raises:
-        SourceError: If the text is no JSON object.
+        HttpError: If the text is no JSON object.
     """
     try:
         value = json.loads(body)
@@ -293,9 +293,7 @@ class EtcdSource:
                 answer = self._with_login(members[index], once)
             except BodyTooLargeError:
                 raise SourceError(Code.TOO_LARGE, f"{self} is larger than {self._most}") from None
-            except (SourceError, HttpError) as error:
-                if isinstance(error, SourceError) and error.code != Code.UNREACHABLE:
-                    raise
+            except HttpError as error:
                 host, port = members[index]
                 failures.append(f"{host}:{port}: {error}")
             else:
@@ -311,9 +309,9 @@ class EtcdSource:
                 try:
                     answer = self._post(Member(*place), "/auth/authenticate", login, READ_TIMEOUT)
                     self._token = str(answer.get("token", ""))
-                except SourceError as error:
+                except (SourceError, HttpError) as error:
                     # The user may be set before authentication is enabled.
-                    if "authentication is not enabled" not in error.message:
+                    if "authentication is not enabled" not in str(error):
                         raise
             try:
                 return once(Member(*place, self._token))
@@ -378,9 +376,9 @@ class EtcdSource:
             seconds: Limit of the whole request.
 
         Raises:
-            HttpError: If there is no response; another member may respond.
-            SourceError: ``unreachable`` if the member does not respond as it should, and
-                ``unreadable`` if any other member would respond with the same error.
+            HttpError: If the member does not respond as it should; another member may.
+            SourceError: With code ``unreadable`` if any other member would respond with the same
+                error.
             StaleTokenError: If it requires another token.
         """
         scheme = "https" if self._settings.tls else "http"

@@ -47,7 +47,6 @@ _FOLDER = os.O_RDONLY | open_flags("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC")
 _FILE = open_flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY")
 _READ = os.O_RDONLY | _FILE
 _LOCK = os.O_RDWR | _FILE
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def dump_record(value: Any) -> bytes:
@@ -155,7 +154,7 @@ class StateDirectory:
         with opened(self.path, _FOLDER) as descriptor:
             status = os.fstat(descriptor)
             self._check_owner(status, self.path)
-            if status.st_mode & _OTHERS_WRITE:
+            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 # Kubernetes lets the group write to everything in a volume that it mounts.
                 os.fchmod(descriptor, 0o700)
             yield descriptor
