@@ -31,7 +31,7 @@ PAIRS = {
 
 #: Regular expressions and their replacements, applied in this order.
 RULES = (
-    (r"\bawait asyncio\.to_thread\(([\w.]+)(?:, )?", r"\1("),
+    (r"\bawait (?:asyncio\.to_thread|call_beside)\(([\w.]+)(?:, )?", r"\1("),
     (r"\basync def\b", "def"),
     (r"\basync (with|for)\b", r"\1"),
     (r"\bawait ", ""),

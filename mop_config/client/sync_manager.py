@@ -9,7 +9,6 @@ from .keywords import ClientKeywords
 from .manager import BaseManager
 from .pool.member import EndpointState
 from .transport._sync.transport import Client, FailoverTransport
-from .transport.with_threads import call_beside
 
 
 class EndpointManager(BaseManager):
@@ -34,7 +33,7 @@ class EndpointManager(BaseManager):
 
     def close(self) -> None:
         """Stop the threads within a second. The list stays, and ``start`` may be called again."""
-        call_beside(self._lifecycle.stop)
+        self._lifecycle.stop()
         self._state.loop = None
 
     def __enter__(self) -> Self:

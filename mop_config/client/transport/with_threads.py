@@ -50,11 +50,6 @@ def start_beside(run: Callable[..., None], *args: Any) -> threading.Thread:
     return start_thread(run, "mop-config-spare", *args)
 
 
-def call_beside(call: Callable[[], object]) -> None:
-    """Call a function."""
-    call()
-
-
 def end_beside(thread: threading.Thread) -> None:
     """Wait until a thread has ended; its dial notices within ``GLANCE`` that the client closes."""
     thread.join()

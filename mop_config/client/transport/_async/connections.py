@@ -126,12 +126,10 @@ class AsyncEndpointPool:
         with self._lock:
             self._queue.append(turn)
             self._admit()
-        if self._stale:
-            await self._close_stale()
+        await self._close_stale()
         waited = False
         try:
-            if turn.connection is None:
-                await turn.wait(seconds)
+            await turn.wait(seconds)
             waited = True
         finally:
             with self._lock:

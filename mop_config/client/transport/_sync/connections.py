@@ -127,12 +127,10 @@ class EndpointPool:
         with self._lock:
             self._queue.append(turn)
             self._admit()
-        if self._stale:
-            self._close_stale()
+        self._close_stale()
         waited = False
         try:
-            if turn.connection is None:
-                turn.wait(seconds)
+            turn.wait(seconds)
             waited = True
         finally:
             with self._lock:
