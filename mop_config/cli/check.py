@@ -94,7 +94,7 @@ def _print_change(reading: Reading, served: EndpointConfig, url: str) -> bool:
     if changes:
         changes.print("  ")
     lacking = _unconfirmed(reading, served)
-    for line in _unconfirmed(reading, served, used=reading.data):
+    for line in _unconfirmed(reading, served, used=reading.rendering.data):
         there = "(it is there, and counts if it is new since the served text)"
         asked = line if line in lacking else f"{line} {there}"
         say(f"  ENDPOINT_MAX_REMOVED asks for this line: {asked}")

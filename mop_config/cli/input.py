@@ -118,17 +118,15 @@ class Reading(NamedTuple):
     Attributes:
         path: Name of the file or key, as given by the user.
         settings: The settings by which the text was judged.
-        data: The bytes, empty if the file or key cannot be read.
         mtime: POSIX seconds of the last change of the file or key; 0 if it cannot be read.
         lines: The lines, empty if the text cannot be read or is not text.
-        rendering: The rendered list, with the refusal as its first error; empty without lines.
+        rendering: The rendered text, with the refusal as its first error; empty without lines.
         refusal: The error that refuses the whole text, or None.
         config: The list.
     """
 
     path: str
     settings: Settings
-    data: bytes
     mtime: float
     lines: list[str]
     rendering: Rendering
@@ -182,7 +180,7 @@ def judged(name: str, read_text: Callable[[], tuple[bytes, float]], settings: Se
             ``SourceError``.
         settings: The server's settings.
     """
-    data, mtime = b"", 0.0
+    mtime = 0.0
     lines: list[str] = []
     rendering, refusal = EMPTY, None
     try:
@@ -204,7 +202,7 @@ def judged(name: str, read_text: Callable[[], tuple[bytes, float]], settings: Se
             problems=(problem, *rendering.problems), errors=rendering.errors + 1
         )
     config = read_own(rendering.body)
-    return Reading(name, settings, data, mtime, lines, rendering, refusal, config)
+    return Reading(name, settings, mtime, lines, rendering, refusal, config)
 
 
 def warn(settings: Settings, problems: Iterable[Problem]) -> None:

@@ -24,12 +24,8 @@ def keygen(out: str | None, as_json: bool) -> None:
     if out is not None:
         _write(out, json.dumps(private) + "\n")
     if as_json:
-        document: dict[str, object] = {"kid": key.kid, "public_key": public}
-        if out is None:
-            document["private_key"] = private
-        else:
-            document["file"] = out
-        print(json_text(document))
+        place = {"private_key": private} if out is None else {"file": out}
+        print(json_text({"kid": key.kid, "public_key": public, **place}))
         return
     if out is None:
         print(json.dumps(private))

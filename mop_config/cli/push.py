@@ -36,34 +36,29 @@ def push(file: str, key: str | None, force: bool, yes: bool, as_json: bool) -> N
     if file.startswith(SCHEME):
         raise click.UsageError("name the FILE to push")
     settings = Settings.from_environ()
-    settings = replace(settings, source=_target_of(key, settings))
+    if key is None and not settings.source.startswith(SCHEME):
+        raise click.UsageError("name the ETCD-KEY: ENDPOINT_CONFIG_FILE names none")
+    settings = replace(settings, source=etcd_key(key or settings.source))
     target = EtcdTarget(settings, force=force)
     reading = judged(file, lambda: FileSource(file, settings.max_bytes).read()[:2], settings)
     if not reading.lines and reading.refusal is not None:
         raise reading.refusal
-    problems = reading.rendering.problems
-    for problem in problems:
+    rendering = reading.rendering
+    for problem in rendering.problems:
         say(f"{file}: {problem} [{problem.code}]", err=True)
-    if reading.rendering.errors:
-        raise MopConfigError(f"{file} has errors ({reading.rendering.errors}): nothing is written")
+    if rendering.errors:
+        raise MopConfigError(f"{file} has errors ({rendering.errors}): nothing is written")
     old = target.read()
     previous = target.revision
-    check_removals(reading.rendering, settings, old, time.time())
-    difference = TextDifference(old, reading.data, settings, time.time(), str(target), file)
+    check_removals(rendering, settings, old, time.time())
+    difference = TextDifference(old, rendering.data, settings, time.time(), str(target), file)
     if not as_json:
         difference.print()
-    result = replace_text(target, old, reading.data, sure=yes or as_json)
+    result = replace_text(target, old, rendering.data, sure=yes or as_json)
     if as_json:
         outcome: dict[str, object] = {"target": str(target), "result": result}
         outcome |= {"previous_revision": previous, "revision": target.revision}
-        outcome["problems"] = [problem.as_dict() for problem in problems]
+        outcome["problems"] = [problem.as_dict() for problem in rendering.problems]
         print(json_text({**outcome, **difference.as_dict()}))
     else:
         say(f"{target}: {result}, revision {target.revision}")
-
-
-def _target_of(key: str | None, settings: Settings) -> str:
-    """Return the address of the key to write: the argument, else the source of the settings."""
-    if key is None and not settings.source.startswith(SCHEME):
-        raise click.UsageError("name the ETCD-KEY: ENDPOINT_CONFIG_FILE names none")
-    return etcd_key(key or settings.source)

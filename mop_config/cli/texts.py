@@ -19,7 +19,7 @@ import click
 from ..errors import MopConfigError, SourceError
 from ..files import replacing
 from ..model.address import EtcdAddress, without_userinfo
-from ..model.endpoint import Difference
+from ..model.endpoint import Difference, difference
 from ..server.parsing.problems import Code
 from ..server.parsing.render import EMPTY_BODY, missing_confirmations, render, render_body
 from ..server.settings import Settings
@@ -345,11 +345,9 @@ class TextDifference:
 
 def changed_endpoints(old: bytes, new: bytes, settings: Settings, at: float) -> Difference | None:
     """Compare the endpoints of two texts at a moment; return None if the newer has no list."""
-    served = render_body(old, settings.rules, at) or EMPTY_BODY
-    try:
-        return render(new, settings.rules, served, at).difference
-    except SourceError:
-        return None
+    before = render_body(old, settings.rules, at) or EMPTY_BODY
+    after = render_body(new, settings.rules, at)
+    return None if after is None else difference(before, after)
 
 
 def _lines(data: bytes) -> list[str]:
