@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from ...health.state import HealthRules
 from ...net.http import retry_after as parse_retry_after
@@ -29,7 +29,7 @@ BUSY_STATUS = frozenset({429, 503})
 #: Seconds, or ``auto`` for a delay derived from recent measurements.
 Delay = float | Literal["auto"]
 Probe = Literal["all", "current", "none"]
-PROBES: tuple[Probe, ...] = ("all", "current", "none")
+PROBES: tuple[Probe, ...] = get_args(Probe)
 #: The largest number, and longest time in seconds; the system's calls overflow at 24 days.
 MAX_SECONDS = 1_000_000
 #: Ends of the names of the fields that must be greater than 0.

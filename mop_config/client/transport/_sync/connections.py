@@ -143,12 +143,12 @@ class EndpointPool:
 
     def opened(self, connection: EndpointConnection, stream: Any) -> None:
         """Turn a place into a connection over a connected stream."""
-        tls, expiry = stream.get_extra_info("ssl_object"), self._options.limits.keepalive_expiry
-        is_http2 = not self._options.http1 or (tls and tls.selected_alpn_protocol() == "h2")
+        expiry = self._options.limits.keepalive_expiry
+        is_http2 = stream.shared or not self._options.http1
         kind: Any = httpcore2.HTTP2Connection if is_http2 else httpcore2.HTTP11Connection
         with self._lock:
             connection.stream, connection.http = stream, kind(self._origin, stream, expiry)
-            connection.shared = self._may_share = bool(SHARES_HTTP2 and is_http2)
+            connection.shared = self._may_share = SHARES_HTTP2 and is_http2
             if connection.shared:
                 self._free.append(connection)
             self._admit()
