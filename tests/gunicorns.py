@@ -1,7 +1,7 @@
-"""Run gunicorn in forks of one process that has imported the server.
+"""Run gunicorn and hypercorn in forks of one process that has imported the servers.
 
 A fork is a process of its own, with its own session, arguments, environment and log, and ends as
-gunicorn ends. It saves the imports, which take most of a server's start.
+the server ends. It saves the imports, which take most of a server's start.
 """
 
 import contextlib
@@ -17,12 +17,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SCRIPT = str(Path(sys.executable).parent / "gunicorn")
+#: Hypercorn without a worker process, which would import everything once more.
+HYPERCORN = [sys.executable, "-m", "hypercorn", "-w", "0"]
 
 _PROGRAM = """
 import gc, json, os, signal, socket, sys, time
 import gunicorn.app.wsgiapp, gunicorn.arbiter
 import mop_config.server.gunicorn.worker, mop_config.server.gunicorn.logger
 import mop_config.server.web.app, mop_config.server.web.asgi
+# What a server imports when it needs it.
+import encodings.idna, uvicorn.lifespan.off, uvicorn.loops.uvloop
+import hypercorn.__main__, hypercorn.asyncio.run
+# The clients of the package socketio, which no server uses, import these for 0.4 s.
+sys.modules.update(dict.fromkeys(["aiohttp", "requests"]))
+import socketio
+del sys.modules["aiohttp"], sys.modules["requests"]
 control = socket.socket(fileno=int(sys.argv[1]))
 # Else the end of each fork looks through all modules for garbage, for a fifth of a second.
 gc.collect()
@@ -57,6 +66,8 @@ sys.stdout = open(1, "w")
 sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")
 sys.argv = arguments
 sys.path[:1] = environ["PYTHONPATH"].split(os.pathsep)
+if arguments[1:3] == ["-m", "hypercorn"]:
+    sys.exit(hypercorn.__main__.main(arguments[3:]))
 sys.exit(gunicorn.app.wsgiapp.run(prog="gunicorn"))
 """
 
@@ -91,7 +102,7 @@ def forking(program: str, control: list[socket.socket]) -> Iterator[None]:
 
 
 @contextmanager
-def forking_gunicorn() -> Iterator[None]:
+def forking_servers() -> Iterator[None]:
     """Run the process that forks, unless it runs already."""
     with contextlib.nullcontext() if _control else forking(_PROGRAM, _control):
         yield
@@ -105,13 +116,13 @@ def can_fork(command: list[str], environ: Mapping[str, str]) -> bool:
     early = ("PYTHON", "LC_", "LANG", "TZ", "PROMETHEUS", "FORWARDED_ALLOW_IPS")
     return (
         bool(_control)
-        and command[0] == SCRIPT
+        and (command[0] == SCRIPT or command[: len(HYPERCORN)] == HYPERCORN)
         and not any(name.startswith(early) and name != "PYTHONPATH" for name in environ)
     )
 
 
-class ForkedGunicorn:
-    """A gunicorn in a fork, with the methods of ``subprocess.Popen`` that the tests use.
+class ForkedServer:
+    """A server in a fork, with the methods of ``subprocess.Popen`` that the tests use.
 
     Args:
         command: The command line.
@@ -119,7 +130,7 @@ class ForkedGunicorn:
         log: Descriptor of the log.
 
     Attributes:
-        pid: Process id of the master.
+        pid: Process id of the server, of gunicorn's master.
         returncode: The exit code; None until ``poll`` or ``wait`` has seen the end.
     """
 
@@ -133,11 +144,11 @@ class ForkedGunicorn:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Return the exit code, or None if gunicorn runs."""
+        """Return the exit code, or None if the server runs."""
         return self._look(0.0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until gunicorn has ended, and return its exit code."""
+        """Wait until the server has ended, and return its exit code."""
         code = self._look(timeout)
         if code is None:
             raise subprocess.TimeoutExpired(self._command, timeout or 0.0)
@@ -150,10 +161,10 @@ class ForkedGunicorn:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless gunicorn has ended."""
+        """Send a signal, unless the server has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Send SIGKILL, unless gunicorn has ended."""
+        """Send SIGKILL, unless the server has ended."""
         self.send_signal(signal.SIGKILL)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import psutil
 from werkzeug.datastructures import Headers
 
-from .gunicorns import SCRIPT, ForkedGunicorn, can_fork
+from .gunicorns import SCRIPT, ForkedServer, can_fork
 from .waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -59,10 +59,10 @@ class Server:
             if not name.startswith(("ENDPOINT_", "COV_", "PYTEST_"))
         }
         variables = {**clean, "PYTHONPATH": str(ROOT), **environ}
-        self.process: subprocess.Popen[bytes] | ForkedGunicorn
+        self.process: subprocess.Popen[bytes] | ForkedServer
         with self.log_path.open("wb") as log:
             if user is None and can_fork(command, environ):
-                self.process = ForkedGunicorn(command, variables, log.fileno())
+                self.process = ForkedServer(command, variables, log.fileno())
                 return
             self.process = subprocess.Popen(
                 command,

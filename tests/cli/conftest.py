@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..gunicorns import forking_gunicorn
+from ..gunicorns import forking_servers
 from .forks import forking
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _forking() -> Iterator[None]:
-    with forking(), forking_gunicorn():
+    with forking(), forking_servers():
         yield

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from ..gunicorns import forking_gunicorn
+from ..gunicorns import forking_servers
 from .driver import KINDS
 from .fleet import Fleet, fleet_in
 from .names import Names
@@ -16,8 +16,8 @@ from .socket_server import SocketServer, socket_server
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _forking_gunicorn() -> Iterator[None]:
-    with forking_gunicorn():
+def _forking_servers() -> Iterator[None]:
+    with forking_servers():
         yield
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import trustme
 
+from ..gunicorns import HYPERCORN
 from ..servers import Server, gunicorn_command
 from ..waiting import wait_for
 
@@ -86,7 +86,7 @@ class Backend:
         target = "tests.client.app:app"
         if self.http2:
             # hypercorn has no option for the number of threads; asyncio's default is enough.
-            command = [sys.executable, "-m", "hypercorn", "-b", f"127.0.0.1:{self.port}"]
+            command = [*HYPERCORN, "-b", f"127.0.0.1:{self.port}"]
             options = [] if files is None else ["--certfile", files[0], "--keyfile", files[1]]
             return [*command, *options, f"wsgi:{target}"]
         config = self.fleet.folder / "gunicorn.py"

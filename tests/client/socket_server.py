@@ -3,10 +3,10 @@
 import contextlib
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..gunicorns import HYPERCORN
 from ..servers import Server
 from ..waiting import wait_for
 
@@ -48,8 +48,7 @@ def socket_server(
         port: Port to listen on; 0 for a free port.
         certificate: Paths of the certificate and its key; None for plain HTTP.
     """
-    # Without a worker process, which would import everything once more.
-    command = [sys.executable, "-m", "hypercorn", "-w", "0", "-b", f"127.0.0.1:{port}"]
+    command = [*HYPERCORN, "-b", f"127.0.0.1:{port}"]
     if certificate is not None:
         command += ["--certfile", certificate[0], "--keyfile", certificate[1]]
     environ = {

@@ -95,6 +95,21 @@ def test_a_file_of_authorities_that_is_missing(
         kind([A])
 
 
+@pytest.mark.parametrize("kind", MANAGERS)
+def test_the_authorities_of_the_system(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without variables that name others, a manager trusts the system's authorities."""
+
+    def serials(context: ssl.SSLContext) -> set[str]:
+        return {str(each["serialNumber"]) for each in context.get_ca_certs()}
+
+    named = serials(ssl.create_default_context())
+    monkeypatch.delenv("SSL_CERT_FILE")
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    trusted = serials(ssl.create_default_context())
+    assert named != trusted
+    assert serials(kind([A])._network_options.tls.sslobject_class.lender) == trusted
+
+
 @pytest.mark.parametrize("wrong", ["", 7, "a b"])
 @pytest.mark.parametrize("how", ["function", "argument"])
 def test_a_token_that_turns_out_to_be_none(how: str, wrong: Any) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..gunicorns import forking_gunicorn
+from ..gunicorns import forking_servers
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _forking_gunicorn() -> Iterator[None]:
-    with forking_gunicorn():
+def _forking_servers() -> Iterator[None]:
+    with forking_servers():
         yield
