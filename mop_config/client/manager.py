@@ -16,12 +16,12 @@ from ..net.resolver import LookUp, Resolve, resolver_of
 from .attempts import EndpointAttempts
 from .background import Lifecycle
 from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords, check_plain
-from .lists import rules
-from .lists.cache_file import cache_path as usual_cache_path
+from .lists import cache_file, rules
 from .lists.endpoint_lists import EndpointLists, ListSource, ManagerSettings
 from .lists.trust import Key, Trust
-from .pool.member import EndpointState
+from .pool.member import EndpointState, PoolMember
 from .pool.policy import Policy, checked_number
+from .pool.pool import Pool
 from .pool.session import ClientState
 from .transport.attempt import BASE_URL, Default
 from .transport.options import NAMES, TransportOptions
@@ -120,7 +120,7 @@ class BaseManager:
         if not isinstance(policy, Policy | None):
             raise TypeError(f"policy must be a Policy, not {policy!r}")
         self.policy = policy = policy or Policy()
-        file = usual_cache_path(cache_path, app)
+        file = cache_file.cache_path(cache_path, app)
         self._transport_options: dict[str, Any] = {**options}
         self._network_options = network = TransportOptions(**self._transport_options | _HTTP1_ONLY)
         trust = None if trusted_keys is None else Trust(trusted_keys, policy.max_endpoints, file)
@@ -227,13 +227,9 @@ class BaseManager:
         Raises:
             KeyError: If the endpoint is not in the list.
         """
-        wanted = rules.canonical_url(url)
         with self._state as state:
-            pools = [pool for pool in state.pools if pool.get(wanted)]
-            if not pools:
-                raise KeyError(f"{url} is not in the list")
-            for pool in pools:
-                pool.pin(wanted, state.clock())
+            for pool, member in self._find(url):
+                pool.pin(member.url, state.clock())
 
     def unpin(self) -> None:
         """Remove the pin: choose by priority and speed again."""
@@ -349,14 +345,21 @@ class BaseManager:
 
     def _check(self, endpoint: EndpointState | str) -> bool:
         url = endpoint if isinstance(endpoint, str) else endpoint.url
-        wanted = rules.canonical_url(url)
-        with self._state as state:
-            for pool in state.pools:
-                if (member := pool.get(wanted)) is not None:
-                    break
-            else:
-                raise KeyError(f"{url} is not in the list")
+        with self._state:
+            pool, member = self._find(url)[0]
         return self._lifecycle.tasks.check(pool.kind, member)
+
+    def _find(self, url: str) -> list[tuple[Pool, PoolMember]]:
+        """Return an endpoint, with its pool, of each kind. The caller holds the lock of the state.
+
+        Raises:
+            KeyError: If the endpoint is not in the list.
+        """
+        wanted = rules.canonical_url(url)
+        found = [(pool, member) for pool in self._state.pools if (member := pool.get(wanted))]
+        if not found:
+            raise KeyError(f"{url} is not in the list")
+        return found
 
     def _client_options(
         self, options: Mapping[str, Any], *, start: bool
