@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from ...errors import AddressError
 from ...model.address import (
@@ -289,8 +289,7 @@ class EndpointFile:
             self.problems.add(Code(error.code), line, column, error.message, shown, word)
             return
         priority = values.pop("priority", None)
-        attributes = cast(dict[str, str], values)
-        entry = Entry(host, port, url, priority, attributes, line, column, shown, window)
+        entry = Entry(host, port, url, priority, values, line, column, shown, window)
         self.current.append(entry)
         for code, message in _oddities(self.section, host, address):
             self.problems.add(code, line, column, message, shown)

@@ -155,21 +155,19 @@ class ReloadThread:
         workers: WorkerRegistry | None = None,
         on_late: Callable[[], None] = lambda: None,
     ) -> None:
-        source = reloader.source
-        events = Events()
         self._reloader = reloader
-        self._source = source
+        self._source = reloader.source
         self._workers = workers
         self._on_turn = on_turn
         self._on_late = on_late
-        self._events = events
+        self._events = Events()
         self.watcher: Watcher | EtcdWatcher
-        if isinstance(source, EtcdSource):
-            self.watcher = EtcdWatcher(source, events)
-            self._late_after = LATE + source.longest
+        if isinstance(self._source, EtcdSource):
+            self.watcher = EtcdWatcher(self._source, self._events)
+            self._late_after = LATE + self._source.longest
             self._noticed = Trigger.ETCD
         else:
-            self.watcher = Watcher(source.path, events)
+            self.watcher = Watcher(self._source.path, self._events)
             self._late_after = LATE
             self._noticed = Trigger.WATCH
         self._debouncer = Debouncer(reloader.loaded.fingerprint)

@@ -331,10 +331,9 @@ class SnapshotStore:
         if reload is not None:
             self._on_reload(reload)
         previous = before.snapshot if before.loaded else None
-        about: dict[str, Any]
         if reload is not None and reload.error is not None:
             signal = signals.config_rejected
-            about = {"reason": reload.error, "problems": view.problems}
+            about: dict[str, Any] = {"reason": reload.error, "problems": view.problems}
         elif view.loaded and (previous is None or view.snapshot.etag != previous.etag):
             signal = signals.config_reloaded
             about = {"snapshot": view.snapshot, "previous": previous}
