@@ -36,9 +36,13 @@ def _write(path: str, text: str) -> None:
     try:
         # Mode x never overwrites a file, and follows no symbolic link.
         with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.unlink(path)  # without a key it would only block the next try
+                raise
     except FileExistsError:
         raise MopConfigError(f"{path} is there already: a key is never overwritten") from None
     except OSError as error:

@@ -5,12 +5,14 @@ import time
 import click
 
 from ..errors import MopConfigError
-from ..model.endpoint import rfc3339
+from ..model.endpoint import Difference, difference, rfc3339
 from ..server.parsing.problems import Code
+from ..server.parsing.render import EMPTY_BODY, render_body
 from ..server.serving.store import Result
 from ..server.sources import SCHEME
 from ..server.state.directory import WorkerRecord
-from .input import env_file_option, judged, settings_for
+from ..server.state.releases import LastGood
+from .input import Reading, env_file_option, judged, settings_for
 from .output import json_text, say
 from .texts import EtcdTarget, FileTarget, GoodTexts, TextDifference, replace_text
 
@@ -33,14 +35,15 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     difference is shown, and on a terminal the command asks before it writes. A file is replaced
     in one step and keeps its owner, mode and symbolic links; a key in etcd is written in one
     transaction. If the text removes more than ENDPOINT_MAX_REMOVED allows, the confirming line is
-    added to it. Exit 1 if nothing is written, or if a worker does not serve it within 30 s.
+    added to it. Windows (from=, until=) are judged as of now. Exit 1 if nothing is written, or if
+    a worker does not serve it within 30 s.
 
     SOURCE is a file or etcd://host:2379/key, and defaults to ENDPOINT_CONFIG_FILE.
     """
     settings = settings_for(source)
     kept = GoodTexts.of(settings)
     good = kept.find(release)
-    number, etag = good.release.version, good.release.etag
+    number = good.release.version
     name = f"release {number}"
     if len(good.data) > settings.max_bytes:
         too_large = f"{name} is larger than {settings.max_bytes} bytes (ENDPOINT_MAX_BYTES)"
@@ -51,10 +54,13 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
     etcd = settings.source.startswith(SCHEME)
     target = EtcdTarget(settings) if etcd else FileTarget(settings.source, in_place=in_place)
     old = target.read()
-    difference = TextDifference(old, good.data, settings, time.time(), str(target), name)
+    lines = TextDifference(old, good.data, settings, time.time(), str(target), name)
+    windows = _by_windows(good, reading)
     data, added = kept.confirmed(good.data, settings)
     if not as_json:
-        difference.print()
+        lines.print()
+        if windows:
+            say(f"{windows} since {name}, as windows (from=, until=) have begun or ended")
     began = rfc3339(time.time())
     result = replace_text(target, old, data, sure=yes or as_json)
     if not as_json:
@@ -63,15 +69,24 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
         say(f"{target}: {name} is {result}")
     if result == "unchanged":
         began = ""  # the workers have judged the text before, and do not read it again
-    workers = wait_until_served(kept, {etag, reading.rendering.etag}, began)
+    workers = wait_until_served(kept, {good.release.etag, reading.rendering.etag}, began)
     if as_json:
-        outcome = {"target": str(target), "release": number, "etag": etag, "result": result}
+        now = reading.rendering.etag
+        outcome = {"target": str(target), "release": number, "etag": now, "result": result}
         outcome |= {"added": added, "workers": [worker["pid"] for worker in workers]}
-        click.echo(json_text({**outcome, **difference.as_dict()}))
+        outcome["windows"] = windows and windows._asdict()
+        click.echo(json_text({**outcome, **lines.as_dict()}))
     elif workers:
         say(f"every worker serves it ({len(workers)}), etag {workers[0]['served']['etag']}")
     else:
         say("no running worker is seen from here: the next one that starts serves it")
+
+
+def _by_windows(good: LastGood, reading: Reading) -> Difference | None:
+    """Return how windows have changed the list of a text since its release; None if not at all."""
+    then = render_body(good.data, reading.settings.rules, good.boundary) or EMPTY_BODY
+    changed = difference(then, reading.rendering.body)
+    return changed if any(changed) else None
 
 
 def wait_until_served(kept: GoodTexts, etags: set[str], began: str) -> list[WorkerRecord]:

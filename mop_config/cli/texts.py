@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import time
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -269,11 +270,13 @@ class FileTarget:
             if not self._in_place or text is None:
                 self._replace(data)
                 return
-            with open(self._path, "r+b") as file:
-                file.write(data)
-                file.truncate()
-                file.flush()
-                os.fsync(file.fileno())
+            # One descriptor, since the server reads the file as soon as its writer has closed it.
+            with open(self._path, "r+b", buffering=0) as file:
+                try:
+                    _overwrite(file, data)
+                except OSError:
+                    _overwrite(file, text.data)
+                    raise
         except OSError as error:
             advice = f"; {AS_ROOT}" if isinstance(error, PermissionError) else ""
             if error.errno == errno.EBUSY:
@@ -292,6 +295,15 @@ class FileTarget:
                 # The mode, and the extended attributes with the access control lists.
                 shutil.copystat(self._path, scratch.fileno())  # type: ignore[arg-type]
             scratch.write(data)
+
+
+def _overwrite(file: FileIO, data: bytes) -> None:
+    file.seek(0)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+    file.truncate()
+    os.fsync(file.fileno())
 
 
 def replace_text(target: EtcdTarget | FileTarget, old: bytes, new: bytes, *, sure: bool) -> str:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 
 from mop_config.cli import run
 from mop_config.cli.output import AS_ROOT
-from mop_config.server.settings import Settings
+from mop_config.server.parsing.render import EMPTY_BODY, render
+from mop_config.server.settings import Settings, UrlRules
 from mop_config.server.state.directory import StateDirectory
 from mop_config.server.state.directory import key as key_of
 from mop_config.server.state.releases import LastGood, Release, ReleaseStore
 
+from ..disks import fill, small_disk
 from ..etcds import running_cluster
 from ..integration.test_bind_mount import bound
 from ..integration.test_users import for_everybody
@@ -88,6 +91,11 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
     capsys.readouterr()
     assert run([*arguments, "--json"]) == code
     return json.loads(capsys.readouterr().out)
+
+
+def etag_of(file: Path) -> str:
+    """Return the ETag of the list in a file by the rules of a server."""
+    return render(file.read_bytes(), UrlRules(), EMPTY_BODY, time.time()).etag
 
 
 def releases() -> list[Any]:
@@ -436,6 +444,42 @@ def test_a_file_that_is_a_mount_of_its_own(
         assert host.read_text() == ONE
         assert run(["rollback", "1001", "--in-place"]) == 0
         assert host.read_text() == TWO
+
+
+def test_in_place_on_a_full_disk_the_old_text_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A text that does not fit is not left half-written, and no worker serves half of it."""
+    disk = tmp_path / "disk"
+    large = text(*(f"host-{number:06}.example" for number in range(3000)))
+    with small_disk(disk):
+        file = disk / "endpoints.txt"
+        file.write_text(ONE)
+        keep(file, tmp_path, (large, "abcd0001"))
+        with running(tmp_path, file) as server:
+            fill(disk / "filler")
+            assert run(["rollback", "1001", str(file), "--in-place"]) == 1
+            assert "No space left on device" in capsys.readouterr().err
+            assert file.read_text() == ONE
+            with file.open("a") as end:
+                end.write("c.example\n")
+            wait_for(partial(server.all_serve, "a.example", "one.example", "c.example"))
+            results = [reload["result"] for reload in server.status()["history"]]
+            assert results.count("applied") == 2
+
+
+def test_a_text_whose_windows_have_ended(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The text comes back, but an ended window does not, and the command says so."""
+    keep(file, tmp_path, (f"{THREE}old.example until=2020-01-02\n", "abcd0001"))
+    assert run(["rollback", "1001"]) == 0
+    shown = capsys.readouterr().out
+    assert "+0 -2 endpoints since release 1001, as windows (from=, until=) have" in shown
+    document = called(capsys, "rollback", "1001")
+    assert (document["windows"]["removed"], document["etag"]) == (2, etag_of(file))
+    keep(file, tmp_path, (TWO, "abcd0002"))
+    assert called(capsys, "rollback", "abcd0002")["windows"] is None
 
 
 def test_the_beginning_of_an_etag(

@@ -100,11 +100,13 @@ class TestKeygen:
         assert key.private_jwk()["d"] not in result.out
 
     def test_a_full_disk(self, desk: Desk) -> None:
-        """A full disk fails the command, with one line."""
+        """A full disk fails the command, with one line, and leaves no empty file behind."""
         disk = desk.folder / "disk"
         with small_disk(disk):
             fill(disk / "filler")
             assert "No space left" in desk.failing("keygen", "--out", "disk/key.jwk")
+            (disk / "filler").unlink()
+            assert desk("keygen", "--out", "disk/key.jwk").code == 0
 
     def test_an_output_that_takes_nothing(self, desk: Desk) -> None:
         """If the public half cannot be printed, the command fails, with one line."""

@@ -160,11 +160,17 @@ class Settings:
         (),
         to.hosts,
         "host names for which requests are answered, others get 400; a leading dot admits"
-        " subdomains",
+        " subdomains; with `127.0.0.1`, commands of this machine are answered, too",
         name="TRUSTED_HOSTS",
     )
     service_name: str = setting("mop-api", str, "`service` in `/health`", name="SERVICE_NAME")
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "cors_origins", "trusted_hosts"):
+            # Each character of a text would be a token, or a host.
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be a tuple of texts, not a text")
 
     @cached_property
     def guarded(self) -> bool:

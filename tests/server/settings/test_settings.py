@@ -252,3 +252,10 @@ def test_the_life_of_a_signature_is_seconds_or_has_a_unit(value: str, seconds: f
 def test_a_key_in_etcd_may_be_the_source(value: str, source: str) -> None:
     """The URL of a key in etcd is normalised, with default ports."""
     assert Settings.from_environ({"ENDPOINT_CONFIG_FILE": value}).source == source
+
+
+@pytest.mark.parametrize("name", ["tokens", "cors_origins", "trusted_hosts"])
+def test_a_text_is_no_tuple_of_texts(name: str) -> None:
+    """A text in code is refused: each of its characters would be a token that may do everything."""
+    with pytest.raises(TypeError, match=f"{name} must be a tuple of texts"):
+        Settings(**{name: "sekret-token-12345"})  # type: ignore[arg-type]
