@@ -134,14 +134,14 @@ class ListUpdates:
         next_at = 0.0
         errors: dict[int, Exception] = {}
         while not self.client.aborted and len(errors) < len(sources):
-            all_asked = started == len(sources)
-            pause = None if all_asked else max(0.0, next_at - time.monotonic())
-            try:
-                position, event = events.get(timeout=pause)
-            except Empty:  # the next source is due
+            if started < len(sources) and time.monotonic() >= next_at:
                 start_thread(run, "mop-config-list", started)
                 started += 1
                 next_at = time.monotonic() + STAGGER
+            pause = None if started == len(sources) else max(0.0, next_at - time.monotonic())
+            try:
+                position, event = events.get(timeout=pause)
+            except Empty:
                 continue
             if isinstance(event, rules.SourceAnswer):
                 return event
