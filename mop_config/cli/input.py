@@ -69,22 +69,19 @@ def parse_environment(file: str, text: str) -> dict[str, str]:
     return values
 
 
-def load_environment(file: str) -> dict[str, str]:
-    """Read an environment file.
+def _load_environment(context: click.Context, _: click.Parameter, file: str | None) -> None:
+    """Read an environment file into the environment of this process.
 
     Raises:
         MopConfigError: If the file cannot be read or used.
     """
+    if file is None or context.resilient_parsing:
+        return
     data = read_file(file, _MAX_ENVIRONMENT + 1)
     text = data.decode(errors="replace")
     if len(data) > _MAX_ENVIRONMENT or "\0" in text or "\ufffd" in text:
         raise MopConfigError(f"{file} is no environment file: it is too large or not UTF-8 text")
-    return parse_environment(file, text)
-
-
-def _apply(context: click.Context, _: click.Parameter, value: str | None) -> None:
-    if value is not None and not context.resilient_parsing:
-        os.environ.update(load_environment(value))
+    os.environ.update(parse_environment(file, text))
 
 
 #: The option ``--env-file``: the file overrides the environment, other options override the file.
@@ -93,7 +90,7 @@ env_file_option = click.option(
     metavar="FILE",
     is_eager=True,
     expose_value=False,
-    callback=_apply,
+    callback=_load_environment,
     help="Take the settings from a service's environment file, as systemd reads it.",
 )
 
