@@ -1,4 +1,4 @@
-"""The asyncio parts of the transport: queues and hedges; the twin of ``with_threads``.
+"""The asyncio parts of the transport: waits and hedges; the twin of ``with_threads``.
 
 The generated modules use either module by the same names, with and without ``Async``.
 """
@@ -34,16 +34,6 @@ class AsyncEvent(asyncio.Event):
             async with asyncio.timeout(timeout):
                 await super().wait()
         return self.is_set()
-
-
-class AsyncTurn(AsyncEvent):
-    """A request in the queue of an endpoint's connections; set when the request gets its turn.
-
-    Attributes:
-        connection: The connection or place of the request, or None.
-    """
-
-    connection: Any = None
 
 
 def start_beside(run: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> asyncio.Task[None]:

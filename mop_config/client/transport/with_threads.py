@@ -1,4 +1,4 @@
-"""The threaded parts of the transport: queues and hedges; the twin of ``with_asyncio``.
+"""The threaded parts of the transport: waits and hedges; the twin of ``with_asyncio``.
 
 A request over an open connection stays in its caller's thread. Only a request whose answer is late
 gets a second thread, which sends the hedge to another endpoint.
@@ -28,16 +28,6 @@ logger = logging.getLogger(__name__)
 SHARES_HTTP2 = False
 #: The twin of ``AsyncEvent``.
 Event = threading.Event
-
-
-class Turn(Event):
-    """A request in the queue of an endpoint's connections; set when the request gets its turn.
-
-    Attributes:
-        connection: The connection or place of the request, or None.
-    """
-
-    connection: Any = None
 
 
 def dial_limit() -> contextlib.AbstractContextManager[None]:

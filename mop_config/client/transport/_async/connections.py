@@ -17,7 +17,7 @@ from ....net.proxies import headers_for
 from ...pool.member import PoolMember
 from ..attempt import Exchange
 from ..options import TransportOptions
-from ..with_asyncio import SHARES_HTTP2, AsyncTurn
+from ..with_asyncio import SHARES_HTTP2, AsyncEvent
 
 #: Seconds without a new spare after a server has refused a spare, or an unused one was closed.
 SPARE_PAUSE = 10.0
@@ -60,6 +60,16 @@ class AsyncEndpointConnection:
         if self.users:  # of HTTP/2: its requests notice the end
             return self.worn or not self.http.is_available()
         return bool(self.stream.get_extra_info("has_ended"))
+
+
+class AsyncTurn(AsyncEvent):
+    """A request in the queue of an endpoint's connections; set when the request gets its turn.
+
+    Attributes:
+        connection: The connection or place of the request, or None.
+    """
+
+    connection: AsyncEndpointConnection | None = None
 
 
 class AsyncEndpointPool:
@@ -137,8 +147,7 @@ class AsyncEndpointPool:
                     self._queue.remove(turn)
             if turn.connection is not None and not waited:
                 await self.release(turn.connection)
-        taken: AsyncEndpointConnection | None = turn.connection
-        return taken
+        return turn.connection
 
     def opened(self, connection: AsyncEndpointConnection, stream: Any) -> None:
         """Turn a place into a connection over a connected stream."""

@@ -18,7 +18,7 @@ from ....net.proxies import headers_for
 from ...pool.member import PoolMember
 from ..attempt import Exchange
 from ..options import TransportOptions
-from ..with_threads import SHARES_HTTP2, Turn
+from ..with_threads import SHARES_HTTP2, Event
 
 #: Seconds without a new spare after a server has refused a spare, or an unused one was closed.
 SPARE_PAUSE = 10.0
@@ -61,6 +61,16 @@ class EndpointConnection:
         if self.users:  # of HTTP/2: its requests notice the end
             return self.worn or not self.http.is_available()
         return bool(self.stream.get_extra_info("has_ended"))
+
+
+class Turn(Event):
+    """A request in the queue of an endpoint's connections; set when the request gets its turn.
+
+    Attributes:
+        connection: The connection or place of the request, or None.
+    """
+
+    connection: EndpointConnection | None = None
 
 
 class EndpointPool:
@@ -138,8 +148,7 @@ class EndpointPool:
                     self._queue.remove(turn)
             if turn.connection is not None and not waited:
                 self.release(turn.connection)
-        taken: EndpointConnection | None = turn.connection
-        return taken
+        return turn.connection
 
     def opened(self, connection: EndpointConnection, stream: Any) -> None:
         """Turn a place into a connection over a connected stream."""
