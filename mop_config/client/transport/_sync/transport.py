@@ -138,7 +138,10 @@ class FailoverTransport(httpx2.BaseTransport):
         if self._inner is not None:
             _send_through(self._inner, exchange)
             return exchange
-        self._connector.pool_of(exchange.member).take_open(exchange)
+        pools, member = self._connector.pools, exchange.member
+        # ``get`` saves the call of ``pool_of`` for each request over an open connection.
+        pool = pools.get(member.target.key) or self._connector.pool_of(member)
+        pool.take_open(exchange)
         if exchange.hedge_at == math.inf:
             self._send(exchange)
             return exchange
