@@ -71,9 +71,8 @@ def rollback(release: str, source: str | None, yes: bool, in_place: bool, as_jso
         began = ""  # the workers have judged the text before, and do not read it again
     workers = wait_until_served(kept, {good.release.etag, reading.rendering.etag}, began)
     if as_json:
-        now = reading.rendering.etag
-        outcome = {"target": str(target), "release": number, "etag": now, "result": result}
-        outcome |= {"added": added, "workers": [worker["pid"] for worker in workers]}
+        outcome = {"target": str(target), "release": number, "etag": reading.rendering.etag}
+        outcome |= {"result": result, "added": added, "workers": [w["pid"] for w in workers]}
         outcome["windows"] = windows and windows._asdict()
         click.echo(json_text({**outcome, **lines.as_dict()}))
     elif workers:

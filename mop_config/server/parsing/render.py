@@ -205,6 +205,11 @@ class Rendering(NamedTuple):
         return self.api_count if kind is Kind.API else self.socketio_count
 
 
+def next_boundary(planned: tuple[PlannedChange, ...]) -> float:
+    """Return the POSIX time of the first planned change; infinity if there is none."""
+    return planned[0].at if planned else FOREVER
+
+
 def first_problems(problems: tuple[Problem, ...]) -> str:
     """Format the first problems as the end of a log line, errors before warnings."""
     ordered = sorted(problems, key=lambda problem: problem.severity is not Severity.ERROR)

@@ -20,6 +20,7 @@ from ..parsing.render import (
     check_replaces,
     first_problems,
     last_passed,
+    next_boundary,
     render,
     with_planned_refusals,
 )
@@ -77,17 +78,15 @@ class Loaded:
         vain: Monotonic seconds at the starts of the first reads in a row whose text was outdated
             before its release was issued.
         good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
+        judge_at: POSIX time of the first boundary of a refused text, which may be acceptable from
+            then on; infinity for none.
     """
 
     fingerprint: Fingerprint = Fingerprint(0)  # noqa: RUF009 - immutable
     identity: bytes = b""
     vain: tuple[float, ...] = ()
     good_at: float = 0.0
-
-    @property
-    def reachable(self) -> bool:
-        """Whether the source could be reached."""
-        return self.identity != UNREACHABLE
+    judge_at: float = math.inf
 
 
 class ReloadAttempt:
@@ -180,21 +179,22 @@ class Reloader:
             lack of descriptors; then the caller reloads again in a moment.
         """
         source = self.source
-        releases = self.releases
         before = self.loaded
         attempt = ReloadAttempt(trigger, before, quietly=quietly)
         fingerprint = settled or source.fingerprint()
         vain = before.vain
         late = len(vain) >= VAIN_TRIES or (vain and attempt.started - vain[0] > VAIN_SECONDS)
         try:
-            host = releases.follow()  # before the read, see ``is_behind``
+            host = self.releases.follow()  # before the read, see ``is_behind``
             if (host or self.store.view.loaded) and source.being_written():
                 return False
-            with releases.section(rendering=True) if late else contextlib.nullcontext():
+            with self.releases.section(rendering=True) if late else contextlib.nullcontext():
                 text = source.read(fingerprint)
                 if late and (source.being_written() or not source.is_current(text)):
                     raise _changing(source)
-                self.loaded = Loaded(text.fingerprint, text.identity, good_at=before.good_at)
+                self.loaded = replace(
+                    before, fingerprint=text.fingerprint, identity=text.identity, vain=()
+                )
                 # The same text gets a release if it was touched or the host released another list.
                 view = self.store.view
                 disputed = host is not None and host.release.etag != view.snapshot.etag
@@ -203,7 +203,7 @@ class Reloader:
                     return True
 
                 def outdated() -> bool:
-                    behind = releases.is_behind(text.order, host and host.order)
+                    behind = self.releases.is_behind(text.order, host and host.order)
                     return not late and (behind or not source.is_current(text))
 
                 new = LastGood(text.data, Release("", text.mtime), order=text.order)
@@ -241,14 +241,13 @@ class Reloader:
             SourceError: With code ``changing`` if the text is outdated, or if the host has passed
                 a later boundary meanwhile; else as for ``check_replaces``, for a new text only.
         """
-        releases = self.releases
         refusal = None
-        at = max(time.time(), releases.boundary)
+        at = max(time.time(), self.releases.boundary)
         made = attempt.rendering = self._render(text.data, at)
-        with releases.section():
-            if outdated() or releases.boundary > at:
+        with self.releases.section():
+            if outdated() or self.releases.boundary > at:
                 raise _changing(self.source)
-            last = releases.last
+            last = self.releases.last
             if last is not None and last.data == text.data and last.boundary < made.boundary:
                 # As if this node had run at each of the boundaries, so that all nodes agree.
                 passed = last_passed(last.data, self.settings, last.boundary, made.boundary)
@@ -270,17 +269,12 @@ class Reloader:
                 saved_at=attempt.at,
                 trigger=text.trigger or attempt.trigger.value,
             )
-            return made, releases.issue(good), refusal
+            return made, self.releases.issue(good), refusal
 
     def _publish(
-        self,
-        rendering: Rendering,
-        good: LastGood,
-        attempt: ReloadAttempt,
-        *,
-        window: bool = False,
+        self, rendering: Rendering, good: LastGood, attempt: ReloadAttempt, *, window: bool = False
     ) -> None:
-        self.loaded = replace(self.loaded, good_at=time.time())
+        self.loaded = replace(self.loaded, good_at=time.time(), judge_at=math.inf)
         view = self.store.view
         change = None
         if view.loaded and view.snapshot.etag == rendering.etag:
@@ -372,16 +366,23 @@ class Reloader:
 
     @property
     def seconds_to_boundary(self) -> float:
-        """Seconds until a window of the served text begins or ends; infinity without one."""
-        planned = self.store.view.planned
-        return max(0.0, planned[0].at - time.time()) if planned else math.inf
+        """Seconds until a window begins or ends, of the served text or of a refused newer text.
+
+        Infinity if there is no such window.
+        """
+        at = min(self.loaded.judge_at, next_boundary(self.store.view.planned))
+        return max(0.0, at - time.time())
 
     def pass_boundary(self) -> None:
         """Render and check the served text again, since a window has begun or ended.
 
-        The source is not read: an entry's window ends even if the source is bad or cannot be
-        reached.
+        The source is read only if its text was refused: an entry's window ends even if the source
+        is bad or cannot be reached.
         """
+        if self.loaded.judge_at <= time.time():
+            self.reload(Trigger.POLL)
+        if next_boundary(self.store.view.planned) > time.time():
+            return
         good = self.releases.served
         attempt = ReloadAttempt(Trigger.POLL, self.loaded, quietly=True)
         judged = None if good is None else self._judge_anew(good, attempt)
@@ -413,7 +414,9 @@ class Reloader:
             return False
         if self.loaded is before or not reason.code:  # else the identity of the text is kept
             identity = UNREACHABLE if reason.code == Code.UNREACHABLE else str(reason).encode()
-            self.loaded = replace(before, fingerprint=fingerprint, identity=identity, vain=())
+            self.loaded = Loaded(fingerprint, identity, good_at=before.good_at)
+        else:
+            self.loaded = replace(self.loaded, judge_at=next_boundary(attempt.rendering.planned))
         # A lack of descriptors is met 20 times a second until it is over, and noted once.
         again = isinstance(error, OSError)
         if not ((attempt.quietly or again) and self.loaded.identity == before.identity):

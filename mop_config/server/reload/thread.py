@@ -24,7 +24,7 @@ from ..serving.store import Trigger
 from ..sources.etcd import EtcdSource, EtcdWatcher, pause
 from ..sources.file import CLOSE_WAIT, Event, Events, Fingerprint, Watcher
 from ..state.directory import WorkerRegistry
-from .pipeline import Reloader
+from .pipeline import UNREACHABLE, Reloader
 
 logger = logging.getLogger(__name__)
 
@@ -315,7 +315,7 @@ class ReloadThread:
         self._debouncer.finished(loaded.fingerprint)
         self._cause = Trigger.POLL
         self._complained = False
-        self._failures = 0 if loaded.reachable else self._failures + 1
+        self._failures = self._failures + 1 if loaded.identity == UNREACHABLE else 0
         wait = pause(self._failures) if self._failures else self._poll_interval
         self._next_poll = now + wait
 

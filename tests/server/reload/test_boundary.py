@@ -298,3 +298,64 @@ def test_real_workers_change_at_the_boundary(tmp_path: Path) -> None:
             assert signed.ver == boundary * 1000
             assert "new.example" in str(signed.config)
             assert "old.example" not in str(signed.config)
+
+
+def test_a_refused_text_is_judged_anew_at_its_boundary(tmp_path: Path, clock: Clock) -> None:
+    """A text with too few endpoints is served once its windows have brought enough of them.
+
+    A node that starts after the boundary serves it with the same date and version.
+    """
+    sites = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        sites.append(Site(tmp_path / name))
+        write(sites[-1], "DomainList:\na.example\nb.example\n")
+    running, other = (site.boot(min_endpoints=2) for site in sites)
+    for each in sites:
+        write(
+            each,
+            "DomainList:\na.example\nlate.example from=2027-01-02\nb.example from=2027-01-03\n",
+        )
+    assert running.reload(Trigger.WATCH)
+    assert running.store.view.history[0].code == "too-few"
+    assert hosts(running) == ["https://a.example", "https://b.example"]
+    assert running.reload(Trigger.POLL, quietly=True)
+    assert running.seconds_to_boundary == DAY / 2
+    clock(1.25)
+    running.pass_boundary()
+    served = running.store.view.snapshot
+    assert hosts(running) == ["https://a.example", "https://late.example"]
+    assert running.store.view.state is SourceState.FRESH
+    assert served.last_modified == START + DAY
+    assert running.seconds_to_boundary == 0.75 * DAY
+    assert other.reload(Trigger.WATCH)
+    assert other.store.view.snapshot.etag == served.etag
+    assert other.store.view.snapshot.ver == served.ver
+
+
+def test_a_text_that_stays_refused_is_noted_once_at_each_boundary(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """A text of which all entries begin later is refused until the first of them begins."""
+    site = Site(tmp_path)
+    write(site, "DomainList:\na.example\nb.example\n")
+    worker = site.boot(min_endpoints=2)
+    write(site, "DomainList:\nc.example from=2027-01-02\nd.example from=2027-01-03\n")
+    assert worker.reload(Trigger.WATCH)
+    assert worker.store.view.history[0].code == "no-endpoints"
+    clock(1.0)
+    worker.pass_boundary()
+    worker.pass_boundary()
+    assert worker.store.view.history[0].code == "too-few"
+    assert [entry.code for entry in worker.store.view.history] == ["too-few", "no-endpoints", None]
+    clock(2.0)
+    worker.pass_boundary()
+    assert hosts(worker) == ["https://c.example", "https://d.example"]
+    # A file that cannot be read at a boundary is read again when it is there.
+    write(site, "DomainList:\ne.example from=2027-01-04\n")
+    assert worker.reload(Trigger.WATCH)
+    site.file.unlink()
+    clock(3.0)
+    worker.pass_boundary()
+    assert worker.seconds_to_boundary == float("inf")
+    assert worker.store.view.history[0].code == "missing"

@@ -19,7 +19,7 @@ from mop_config.model.address import EtcdAddress
 from mop_config.server import sources
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY
-from mop_config.server.reload.pipeline import Reloader
+from mop_config.server.reload.pipeline import UNREACHABLE, Reloader
 from mop_config.server.serving.store import Result, Snapshot, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import EtcdSettings, Settings
 from mop_config.server.sources import etcd as etcd_module
@@ -225,11 +225,11 @@ def test_an_outage_is_noted_once(tmp_path: Path) -> None:
         one = loader(server.url.replace("http://", "etcd://") + "/k", tmp_path)
         good = served(one)
         assert good[0]
-        assert one.loaded.reachable
+        assert one.loaded.identity != UNREACHABLE
         for status in (500, 503, 404, 200):
             mood[0] = (status, {}, b"what is this?")
             one.reload(Trigger.POLL, quietly=True)
-            assert not one.loaded.reachable
+            assert one.loaded.identity == UNREACHABLE
             assert one.store.view.state is SourceState.STALE
             assert served(one) == good
         assert [reload.result for reload in one.store.view.history] == [
@@ -239,7 +239,7 @@ def test_an_outage_is_noted_once(tmp_path: Path) -> None:
         assert "etcd does not answer" in (one.store.view.reason or "")
         mood[0] = None
         one.reload(Trigger.POLL, quietly=True)
-        assert one.loaded.reachable
+        assert one.loaded.identity != UNREACHABLE
         assert one.store.view.state is SourceState.FRESH
         assert served(one) == good
 
