@@ -1,6 +1,7 @@
 """``EndpointAttempts``: the failover loop for requests of any HTTP library."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from http.client import HTTPException
 from typing import Any
@@ -31,6 +32,8 @@ _CONNECTING = (
 _OF_A_PROXY = {"ProxyError", "ClientProxyConnectionError", "ClientHttpProxyError"}
 #: The names of those that have the status themselves, instead of a response.
 _WITH_STATUS = {"ClientResponseError", "HTTPError"}
+#: The message of urllib3's ``Retry(status_forcelist=…)``.
+_REPEATED = re.compile(r"too many ([1-5][0-9]{2}) error responses")
 
 
 class _NextEndpoint(Exception):  # noqa: N818 - control flow: ends a ``with`` block
@@ -74,7 +77,12 @@ class EndpointAttempt:
         Args:
             code: The status.
             retry_after: The header ``Retry-After``, or None.
+
+        Raises:
+            ValueError: If the status is not a number from 100 to 599.
         """
+        if not isinstance(code, int) or not 100 <= code <= 599:
+            raise ValueError(f"an HTTP status is a number from 100 to 599, not {code!r}")
         self._status = code
         outcome = self._outcome(code, retry_after)
         if outcome.fault is not None and self._moves_on(outcome):
@@ -163,8 +171,12 @@ def _answer_of(error: Exception) -> tuple[int | None, str | None]:
     """Return the status and ``Retry-After`` of an exception that carries a response, or None.
 
     ``raise_for_status`` of requests, httpx and aiohttp raises such exceptions. aiohttp also raises
-    them, with status 400 and a cause, for a response that is no HTTP.
+    them, with status 400 and a cause, for a response that is no HTTP. urllib3, also below requests,
+    names the status in a text after it has repeated the request in vain.
     """
+    for cause in causes(error):
+        if match := _REPEATED.fullmatch(str(cause)):
+            return int(match[1]), None
     answer: Any = getattr(error, "response", None)
     if answer is None and error.__cause__ is None and not _WITH_STATUS.isdisjoint(_names(error)):
         answer = error

@@ -77,6 +77,18 @@ class Deadline:
         left = max(0.0, self.until - time.monotonic())
         return left if timeout is None or timeout > left else timeout
 
+    def check(self) -> None:
+        """Start the hedge if it is due.
+
+        Raises:
+            TimeoutError: If the deadline has passed.
+            Exception: Raised by the hedge, to end the read.
+        """
+        if time.monotonic() >= self.until:
+            raise TimeoutError("timed out")
+        if self.hedge is not None:
+            self.hedge.check()
+
     def wrote(self, count: int) -> None:
         """Record that a number of bytes of the request are written."""
 

@@ -15,7 +15,8 @@ import httpcore2
 from .connect import Deadline, Owner, Timeout, shut_down
 from .polling import ENDED, READABLE, WRITABLE, new_poll
 
-#: Reads without a wait after which other tasks get a turn, because a fast server fills every read.
+#: Reads without a wait after which other tasks get a turn, and the deadline is looked at, because a
+#: fast server fills every read.
 READS_IN_A_ROW = 8
 _Wait = asyncio.Future[None]
 #: Exceptions of a read without data; a TLS socket may be readable for a TLS message only.
@@ -43,6 +44,13 @@ class _SocketStream:
         self.shared = isinstance(sock, ssl.SSLSocket) and sock.selected_alpn_protocol() == "h2"
         self._events = new_poll()
         self._events.register(sock, READABLE | ENDED)
+        self._reads_in_a_row = 0
+
+    def _is_turn_over(self) -> bool:
+        """Count a read, and return whether too many reads before it have not waited."""
+        is_over = self._reads_in_a_row == READS_IN_A_ROW
+        self._reads_in_a_row = 1 if is_over else self._reads_in_a_row + 1
+        return is_over
 
     def get_extra_info(self, info: str) -> Any:
         """Return the extra info that httpcore requests by name, or None."""
@@ -88,10 +96,13 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
     def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
+            if self._is_turn_over() and isinstance(timeout, Deadline):
+                timeout.check()
             while True:
                 try:
                     return self._sock.recv(max_bytes)
                 except WANT_READ:
+                    self._reads_in_a_row = 0
                     self._wait(READABLE, timeout)
         except (OSError, ValueError) as error:
             raise _translated(error, httpcore2.ReadTimeout, httpcore2.ReadError) from error
@@ -142,17 +153,16 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
         super().__init__(sock, owner)
         self._turn = asyncio.Lock()
         self._waiting: set[_Wait] = set()
-        self._reads_in_a_row = 0
 
     async def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
-            if self._reads_in_a_row == READS_IN_A_ROW:
-                self._reads_in_a_row = 0
+            if self._is_turn_over():
                 await asyncio.sleep(0)
+                if isinstance(timeout, Deadline):
+                    timeout.check()
             while True:
                 try:
-                    self._reads_in_a_row += 1
                     return self._sock.recv(max_bytes)
                 except WANT_READ:
                     self._reads_in_a_row = 0

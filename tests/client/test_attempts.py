@@ -10,6 +10,8 @@ import aiohttp
 import httpx2
 import pytest
 import requests
+import urllib3
+from requests.adapters import HTTPAdapter
 
 from mop_config.client import AsyncEndpointManager, EndpointManager, NoEndpointAvailable, Policy
 from mop_config.net.faults import Fault
@@ -152,6 +154,41 @@ def test_raise_for_status_counts_as_the_status() -> None:
             assert states(manager) == ["suspect", "healthy"]
         with manager_of(bad.url) as manager, pytest.raises(requests.HTTPError, match="503"):
             carry(manager, get_or_raise)
+
+
+@pytest.mark.parametrize("library", ["requests", "urllib3"])
+def test_a_status_that_the_library_has_repeated_in_vain_counts_as_the_status(library: str) -> None:
+    """With ``Retry(status_forcelist=…)`` urllib3 raises an exception instead of a response."""
+    retry = urllib3.Retry(1, status_forcelist=[500, 503])
+
+    def get(endpoint: str) -> None:
+        with requests.Session() as session, urllib3.PoolManager(retries=retry) as pool:
+            session.mount("http://", HTTPAdapter(max_retries=retry))
+            if library == "requests":
+                session.get(endpoint, timeout=2)
+            else:
+                pool.request("GET", endpoint, timeout=2)
+
+    with scripted({"bad": ("503",), "broken": ("500",), "good": ("200",)}) as (fleet, _):
+        bad, broken, good = (endpoint.url for endpoint in fleet)
+        with manager_of(bad, good) as manager:
+            carry(manager, get)
+            assert states(manager) == ["suspect", "healthy"]
+        errors = (requests.RequestException, urllib3.exceptions.HTTPError)
+        with manager_of(broken, good) as manager:
+            with pytest.raises(errors, match="too many 500 error responses"):
+                carry(manager, get)
+            assert states(manager) == ["healthy", "unknown"]
+
+
+@pytest.mark.parametrize("code", [None, "503", 0, 99, 600, True])
+def test_what_is_no_status_is_refused(code: Any) -> None:
+    with manager_of("http://127.0.0.1:9") as manager:
+        for attempt in manager.attempts(idempotent=True):
+            with pytest.raises(ValueError, match="an HTTP status is a number from 100 to 599"):
+                attempt.status(code)
+            break
+        assert states(manager) == ["unknown"]
 
 
 def test_a_busy_endpoint_is_left_alone_for_a_while() -> None:

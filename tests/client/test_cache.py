@@ -242,3 +242,10 @@ def test_a_list_that_no_manager_would_take_is_ignored(
     assert [each.url for each in manager.api_endpoints] == ["https://b.example"]
     assert f"the endpoint list in {path} is ignored: " in caplog.text
     manager.close()
+
+
+@pytest.mark.parametrize("app", ["", ".", " "])
+def test_an_empty_name_is_no_application(app: str) -> None:
+    """All applications with an empty name would read and write one file."""
+    with pytest.raises(ValueError, match="app must be the name of an application, not '"):
+        EndpointManager(["https://a.example"], app=app)

@@ -235,6 +235,62 @@ def test_an_idle_http2_connection_that_the_server_has_closed_is_not_used(
         assert driver.state(url) == "healthy"
 
 
+def broken(peer: Peer, stream: int) -> None:
+    """Reset a stream as a reverse proxy does whose back end has died."""
+    peer.h2.reset_stream(stream, error_code=2)
+
+
+def shortened(peer: Peer, stream: int) -> None:
+    """End a body before its declared length."""
+    peer.h2.send_headers(stream, [(":status", "200"), ("content-length", "10")])
+    peer.h2.send_data(stream, b"ok", end_stream=True)
+
+
+def dismissed(peer: Peer, stream: int) -> None:
+    """End the connection by GOAWAY although it has served no request."""
+    peer.go_away(stream)
+
+
+@pytest.mark.parametrize("fail", [broken, shortened])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_fault_of_a_stream_counts_against_the_endpoint(
+    contexts: Contexts, kind: str, fail: Answer, before: int
+) -> None:
+    """A stream that the server resets or cuts short is a fault, also on a connection in use."""
+
+    def answer(peer: Peer, stream: int) -> None:
+        if peer.requests <= before:
+            peer.answer(stream)
+        else:
+            fail(peer, stream)
+
+    with (
+        speaking(contexts[0], answer) as server,
+        speaking(contexts[0]) as other,
+        Driver(kind, [server.url, other.url], ALONE, verify=contexts[1], http2=True) as driver,
+    ):
+        for _ in range(before):
+            assert driver.get("/").extensions["endpoint"] == server.url
+        with pytest.raises(httpx2.TransportError):
+            driver.request("POST", "/", content=b"x")
+        assert driver.state(server.url) == "suspect"
+        answered = driver.request("POST", "/", content=b"x")
+        assert answered.extensions["endpoint"] == other.url
+
+
+def test_a_server_that_ends_each_new_connection_is_suspect(contexts: Contexts, kind: str) -> None:
+    """GOAWAY on a connection that has served no request is a fault of the endpoint."""
+    with (
+        speaking(contexts[0], dismissed) as server,
+        speaking(contexts[0]) as other,
+        Driver(kind, [server.url, other.url], ALONE, verify=contexts[1], http2=True) as driver,
+    ):
+        with pytest.raises(httpx2.TransportError):
+            driver.request("POST", "/", content=b"x")
+        assert driver.state(server.url) == "suspect"
+        assert driver.get("/").extensions["endpoint"] == other.url
+
+
 def test_a_clogged_connection_is_replaced(contexts: Contexts, kind: str) -> None:
     """A connection full of abandoned streams is replaced, and its endpoint stays healthy."""
     given_up = 110

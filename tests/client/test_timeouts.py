@@ -6,14 +6,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import httpx2
 import pytest
 
-from mop_config.client import NoEndpointAvailable, Policy
+from mop_config.client import EndpointManager, NoEndpointAvailable, Policy
 
 from .driver import Driver
 from .fleet import silence, timed
+from .handmade import handmade
 from .scripted import scripted
 
 #: Short limits for quick tests; the caller's own timeouts are longer.
@@ -105,6 +107,35 @@ def late(seconds: float) -> Talk:
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
     return talk
+
+
+def flood(sock: socket.socket) -> None:
+    """Send interim answers faster than a client reads them, and no answer."""
+    _head(sock)
+    while True:
+        sock.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 100)
+
+
+def test_a_flood_of_interim_answers_ends(kind: str) -> None:
+    """Deadlines and hedges hold even if there is always something to read."""
+    with talking(flood) as url, handmade() as backup:
+        with Driver(kind, [url], SHORT) as driver, timed() as took:
+            with pytest.raises(httpx2.ReadTimeout):
+                driver.request("POST", "/", content=b"x")
+            assert driver.state(url) == "suspect"
+        assert took.seconds < 5
+        policy = replace(SHORT, total_timeout=20.0)
+        with Driver(kind, [url, backup.url], policy) as driver, timed() as took:
+            assert driver.get("/").extensions["endpoint"] == backup.url
+        assert took.seconds < 5
+
+
+def test_a_flood_of_interim_answers_ends_a_check() -> None:
+    """A health check has the time of the policy, whatever the endpoint sends."""
+    policy = Policy(health_timeout=0.5)
+    with talking(flood) as url, EndpointManager([url], policy=policy) as manager, timed() as took:
+        assert not manager.check_endpoint_health(manager.api_endpoints[0])
+    assert took.seconds < 5
 
 
 def test_an_upload_that_goes_on_is_not_ended(kind: str) -> None:

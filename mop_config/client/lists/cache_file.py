@@ -46,7 +46,14 @@ class CachedList(NamedTuple):
 
 
 def cache_path(path: str | Path | None, app: str | None) -> Path | None:
-    """Return the path of the cache file of an application; None for no file."""
+    """Return the path of the cache file of an application; None for no file.
+
+    Raises:
+        ValueError: If the application's name is empty, since all such applications would share a
+            file.
+    """
+    if app is not None and not app.strip(". "):
+        raise ValueError(f"app must be the name of an application, not {app!r}")
     if path is not None or app is None:
         return None if path is None else Path(path)
     try:

@@ -18,7 +18,14 @@ from ..pool.failover import Attempt, DialRace, Failover, RetryTraits
 from ..pool.member import PoolMember, Target
 from ..pool.policy import BUSY_STATUS, IDEMPOTENT
 from ..pool.session import ClientState
-from .outcome import Response, fault_of_attempt, is_of_http2, may_have_been_sent, translate
+from .outcome import (
+    Response,
+    fault_of_attempt,
+    is_of_http2,
+    is_of_stream,
+    may_have_been_sent,
+    translate,
+)
 
 #: RFC 2606 reserves .invalid: a request that bypasses our transport reaches no server.
 HOST = "endpoint.invalid"
@@ -130,7 +137,8 @@ class Exchange(Attempt, Deadline):
     def failed(self, error: Exception, *, connected: bool) -> None:
         """Record an exception, before the answer or in its body."""
         if is_of_http2(error):
-            connected, self.reused, self.fault = may_have_been_sent(error), True, Fault.PROTOCOL
+            connected, self.fault = may_have_been_sent(error), Fault.PROTOCOL
+            self.reused = not connected or (self.reused and not is_of_stream(error))
         elif self.fault is None:
             self.fault = fault_of_attempt(error, connecting=not connected)
         self.now, self.result = self.state.clock(), error

@@ -72,16 +72,21 @@ _REFUSED_STREAM = 7  # RFC 9113: the request was not processed
 
 
 def is_of_http2(error: Exception) -> bool:
-    """Return whether an HTTP/2 connection takes no more requests: it ended, or has no stream left.
+    """Return whether an exception is of HTTP/2: a connection or a stream has ended.
 
     A server may end a connection by GOAWAY at any time, and abandoned streams count until the
-    server has ended them. So the error concerns the shared connection, and does not count against
-    the endpoint.
+    server has ended them. So an error of a connection that has served requests does not count
+    against the endpoint.
     """
     cause = error.args[0] if error.args else None
     if isinstance(error, httpcore2.LocalProtocolError):
         return type(cause).__module__.startswith("h2.")
     return type(cause).__name__ in {"ConnectionTerminated", "StreamReset"}
+
+
+def is_of_stream(error: Exception) -> bool:
+    """Return whether the server has ended the stream of an HTTP/2 exception without an answer."""
+    return type(error.args[0]).__name__ in {"StreamReset", "InvalidBodyLengthError"}
 
 
 def may_have_been_sent(error: Exception) -> bool:

@@ -96,16 +96,24 @@ class Hedge:
         exchange, until = self._exchange, time.monotonic() + seconds
         poll = new_poll()
         poll.register(sock, READABLE)
-        while not exchange.called_off:
+        while True:
+            self.check()
             left = min(until, exchange.hedge_at) - time.monotonic()
             if poll.poll(max(0.0, min(left, self._pause)) * 1000 + 1):
                 return
-            now = time.monotonic()
-            if now >= until:
+            if time.monotonic() >= until:
                 raise TimeoutError("timed out")
-            if now >= exchange.hedge_at:
-                self._start()
-        raise httpcore2.ReadError("the other request of the hedge has its answer")
+
+    def check(self) -> None:
+        """Start the second request if the answer is late.
+
+        Raises:
+            httpcore2.ReadError: If the other request has a good answer.
+        """
+        if self._exchange.called_off:
+            raise httpcore2.ReadError("the other request of the hedge has its answer")
+        if time.monotonic() >= self._exchange.hedge_at:
+            self._start()
 
     def _start(self) -> None:
         self._exchange.hedge_at = math.inf
