@@ -16,7 +16,7 @@ from ..errors import AddressError, MopConfigError, PayloadError
 from ..model.address import is_ip, parse_url
 from ..model.endpoint import EndpointConfig, loads
 from ..model.printable import blanked
-from ..net.connect import DialOptions, Place
+from ..net.connect import DialOptions, ServerAddress
 from ..net.faults import HttpError
 from ..net.http import HttpClient, HttpRequest, may_send_token
 from ..net.proxies import proxies_of_environment, proxy_of
@@ -213,10 +213,12 @@ def ask(
     host = parse_url(url.partition("?")[0], underscores=True).host
     own = host if _is_own_address(host) else ""
 
-    def proxy_for(place: Place) -> Any:
-        scheme = "http" if place.tls_name is None else "https"
+    def proxy_for(server: ServerAddress) -> Any:
+        scheme = "http" if server.tls_name is None else "https"
         # No proxy sees a token for this machine.
-        return None if place.host == own else proxy_of(environment, scheme, place.host.strip("[]"))
+        return (
+            None if server.host == own else proxy_of(environment, scheme, server.host.strip("[]"))
+        )
 
     client = HttpClient(DialOptions(ssl.create_default_context(), _SILENCE, proxy_for=proxy_for))
     deadline = time.monotonic() + silence + _TRANSFER

@@ -36,7 +36,7 @@ LOOK = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ServerAddress:
     """The server to connect to.
 
     Attributes:
@@ -116,7 +116,7 @@ class DialOptions:
     local_address: str | None = None
     socket_options: tuple[Any, ...] = ()
     until: float = math.inf
-    proxy_for: Callable[[Place], Any] = lambda _: None
+    proxy_for: Callable[[ServerAddress], Any] = lambda _: None
     host_limit: float = math.inf
 
 
@@ -155,14 +155,14 @@ class Owner:
         self._sockets.discard(sock)
 
 
-class Ring:
+class DialGroup:
     """Running dials and their common selector."""
 
     def __init__(self) -> None:
         self.selector: Any = selectors.DefaultSelector()
         self.dials: list[HostDial] = []
 
-    def __enter__(self) -> "Ring":
+    def __enter__(self) -> "DialGroup":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -196,12 +196,14 @@ class HostDial:
         race: Continues the dial after an event or a timeout; ends when the dial has finished.
     """
 
-    def __init__(self, ring: Ring, place: Place, options: DialOptions, resolver: Resolver) -> None:
+    def __init__(
+        self, group: DialGroup, server: ServerAddress, options: DialOptions, resolver: Resolver
+    ) -> None:
         self.error: Exception | None = None
         self.socket: Any = None
-        self._place, self._options, self._resolver = place, options, resolver
-        self._proxy = options.proxy_for(place)
-        self._host, self._port = place.host, place.port
+        self._server, self._options, self._resolver = server, options, resolver
+        self._proxy = options.proxy_for(server)
+        self._host, self._port = server.host, server.port
         if self._proxy is not None:
             self._host, self._port = address_of(self._proxy)
         self._is_reached = False  # whether TCP to the host stood, so that a proxy was reached
@@ -210,10 +212,10 @@ class HostDial:
         self._has_all = False  # whether no further address was awaited at the last step
         self._dials: dict[str, tuple[float, Generator[None, None, socket.socket]]] = {}
         self._failures: dict[str, Exception] = {}
-        self.race = self._run(ring)
-        ring.dials.append(self)
+        self.race = self._run(group)
+        group.dials.append(self)
 
-    def _run(self, ring: Ring) -> Generator[bool]:
+    def _run(self, group: DialGroup) -> Generator[bool]:
         """Run the dial, and yield False to wait for an event or a timeout."""
         options, second = self._options, self._resolver.second
         limit = min(options.until, self._began + options.host_limit)
@@ -227,7 +229,7 @@ class HostDial:
                 if waiting and now >= self._next_at:
                     self._next_at = now + STAGGER
                     until = min(now + options.timeout, limit)
-                    dials[waiting[0]] = until, self._dial(ring.selector, waiting[0])
+                    dials[waiting[0]] = until, self._dial(group.selector, waiting[0])
                 elif second is not None and self._needs_second(now, failures if is_over else {}):
                     self._look_ups.append(second.resolve(self._host))
                 elif is_over or now >= limit:
@@ -305,7 +307,7 @@ class HostDial:
         Raises:
             OSError: If the address cannot be connected to.
         """
-        place, options, proxy = self._place, self._options, self._proxy
+        server, options, proxy = self._server, self._options, self._proxy
         sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         try:
             sock.setblocking(False)
@@ -320,13 +322,13 @@ class HostDial:
             while not _is_connected(sock):
                 yield
             self._is_reached = True
-            if proxy is not None and headers_for(proxy, place.tls_name) is None:
+            if proxy is not None and headers_for(proxy, server.tls_name) is None:
                 selector.modify(sock, selectors.EVENT_READ)
-                yield from open_tunnel(sock, proxy, place.host, place.port)
-            if place.tls_name is None:
+                yield from open_tunnel(sock, proxy, server.host, server.port)
+            if server.tls_name is None:
                 return sock
             sock = options.tls.wrap_socket(
-                sock, server_hostname=place.tls_name, do_handshake_on_connect=False
+                sock, server_hostname=server.tls_name, do_handshake_on_connect=False
             )
             while True:
                 try:

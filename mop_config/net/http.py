@@ -18,7 +18,7 @@ from urllib.parse import quote, urljoin
 
 from .. import __version__
 from ..model.address import DEFAULT_PORTS, Url, is_loopback, parse_url
-from .connect import Deadline, DialOptions, Owner, Place, offering
+from .connect import Deadline, DialOptions, Owner, ServerAddress, offering
 from .faults import BodyTooLargeError, Fault, HttpError, describe, fault_of, lacks_resources
 from .proxies import headers_for
 from .resolver import Resolver
@@ -150,10 +150,10 @@ class HttpConnection(Deadline):
         self._client = client
         self._scheme = _HTTP_SCHEMES[where.scheme]
         tls_name = name.strip("[]") if self._scheme == b"https" else None
-        self._place = Place(where.host, port, tls_name)
+        self._server = ServerAddress(where.host, port, tls_name)
         self._proxy: httpx2.Proxy | None = None
         if not is_loopback(where.host):
-            self._proxy = client.dial.proxy_for(self._place)
+            self._proxy = client.dial.proxy_for(self._server)
         self._http: httpcore2.HTTP11Connection | None = None
         self._headers = {
             "Host": name if port == DEFAULT_PORTS[where.scheme] else f"{name}:{port}",
@@ -176,7 +176,7 @@ class HttpConnection(Deadline):
         self.close()
         client, until = self._client, time.monotonic() + self.least(self.read_limit)
         options = replace(client.dial, until=until, proxy_for=lambda _: self._proxy)
-        stream = connect(self._place, options, client.resolver, client)
+        stream = connect(self._server, options, client.resolver, client)
         tls = stream.get_extra_info("ssl_object")
         if tls is not None:
             self.certificate = tls.getpeercert() or {}
@@ -196,14 +196,14 @@ class HttpConnection(Deadline):
 
         length = {"Content-Length": str(len(body))} if body or method == "POST" else {}
         fields: dict[Any, Any] = {**self._headers, **length, **(headers or {})}
-        place = self._place
-        for_proxy = headers_for(self._proxy, place.tls_name)
+        server = self._server
+        for_proxy = headers_for(self._proxy, server.tls_name)
         if for_proxy is not None:
-            target = f"http://{place.host}:{place.port}{target}"
+            target = f"http://{server.host}:{server.port}{target}"
             fields |= dict(for_proxy)
         request = httpcore2.Request(
             method,
-            httpcore2.URL(scheme=self._scheme, host=place.host, port=place.port, target=target),
+            httpcore2.URL(scheme=self._scheme, host=server.host, port=server.port, target=target),
             headers=fields,
             content=body,
             extensions={"timeout": {"read": self, "write": self}},

@@ -136,9 +136,9 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
             raise TimeoutError("timed out")
 
     @staticmethod
-    def wait_for(ring: Any, seconds: float) -> None:
-        """Wait until a socket of a ring is ready, for at most ``seconds``."""
-        ring.selector.select(seconds)
+    def wait_for(group: Any, seconds: float) -> None:
+        """Wait until a socket of a group is ready, for at most ``seconds``."""
+        group.selector.select(seconds)
 
     def close(self) -> None:
         """Close the socket; reads and writes that wait for the socket end with an error."""
@@ -200,10 +200,10 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
         await _until_ready(self._sock.fileno(), timeout, self._waiting, writable=writable)
 
     @staticmethod
-    async def wait_for(ring: Any, seconds: float) -> None:
-        """Wait until a socket of a ring is ready, for at most ``seconds``."""
+    async def wait_for(group: Any, seconds: float) -> None:
+        """Wait until a socket of a group is ready, for at most ``seconds``."""
         with contextlib.suppress(TimeoutError):
-            await _until_ready(ring.selector.fileno(), seconds, set())
+            await _until_ready(group.selector.fileno(), seconds, set())
 
     async def aclose(self) -> None:
         """Close the socket; reads and writes that wait for the socket end with an error."""

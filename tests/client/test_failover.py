@@ -242,7 +242,7 @@ class TestWhatThePoolLearns:
         """Failures that the client's own proxy may have caused are only listed."""
         bench = Bench({"a": 0, "b": 1})
         flow = flow_of(bench, Policy())
-        flow.apart = True
+        flow.uses_other_proxy = True
         flow.record_failure(Attempt(bench["a"], 1.0, 0.0), Fault.REFUSED)
         assert (bench.state("a"), bench["a"].failed) == (HealthState.UNKNOWN, 0)
         assert [trial.fault for trial in flow.trials] == [Fault.REFUSED]

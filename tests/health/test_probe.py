@@ -17,7 +17,7 @@ import trustme
 
 from mop_config import Endpoint
 from mop_config.health.probe import MAX_BYTES, HealthRequest, Prober, ProbeResult
-from mop_config.net.connect import DialOptions, Place
+from mop_config.net.connect import DialOptions, ServerAddress
 from mop_config.net.faults import Fault
 
 from ..client.fleet import black_hole, silence
@@ -256,7 +256,7 @@ class TestFaults:
     def test_a_proxy_that_is_none(self) -> None:
         """The check ignores an invalid proxy in the environment, so that no endpoint is blamed."""
 
-        def proxy_for(place: Place) -> httpx2.Proxy:
+        def proxy_for(server: ServerAddress) -> httpx2.Proxy:
             return httpx2.Proxy("nothing://proxy.example")
 
         prober = Prober(DialOptions(NOBODY, 5, proxy_for=proxy_for))

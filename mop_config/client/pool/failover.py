@@ -157,11 +157,11 @@ class Failover:
         trials: The failed attempts.
         tried: The URLs of the endpoints that are not tried again: those that have failed, and those
             that the current attempt has chosen.
-        apart: Whether the request uses another proxy than the health checks. Then the pool records
-            no failure, because the proxy may be its cause.
+        uses_other_proxy: Whether the request uses another proxy than the health checks. Then the
+            pool records no failure, because the proxy may be its cause.
     """
 
-    apart = False
+    uses_other_proxy = False
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class Failover:
         After a short delay a hedge sometimes overtakes even a healthy endpoint. So the first time
         only requests a health check, and the second time in a row counts as a stall.
         """
-        if self.apart:
+        if self.uses_other_proxy:
             return False
         member.stalls += 1
         is_measured = self._pool.policy.hedge_delay == "auto" and self.hedge_after < HEDGE_MOST
@@ -302,7 +302,7 @@ class Failover:
         """Record a failed attempt without a choice of the next one, as for a loser of a race."""
         member, now = attempt.member, attempt.now
         self.trials.append(FailedAttempt(member.url, fault, now - attempt.began))
-        if self.apart:
+        if self.uses_other_proxy:
             return
         if attempt.busy is not None:
             self._pool.busy(member, attempt.busy, now)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ...health.state import Health
 from ...model.address import DEFAULT_PORTS, parse_url
 from ...model.endpoint import Endpoint
-from ...net.connect import Place
+from ...net.connect import ServerAddress
 from ...net.faults import Fault
 from .policy import HEDGE_MOST
 
@@ -50,7 +50,7 @@ class Rank(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Target(Place):
+class Target(ServerAddress):
     """The server of an endpoint, and the parts of its URL in the forms that requests need.
 
     Attributes:

@@ -64,7 +64,7 @@ class SocketEndpoints:
         Raises:
             ValueError: If it is a SOCKS proxy, which the libraries of Socket.io don't know.
         """
-        proxy = self.options.for_place(target)
+        proxy = self.options.for_server(target)
         if proxy is not None and proxy.url.scheme != "http":
             raise ValueError(f"Socket.io takes no SOCKS proxy: {proxy.url}")
         return proxy

@@ -269,7 +269,7 @@ class Exchange(Attempt, Deadline):
 
     def body_failed(self, error: Exception, began: float) -> Exception:
         """Record a broken body that the application reads; return the exception to raise."""
-        if not self.failover.apart:
+        if not self.failover.uses_other_proxy:
             fault = fault_of_attempt(error, connecting=False)
             with self.state as state:
                 state.api.failed(self.member, fault, state.clock(), began)

@@ -15,7 +15,7 @@ from typing import Any, Unpack
 import httpx2
 
 from ...model.address import is_loopback
-from ...net.connect import DialOptions, Place, offering
+from ...net.connect import DialOptions, ServerAddress, offering
 from ...net.proxies import proxies_of_environment, proxy_at, proxy_of
 from ..keywords import TransportKeywords
 
@@ -39,7 +39,7 @@ class TransportOptions:
         tls: Our own context, which verifies certificates like the given context.
         proxy: Proxy for every request, or None.
         environment: Proxies of the environment by scheme; empty if ``trust_env`` is False.
-        way: The choice of proxies, for comparison with other options.
+        proxy_choice: The choice of proxies, for comparison with other options.
     """
 
     def __init__(self, **given: Unpack[TransportKeywords]) -> None:
@@ -66,7 +66,7 @@ class TransportOptions:
         self.tls = offering(tls, [name for name, is_offered in protocols.items() if is_offered])
         self.proxy = None if proxy is None else proxy_at(proxy)
         self.environment = proxies_of_environment() if trust_env and proxy is None else {}
-        self.way = self.proxy and (self.proxy.url, self.proxy.raw_auth), self.environment
+        self.proxy_choice = self.proxy and (self.proxy.url, self.proxy.raw_auth), self.environment
 
     def proxy_for(self, scheme: str, host: str) -> httpx2.Proxy | None:
         """Return the proxy for requests to a host, or None.
@@ -77,10 +77,10 @@ class TransportOptions:
             return None
         return self.proxy or proxy_of(self.environment, scheme, host)
 
-    def for_place(self, place: Place) -> httpx2.Proxy | None:
+    def for_server(self, server: ServerAddress) -> httpx2.Proxy | None:
         """Return the proxy for connections to a server, or None."""
-        scheme = "http" if place.tls_name is None else "https"
-        return self.proxy_for(scheme, place.host.strip("[]"))
+        scheme = "http" if server.tls_name is None else "https"
+        return self.proxy_for(scheme, server.host.strip("[]"))
 
     def for_httpx(self, proxy: httpx2.Proxy | None) -> dict[str, Any]:
         """Return the arguments of httpx2's own transports."""
@@ -99,7 +99,7 @@ class TransportOptions:
             host_limit: Seconds for the dial of one host with its look-up.
         """
         local = self.local_address, self.socket_options
-        return DialOptions(self.tls, timeout, *local, until, self.for_place, host_limit)
+        return DialOptions(self.tls, timeout, *local, until, self.for_server, host_limit)
 
 
 def _context_of(verify: Any, cert: Any, *, trust_env: bool) -> ssl.SSLContext:

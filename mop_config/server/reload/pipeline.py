@@ -40,8 +40,8 @@ _one_at_a_time = threading.Lock()
 
 #: Outdated reads in a row, and seconds since the first of them, after which a source that changes
 #: all the time is read and rendered under the lock.
-VAIN_TRIES = 3
-VAIN_SECONDS = 2.0
+LATE_TRIES = 3
+LATE_SECONDS = 2.0
 #: Identity of every outage, so that an outage is noted once although its messages differ.
 UNREACHABLE = b"unreachable"
 #: Codes that say nothing of the source's text, because the text could not be read.
@@ -75,8 +75,8 @@ class Loaded:
     Attributes:
         fingerprint: Fingerprint of the source right before it was read.
         identity: Digest of the text that was read, or the reason why no text could be read.
-        vain: Monotonic seconds at the starts of the first reads in a row whose text was outdated
-            before its release was issued.
+        outdated_at: Monotonic seconds at the starts of the first reads in a row whose text was
+            outdated before its release was issued.
         good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
         judge_at: POSIX time of the first boundary of a refused text, which may be acceptable from
             then on; infinity for none.
@@ -84,7 +84,7 @@ class Loaded:
 
     fingerprint: Fingerprint = Fingerprint(0)  # noqa: RUF009 - immutable
     identity: bytes = b""
-    vain: tuple[float, ...] = ()
+    outdated_at: tuple[float, ...] = ()
     good_at: float = 0.0
     judge_at: float = math.inf
 
@@ -150,7 +150,7 @@ class Reloader:
 
     def start(self) -> None:
         """Load for the first time, falling back to the last good list on disk."""
-        if not any(self.reload(Trigger.START) for _ in range(VAIN_TRIES + 1)):
+        if not any(self.reload(Trigger.START) for _ in range(LATE_TRIES + 1)):
             self.report_changing(Trigger.START)
 
     def report_changing(self, trigger: Trigger) -> None:
@@ -182,8 +182,8 @@ class Reloader:
         before = self.loaded
         attempt = ReloadAttempt(trigger, before, quietly=quietly)
         fingerprint = settled or source.fingerprint()
-        vain = before.vain
-        late = len(vain) >= VAIN_TRIES or (vain and attempt.started - vain[0] > VAIN_SECONDS)
+        tries = before.outdated_at
+        late = len(tries) >= LATE_TRIES or (tries and attempt.started - tries[0] > LATE_SECONDS)
         try:
             host = self.releases.follow()  # before the read, see ``is_behind``
             if (host or self.store.view.loaded) and source.being_written():
@@ -193,7 +193,7 @@ class Reloader:
                 if late and (source.being_written() or not source.is_current(text)):
                     raise _changing(source)
                 self.loaded = replace(
-                    before, fingerprint=text.fingerprint, identity=text.identity, vain=()
+                    before, fingerprint=text.fingerprint, identity=text.identity, outdated_at=()
                 )
                 # The same text gets a release if it was touched or the host released another list.
                 view = self.store.view
@@ -410,7 +410,8 @@ class Reloader:
             reason = SourceError("", f"{type(error).__name__}: {error}")
             fingerprint = before.fingerprint
         if reason.code == Code.CHANGING:
-            self.loaded = replace(before, vain=(*before.vain, attempt.started)[:VAIN_TRIES])
+            tries = (*before.outdated_at, attempt.started)[:LATE_TRIES]
+            self.loaded = replace(before, outdated_at=tries)
             return False
         if self.loaded is before or not reason.code:  # else the identity of the text is kept
             identity = UNREACHABLE if reason.code == Code.UNREACHABLE else str(reason).encode()

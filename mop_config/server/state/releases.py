@@ -181,7 +181,9 @@ class ReleaseStore:
         self.last: LastGood | None = None
         self._locked: bool | None = None  # whether the section has its lock; None outside of it
         self._host: LastGood | None = None  # the record as it was read or written last
-        self._agreed: Fingerprint | None = None  # of the record, once it agrees with ``served``
+        self._agreed_fingerprint: Fingerprint | None = (
+            None  # of the record, once it agrees with ``served``
+        )
 
     @property
     def boundary(self) -> float:
@@ -226,7 +228,7 @@ class ReleaseStore:
             except OSError as error:
                 if not isinstance(error, BlockingIOError):
                     self._directory.complain(WHAT, error)
-            host = self._host if self._agreed == self._fingerprint() else self.load()
+            host = self._host if self._agreed_fingerprint == self._fingerprint() else self.load()
             self.last = host or self.served or next(self.history(), None)
             self._locked = locked
             try:
@@ -269,7 +271,7 @@ class ReleaseStore:
         if host and host._replace(saved_at=good.saved_at, trigger=good.trigger) == good:
             good = host
         self.served = good
-        self._agreed = None
+        self._agreed_fingerprint = None
         if self._locked and good is not host:
             self.write(good)
         return good
@@ -291,7 +293,7 @@ class ReleaseStore:
         If this process serves a later release, or the record was lost, this method writes the
         record again.
         """
-        if self._agreed == self._fingerprint():
+        if self._agreed_fingerprint == self._fingerprint():
             return self._host
         with self.section(patience=0.0):
             host, served = self._host, self.served
@@ -301,7 +303,7 @@ class ReleaseStore:
             elif self._locked:
                 if host and served and host.release.etag == served.release.etag:
                     self.served = host
-                self._agreed = self._fingerprint()
+                self._agreed_fingerprint = self._fingerprint()
                 self._directory.recover(WHAT)
         return self._host
 
@@ -323,7 +325,7 @@ class ReleaseStore:
                 self._directory.remove(oldest)  # the newest text is worth more
         self._directory.recover(WHAT)
         self._host = good
-        self._agreed = self._fingerprint()
+        self._agreed_fingerprint = self._fingerprint()
         if before is None or before.data != good.data:
             name = f"{self._prefix}{good.release.version:016d}"
             with contextlib.suppress(OSError):  # a full disk costs the history only

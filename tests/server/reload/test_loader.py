@@ -18,7 +18,7 @@ from mop_config.errors import SourceError
 from mop_config.server.parsing.problems import Code
 from mop_config.server.parsing.render import EMPTY, EMPTY_BODY
 from mop_config.server.reload import pipeline
-from mop_config.server.reload.pipeline import SWITCH_INTERVAL, VAIN_TRIES, Reloader
+from mop_config.server.reload.pipeline import LATE_TRIES, SWITCH_INTERVAL, Reloader
 from mop_config.server.serving.store import Result, Snapshot, SnapshotStore, SourceState, Trigger
 from mop_config.server.settings import Settings, UrlRules
 from mop_config.server.sources.file import CLOSE_WAIT, FileSource, Fingerprint, SourceText
@@ -104,7 +104,7 @@ def test_a_writer_between_the_trigger_and_the_read_publishes_no_half(
     source = _Interrupted(str(site.file), 1 << 20)
     loader.source = source
     if in_vain:
-        loader.loaded = replace(loader.loaded, vain=(time.monotonic(),) * VAIN_TRIES)
+        loader.loaded = replace(loader.loaded, outdated_at=(time.monotonic(),) * LATE_TRIES)
     source.busy = True
     assert not loader.reload(Trigger.SIGHUP, settled=source.fingerprint())
     assert hosts(loader) == AB

@@ -75,7 +75,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         self._manager = manager  # a client keeps its manager alive
         self._options = TransportOptions(**options)
         checked = getattr(manager, "_network_options", self._options)
-        self._is_apart = self._options.way != checked.way
+        self._uses_other_proxy = self._options.proxy_choice != checked.proxy_choice
         self._open()
 
     def _open(self) -> None:
@@ -101,7 +101,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         route = route_of(request.method, request.url.path)
         with state:
             failover = Failover(traits, state.api, state.budget, state.clock(), total, route)
-        failover.apart = self._is_apart
+        failover.uses_other_proxy = self._uses_other_proxy
         try:
             await self._carry(failover, request)
         except BaseException:  # such as a cancellation: nobody gets the answer

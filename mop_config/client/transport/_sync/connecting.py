@@ -13,7 +13,7 @@ from typing import Any
 import httpcore2
 
 from ....net._sync.connecting import connect
-from ....net.connect import DialOptions, HostDial, Owner, Ring
+from ....net.connect import DialGroup, DialOptions, HostDial, Owner
 from ....net.faults import Fault, fault_of, lacks_resources
 from ....net.resolver import Resolver
 from ....net.streams import Stream
@@ -243,17 +243,17 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
     """
     failure: Exception | None = None
     members: dict[HostDial, PoolMember] = {}
-    with Ring() as ring:
+    with DialGroup() as group:
         while True:
             now = time.monotonic()
             while (member := race.start(now)) is not None:
                 if member.url in race.connected:
                     race.won(member, now)
                     return member, None
-                members[HostDial(ring, member.target, options, resolver)] = member
-            if not ring.dials or race.called_off():
+                members[HostDial(group, member.target, options, resolver)] = member
+            if not group.dials or race.called_off():
                 return None, failure
-            for host in ring.finished():
+            for host in group.finished():
                 member = members.pop(host)
                 if host.error is None:
                     race.won(member, time.monotonic())
@@ -261,4 +261,4 @@ def dial(race: DialRace, options: DialOptions, resolver: Resolver) -> tuple[Pool
                 failure = host.error
                 race.failed(member, fault_of(failure, connecting=True))
             # A race may be called off at any time, so look at it now and then.
-            Stream.wait_for(ring, min(race.wait(now), ring.pause()))
+            Stream.wait_for(group, min(race.wait(now), group.pause()))

@@ -95,7 +95,7 @@ class EndpointPool:
     def __init__(self, member: PoolMember, options: TransportOptions) -> None:
         target, limits = member.target, options.limits
         self.member, self.target = member, target
-        self.for_proxy = headers_for(options.for_place(target), target.tls_name)
+        self.for_proxy = headers_for(options.for_server(target), target.tls_name)
         self.retired = False
         self.spare_after = 0.0
         self._origin = httpcore2.Origin(target.scheme, target.key, target.port)
