@@ -57,19 +57,19 @@ def _threads() -> set[threading.Thread]:
 browsers: set[int] = set()
 
 
-def children() -> set[int]:
-    """Return the processes below this one; psutil would read every process of the machine."""
+def below(pid: int) -> set[int]:
+    """Return the processes below one; psutil would read every process of the machine."""
     found: set[int] = set()
-    below = {os.getpid()}
-    while below:
-        new = _children_of(below.pop())
+    left = {pid}
+    while left:
+        new = children(left.pop())
         found |= new
-        below |= new - browsers
+        left |= new - browsers
     return found
 
 
-def _children_of(pid: int) -> set[int]:
-    """Return what the threads of a process have started. Twice per test, so without ``glob``."""
+def children(pid: int) -> set[int]:
+    """Return what the threads of a process have started."""
     found: set[int] = set()
     with contextlib.suppress(OSError):  # the process has ended meanwhile
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -97,12 +97,12 @@ def _descriptors() -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def _no_leaks() -> Iterator[None]:
     """Fail a test that leaves a thread, a process, a socket or a pipe behind."""
-    before = _threads(), children(), _descriptors()
+    before = _threads(), below(os.getpid()), _descriptors()
     yield
     deadline = time.monotonic() + PATIENCE
     while True:
         threads = _threads() - before[0]
-        processes = children() - before[1]
+        processes = below(os.getpid()) - before[1]
         descriptors = {
             name: target for name, target in _descriptors().items() if before[2].get(name) != target
         }

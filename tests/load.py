@@ -1,13 +1,54 @@
 """Load over many connections, which records every failed request and every unexpected answer."""
 
-import http.client
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from .servers import ENDPOINTS
+
+_REQUEST = f"GET {ENDPOINTS} HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept-Encoding: identity\r\n\r\n"
+
+
+class _Answer(NamedTuple):
+    status: int
+    body: bytes
+    will_close: bool
+
+
+class _Connection:
+    """A connection for half of the processor time that ``http.client`` takes."""
+
+    def __init__(self, port: int) -> None:
+        self._request = (_REQUEST % port).encode()
+        self._socket = socket.create_connection(("127.0.0.1", port), 20)
+        self._file = self._socket.makefile("rb")
+
+    def ask(self) -> _Answer:
+        """Send the request, and return the whole answer."""
+        self._socket.sendall(self._request)
+        version, status, *_ = self._line().split(b" ")
+        assert version == b"HTTP/1.1", version
+        fields = {}
+        while line := self._line():
+            name, _, value = line.partition(b":")
+            fields[name.lower()] = value.strip()
+        length = int(fields[b"content-length"])
+        body = self._file.read(length)
+        assert len(body) == length, "the body is cut off"
+        return _Answer(int(status), body, fields.get(b"connection") == b"close")
+
+    def _line(self) -> bytes:
+        line = self._file.readline()
+        assert line.endswith(b"\r\n"), f"the server closed the connection after {line!r}"
+        return line[:-2]
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
 
 
 class Load:
@@ -43,25 +84,23 @@ class Load:
         return self.answers.total()
 
     def _run(self) -> None:
-        connection: http.client.HTTPConnection | None = None
+        connection: _Connection | None = None
         while not self._stop.is_set():
-            if connection is None:
-                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
             started = time.perf_counter()
             try:
-                connection.request("GET", ENDPOINTS)
-                response = connection.getresponse()
-                body = response.read()
+                connection = connection or _Connection(self.port)
+                answer = connection.ask()
             except Exception as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
-                connection.close()
-                connection = None
+                if connection is not None:
+                    connection.close()
+                    connection = None
                 continue
             self.slowest = max(self.slowest, time.perf_counter() - started)
-            self.answers[body] += 1
-            if response.status != 200:
-                self.failures.append(f"status {response.status}")
-            if response.will_close or not self.keep_alive:
+            self.answers[answer.body] += 1
+            if answer.status != 200:
+                self.failures.append(f"status {answer.status}")
+            if answer.will_close or not self.keep_alive:
                 connection.close()
                 connection = None
             # A real client pauses between requests: without a pause, four threads of one

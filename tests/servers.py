@@ -1,5 +1,6 @@
 """Real servers for the tests: started on a free port, stopped by their process id."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -16,7 +17,8 @@ from typing import Any, NamedTuple
 import psutil
 from werkzeug.datastructures import Headers
 
-from .gunicorns import SCRIPT, ForkedServer, can_fork
+from .conftest import below, children
+from .gunicorns import SCRIPT, Forked, can_fork, forked_server
 from .waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -59,10 +61,10 @@ class Server:
             if not name.startswith(("ENDPOINT_", "COV_", "PYTEST_"))
         }
         variables = {**clean, "PYTHONPATH": str(ROOT), **environ}
-        self.process: subprocess.Popen[bytes] | ForkedServer
+        self.process: subprocess.Popen[bytes] | Forked
         with self.log_path.open("wb") as log:
             if user is None and can_fork(command, environ):
-                self.process = ForkedServer(command, variables, log.fileno())
+                self.process = forked_server(command, variables, log.fileno())
                 return
             self.process = subprocess.Popen(
                 command,
@@ -88,7 +90,7 @@ class Server:
     @property
     def workers(self) -> list[int]:
         """Return the workers' process ids, without short-lived helper processes."""
-        return sorted(child.pid for child in psutil.Process(self.pid).children() if _lives(child))
+        return sorted(filter(_lives, children(self.pid)))
 
     def wait_until_up(self, workers: int = 1) -> "Server":
         """Wait until the server listens and that number of workers report a list."""
@@ -161,16 +163,16 @@ class Server:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop the server by its process id, and end every process that it left behind."""
-        try:
-            children = psutil.Process(self.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            children = []
+        processes = []
+        for pid in below(self.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                processes.append(psutil.Process(pid))
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
             code = self.process.wait(15)
         finally:
-            for process in (*children, self.process):
+            for process in (*processes, self.process):
                 try:
                     process.kill()
                 except (psutil.NoSuchProcess, ProcessLookupError):
@@ -183,9 +185,9 @@ def _hosts(answer: Answer) -> list[str]:
     return [entry["url"].split("/")[2] for entry in answer.json["socketio_endpoints"]]
 
 
-def _lives(process: psutil.Process) -> bool:
+def _lives(pid: int) -> bool:
     try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -23,7 +23,7 @@ from mop_config.cli.check import quote
 from ..conftest import GUIDE_JSON, SAMPLE
 from ..servers import ENDPOINTS, ROOT, running
 from ..waiting import wait_for
-from .forks import ended, run, start
+from .forks import run, start
 
 
 def on_a_terminal(*arguments: str, columns: int = 0, lines: int = 0) -> str:
@@ -32,7 +32,7 @@ def on_a_terminal(*arguments: str, columns: int = 0, lines: int = 0) -> str:
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     names = os.environ.keys() - {"COLUMNS", "LINES", "NO_COLOR"}
     environ = {**{name: os.environ[name] for name in names}, "TERM": "xterm-256color"}
-    start(arguments, environ, (slave, slave, slave))
+    command = start(arguments, environ, (slave, slave, slave))
     os.close(slave)
     shown = b""
     while True:
@@ -40,7 +40,7 @@ def on_a_terminal(*arguments: str, columns: int = 0, lines: int = 0) -> str:
             shown += os.read(master, 65536)
         except OSError:  # EOF: the child closed its side
             break
-    ended()
+    command.wait(60)
     os.close(master)
     return shown.decode()
 

@@ -22,7 +22,7 @@ from ..health.test_probe import OPEN, presenting
 from ..ports import closed_port
 from ..servers import ROOT
 from ..waiting import wait_for
-from .forks import run
+from .forks import run, start_into
 from .test_cli import on_a_terminal, write
 
 
@@ -313,22 +313,11 @@ class TestTerminal:
 class TestWatch:
     """``--watch`` repeats the checks."""
 
-    def start(self, tmp_path: Path, *arguments: str) -> subprocess.Popen[bytes]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("ENDPOINT_")}
-        with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-            return subprocess.Popen(
-                [sys.executable, "-m", "mop_config", "probe", *arguments],
-                cwd=ROOT,
-                env=clean,
-                stdout=out,
-                stderr=err,
-            )
-
     def test_a_document_a_round(self, tmp_path: Path, server: Handmade) -> None:
         """Each round reads the file again and prints one JSON line; Ctrl-C ends it cleanly."""
         file = listing(tmp_path, server.url)
         out, err = tmp_path / "out", tmp_path / "err"
-        process = self.start(tmp_path, "--watch", "0.1", "--json", file)
+        process = start_into(tmp_path, "probe", "--watch", "0.1", "--json", file)
         try:
             wait_for(lambda: len(out.read_text().splitlines()) >= 2, seconds=20)
             listing(tmp_path, server.url, f"{server.url}/second")
@@ -349,7 +338,7 @@ class TestWatch:
         """Ctrl-C ends a pending request at once, not after its time limit."""
         with silence() as port:
             file = listing(tmp_path, *(f"http://127.0.0.1:{port}/{n}" for n in range(200)))
-            process = self.start(tmp_path, "--timeout", "60", file)
+            process = start_into(tmp_path, "probe", "--timeout", "60", file)
             try:
                 # The last thread may still be starting, and an interrupt must not hang on that.
                 wait_for(lambda: _threads_of(process.pid) > 64, seconds=20)

@@ -36,7 +36,7 @@ from ..client.test_qr import CONFIGS
 from ..ports import closed_port
 from ..servers import ROOT, running
 from ..waiting import wait_for
-from .forks import run
+from .forks import run, start_into
 
 #: The time at the start of each line.
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
@@ -47,15 +47,7 @@ class Watching:
 
     def __init__(self, folder: Path, arguments: tuple[str, ...], environ: dict[str, str]) -> None:
         self._out, self._err = folder / "out", folder / "err"
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("ENDPOINT_", "MOP_"))}
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mop_config", "watch", *arguments],
-                cwd=ROOT,
-                env={**clean, **environ},
-                stdout=out,
-                stderr=err,
-            )
+        self.process = start_into(folder, "watch", *arguments, **environ)
 
     @property
     def out(self) -> str:

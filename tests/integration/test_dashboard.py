@@ -29,7 +29,7 @@ from mop_config import qr
 from mop_config.server.auth import Token, digest, line_of
 
 from ..client.handmade import OK, handmade
-from ..conftest import browsers, children, need_program
+from ..conftest import below, browsers, need_program
 from ..servers import STATUS, Server, running
 from ..waiting import wait_for
 
@@ -76,9 +76,9 @@ Open = Callable[..., Page]
 def browser() -> Iterator[Browser]:
     path = need_program("chromium")
     with sync_playwright() as playwright:
-        before = children()
+        before = below(os.getpid())
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        browsers.update(children() - before)
+        browsers.update(below(os.getpid()) - before)
         # Threads and descriptors for the browser start with its first page and stay.
         browser.new_page().close()
         yield browser

@@ -17,6 +17,7 @@ import pytest
 from mop_config.server.gunicorn_conf import WORKER_CLASSES
 from mop_config.server.status import lost_hooks
 
+from ..conftest import below
 from ..load import under_load
 from ..servers import ROOT, Server, gunicorn_command, running
 from ..waiting import wait_for
@@ -89,7 +90,7 @@ def all_workers(server: Server) -> None:
 
 def everyone(server: Server) -> None:
     """Send SIGHUP to every process, as ``kill -HUP $(pidof python)`` does."""
-    hup(server.pid, *(p.pid for p in psutil.Process(server.pid).children(recursive=True)))
+    hup(server.pid, *below(server.pid))
 
 
 def _blocks_sighup(pid: int) -> bool:
