@@ -204,6 +204,7 @@ def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path, file: Path)
     # Several answers, because the kernel's buffers hold the first ones.
     request = f"GET {ENDPOINTS} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 12
     with impatient(file, tmp_path) as server, connected(server, 1, request) as (client,):
+        wait_for(lambda: connections(server), what="the worker takes the connection")
         wait_for(
             lambda: not connections(server), seconds=15, what="the worker closes the connection"
         )
