@@ -214,11 +214,10 @@ def ask(
     own = host if _is_own_address(host) else ""
 
     def proxy_for(server: ServerAddress) -> Any:
+        if server.host == own:
+            return None  # no proxy sees a token for this machine
         scheme = "http" if server.tls_name is None else "https"
-        # No proxy sees a token for this machine.
-        return (
-            None if server.host == own else proxy_of(environment, scheme, server.host.strip("[]"))
-        )
+        return proxy_of(environment, scheme, server.host.strip("[]"))
 
     client = HttpClient(DialOptions(ssl.create_default_context(), _SILENCE, proxy_for=proxy_for))
     deadline = time.monotonic() + silence + _TRANSFER

@@ -79,10 +79,10 @@ class EndpointAttempt:
             retry_after: The header ``Retry-After``, or None.
 
         Raises:
-            ValueError: If the status is not a number from 100 to 599.
+            ValueError: If the status is not a number from 100 to 999.
         """
-        if not isinstance(code, int) or not 100 <= code <= 599:
-            raise ValueError(f"an HTTP status is a number from 100 to 599, not {code!r}")
+        if not isinstance(code, int) or not 100 <= code <= 999:
+            raise ValueError(f"an HTTP status is a number from 100 to 999, not {code!r}")
         self._status = code
         outcome = self._outcome(code, retry_after)
         if outcome.fault is not None and self._moves_on(outcome):
@@ -175,7 +175,7 @@ def _answer_of(error: Exception) -> tuple[int | None, str | None]:
     names the status in a text after it has repeated the request in vain.
     """
     for cause in causes(error):
-        if match := _REPEATED.fullmatch(str(cause)):
+        if "ResponseError" in _names(cause) and (match := _REPEATED.fullmatch(str(cause))):
             return int(match[1]), None
     answer: Any = getattr(error, "response", None)
     if answer is None and error.__cause__ is None and not _WITH_STATUS.isdisjoint(_names(error)):

@@ -350,7 +350,7 @@ class BaseManager:
         return self._lifecycle.tasks.check(pool.kind, member)
 
     def _find(self, url: str) -> list[tuple[Pool, PoolMember]]:
-        """Return an endpoint, with its pool, of each kind. The caller holds the lock of the state.
+        """Return the pools that have an endpoint, each with its member, under the state's lock.
 
         Raises:
             KeyError: If the endpoint is not in the list.

@@ -78,7 +78,7 @@ class Deadline:
         return left if timeout is None or timeout > left else timeout
 
     def check(self) -> None:
-        """Start the hedge if it is due.
+        """Raise an exception if the deadline has passed; start the hedge if it is due.
 
         Raises:
             TimeoutError: If the deadline has passed.

@@ -46,8 +46,8 @@ class _SocketStream:
         self._events.register(sock, READABLE | ENDED)
         self._reads_in_a_row = 0
 
-    def _is_turn_over(self) -> bool:
-        """Count a read, and return whether too many reads before it have not waited."""
+    def _count_read(self) -> bool:
+        """Count a read; return whether ``READS_IN_A_ROW`` reads before it have not waited."""
         is_over = self._reads_in_a_row == READS_IN_A_ROW
         self._reads_in_a_row = 1 if is_over else self._reads_in_a_row + 1
         return is_over
@@ -96,7 +96,7 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
     def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
-            if self._is_turn_over() and isinstance(timeout, Deadline):
+            if self._count_read() and isinstance(timeout, Deadline):
                 timeout.check()
             while True:
                 try:
@@ -157,7 +157,7 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
-            if self._is_turn_over():
+            if self._count_read():
                 await asyncio.sleep(0)
                 if isinstance(timeout, Deadline):
                     timeout.check()

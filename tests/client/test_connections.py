@@ -246,12 +246,20 @@ def shortened(peer: Peer, stream: int) -> None:
     peer.h2.send_data(stream, b"ok", end_stream=True)
 
 
+def shortened_later(peer: Peer, stream: int) -> None:
+    """Send the head by itself, and then end the body before its declared length."""
+    peer.h2.send_headers(stream, [(":status", "200"), ("content-length", "10")])
+    peer.flush()
+    time.sleep(0.2)
+    peer.h2.send_data(stream, b"ok", end_stream=True)
+
+
 def dismissed(peer: Peer, stream: int) -> None:
     """End the connection by GOAWAY although it has served no request."""
     peer.go_away(stream)
 
 
-@pytest.mark.parametrize("fail", [broken, shortened])
+@pytest.mark.parametrize("fail", [broken, shortened, shortened_later])
 @pytest.mark.parametrize("before", [0, 1])
 def test_a_fault_of_a_stream_counts_against_the_endpoint(
     contexts: Contexts, kind: str, fail: Answer, before: int
@@ -271,7 +279,7 @@ def test_a_fault_of_a_stream_counts_against_the_endpoint(
     ):
         for _ in range(before):
             assert driver.get("/").extensions["endpoint"] == server.url
-        with pytest.raises(httpx2.TransportError):
+        with pytest.raises(httpx2.RemoteProtocolError):
             driver.request("POST", "/", content=b"x")
         assert driver.state(server.url) == "suspect"
         answered = driver.request("POST", "/", content=b"x")
@@ -289,6 +297,31 @@ def test_a_server_that_ends_each_new_connection_is_suspect(contexts: Contexts, k
             driver.request("POST", "/", content=b"x")
         assert driver.state(server.url) == "suspect"
         assert driver.get("/").extensions["endpoint"] == other.url
+
+
+def test_a_goodbye_in_a_body_blames_no_endpoint_that_has_served_requests(
+    contexts: Contexts, kind: str
+) -> None:
+    """A server may end a connection at any time; the GET is repeated at the same endpoint."""
+
+    def answer(peer: Peer, stream: int) -> None:
+        if len(server.peers) > 1 or peer.requests == 1:
+            peer.answer(stream)
+            return
+        peer.h2.send_headers(stream, [(":status", "200"), ("content-length", "10")])
+        peer.flush()
+        time.sleep(0.2)
+        peer.go_away(0)
+        peer.sock.close()
+
+    with (
+        speaking(contexts[0], answer) as server,
+        speaking(contexts[0]) as other,
+        Driver(kind, [server.url, other.url], ALONE, verify=contexts[1], http2=True) as driver,
+    ):
+        for _ in range(2):
+            assert driver.get("/").extensions["endpoint"] == server.url
+        assert driver.state(server.url) == "healthy"
 
 
 def test_a_clogged_connection_is_replaced(contexts: Contexts, kind: str) -> None:

@@ -52,10 +52,10 @@ def cache_path(path: str | Path | None, app: str | None) -> Path | None:
         ValueError: If the application's name is empty, since all such applications would share a
             file.
     """
-    if app is not None and not app.strip(". "):
-        raise ValueError(f"app must be the name of an application, not {app!r}")
     if path is not None or app is None:
         return None if path is None else Path(path)
+    if not str(app).strip(". "):
+        raise ValueError(f"app must be the name of an application, not {app!r}")
     try:
         folder = platformdirs.user_cache_path(app)
     except (RuntimeError, KeyError, OSError):

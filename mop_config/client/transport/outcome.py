@@ -78,20 +78,22 @@ def is_of_http2(error: Exception) -> bool:
     server has ended them. So an error of a connection that has served requests does not count
     against the endpoint.
     """
-    cause = error.args[0] if error.args else None
-    if isinstance(error, httpcore2.LocalProtocolError):
-        return type(cause).__module__.startswith("h2.")
-    return type(cause).__name__ in {"ConnectionTerminated", "StreamReset"}
+    return type(_of_h2(error)).__module__.startswith("h2.")
+
+
+def _of_h2(error: Exception) -> object:
+    """Return the exception or event of h2 in an exception of httpcore2, or the exception itself."""
+    return error.args[0] if isinstance(error, httpcore2.ProtocolError) else error
 
 
 def is_of_stream(error: Exception) -> bool:
-    """Return whether the server has ended the stream of an HTTP/2 exception without an answer."""
-    return type(error.args[0]).__name__ in {"StreamReset", "InvalidBodyLengthError"}
+    """Return whether the server has reset the stream of an HTTP/2 exception, or cut it short."""
+    return type(_of_h2(error)).__name__ in {"StreamReset", "InvalidBodyLengthError"}
 
 
 def may_have_been_sent(error: Exception) -> bool:
     """Return whether the server may have seen the request of an HTTP/2 exception."""
-    cause = error.args[0] if error.args else None
+    cause = _of_h2(error)
     if getattr(cause, "error_code", None) == _REFUSED_STREAM:
         return False
     return type(cause).__name__ not in _UNSENT and "SEND_HEADERS" not in str(cause)
@@ -99,6 +101,8 @@ def may_have_been_sent(error: Exception) -> bool:
 
 def fault_of_attempt(error: Exception, *, connecting: bool) -> Fault:
     """Return the fault of an exception, which may come from the application's body."""
+    if is_of_http2(error):
+        return Fault.PROTOCOL
     if isinstance(error, httpx2.UnsupportedProtocol) or not isinstance(error, _FROM_THE_WIRE):
         return Fault.OURS  # raised by the application's request body
     return fault_of(error, connecting=connecting)
@@ -115,7 +119,10 @@ def translate(error: Exception, request: httpx2.Request, endpoint: str) -> Excep
     A note names the endpoint, because the exception's URL has the pool's host.
     """
     translated = error
-    if not isinstance(error, httpx2.HTTPError):
+    if is_of_http2(error):
+        translated = httpx2.RemoteProtocolError(str(error), request=request)
+        translated.__cause__ = error
+    elif not isinstance(error, httpx2.HTTPError):
         for ours in type(error).__mro__:
             kind = getattr(httpx2, ours.__name__, None)
             if isinstance(kind, type) and issubclass(kind, httpx2.TransportError):

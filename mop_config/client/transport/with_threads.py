@@ -97,12 +97,12 @@ class Hedge:
         poll = new_poll()
         poll.register(sock, READABLE)
         while True:
-            self.check()
             left = min(until, exchange.hedge_at) - time.monotonic()
             if poll.poll(max(0.0, min(left, self._pause)) * 1000 + 1):
                 return
             if time.monotonic() >= until:
                 raise TimeoutError("timed out")
+            self.check()
 
     def check(self) -> None:
         """Start the second request if the answer is late.

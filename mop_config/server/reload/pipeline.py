@@ -78,8 +78,8 @@ class Loaded:
         outdated_at: Monotonic seconds at the starts of the first reads in a row whose text was
             outdated before its release was issued.
         good_at: POSIX time at which the served list was found good, by any worker; 0 for never.
-        judge_at: POSIX time of the first boundary of a refused text, which may be acceptable from
-            then on; infinity for none.
+        judge_at: POSIX time at which a refused text is read and judged anew: its first boundary,
+            or when another list was served; infinity for never.
     """
 
     fingerprint: Fingerprint = Fingerprint(0)  # noqa: RUF009 - immutable
@@ -191,10 +191,12 @@ class Reloader:
             with self.releases.section(rendering=True) if late else contextlib.nullcontext():
                 text = source.read(fingerprint)
                 if late and (source.being_written() or not source.is_current(text)):
-                    raise _changing(source)
+                    raise SourceError(Code.CHANGING, f"{source} has changed meanwhile")
                 self.loaded = replace(
                     before, fingerprint=text.fingerprint, identity=text.identity, outdated_at=()
                 )
+                anew = text.identity == before.identity and before.judge_at <= time.time()
+                attempt.quietly = quietly and not anew
                 # The same text gets a release if it was touched or the host released another list.
                 view = self.store.view
                 disputed = host is not None and host.release.etag != view.snapshot.etag
@@ -206,7 +208,8 @@ class Reloader:
                     behind = self.releases.is_behind(text.order, host and host.order)
                     return not late and (behind or not source.is_current(text))
 
-                new = LastGood(text.data, Release("", text.mtime), order=text.order)
+                modified_at = min(text.mtime, before.judge_at) if anew else text.mtime
+                new = LastGood(text.data, Release("", modified_at), order=text.order)
                 rendering, good, _ = self._accept(new, attempt, outdated)
             self._publish(rendering, good, attempt)
             if text.detached:
@@ -246,7 +249,7 @@ class Reloader:
         made = attempt.rendering = self._render(text.data, at)
         with self.releases.section():
             if outdated() or self.releases.boundary > at:
-                raise _changing(self.source)
+                raise SourceError(Code.CHANGING, f"{self.source} has changed meanwhile")
             last = self.releases.last
             if last is not None and last.data == text.data and last.boundary < made.boundary:
                 # As if this node had run at each of the boundaries, so that all nodes agree.
@@ -276,17 +279,16 @@ class Reloader:
     ) -> None:
         self.loaded = replace(self.loaded, good_at=time.time(), judge_at=math.inf)
         view = self.store.view
-        change = None
-        if view.loaded and view.snapshot.etag == rendering.etag:
-            result = Result.UNCHANGED
+        is_new = not view.loaded or view.snapshot.etag != rendering.etag
+        if is_new:
+            snapshot = self._snapshot(rendering, good.release, time.time())
+        else:
             snapshot = self._restamp(good.release)
             if attempt.repeats(self.loaded) and view.state is SourceState.FRESH:
                 self.store.update(planned=rendering.planned)
                 return  # the text was only touched
-        else:
-            result = Result.APPLIED
-            snapshot = self._snapshot(rendering, good.release, time.time())
-            change = rendering.difference
+        result = Result.APPLIED if is_new else Result.UNCHANGED
+        change = rendering.difference if is_new else None
         reload = attempt.done(result, snapshot.etag, error=None, change=change, window=window)
         self.store.update(
             reload,
@@ -349,6 +351,8 @@ class Reloader:
         snapshot = self._snapshot(rendering, good.release, time.time())
         self.store.update(snapshot=snapshot, state=state)
         logger.info("etag %s, %s", snapshot.etag, what)
+        # A newer text that was refused may be acceptable beside this list.
+        self.loaded = replace(self.loaded, judge_at=time.time())
 
     def _judge_anew(self, good: LastGood, attempt: ReloadAttempt) -> Accepted | None:
         """Accept a saved text as of now; None if that fails, or the host has another text now."""
@@ -366,23 +370,15 @@ class Reloader:
 
     @property
     def seconds_to_boundary(self) -> float:
-        """Seconds until a window begins or ends, of the served text or of a refused newer text.
-
-        Infinity if there is no such window.
-        """
-        at = min(self.loaded.judge_at, next_boundary(self.store.view.planned))
-        return max(0.0, at - time.time())
+        """Seconds until a window of the served text begins or ends; infinity without one."""
+        return max(0.0, next_boundary(self.store.view.planned) - time.time())
 
     def pass_boundary(self) -> None:
         """Render and check the served text again, since a window has begun or ended.
 
-        The source is read only if its text was refused: an entry's window ends even if the source
-        is bad or cannot be reached.
+        The source is not read: an entry's window ends even if the source is bad or cannot be
+        reached.
         """
-        if self.loaded.judge_at <= time.time():
-            self.reload(Trigger.POLL)
-        if next_boundary(self.store.view.planned) > time.time():
-            return
         good = self.releases.served
         attempt = ReloadAttempt(Trigger.POLL, self.loaded, quietly=True)
         judged = None if good is None else self._judge_anew(good, attempt)
@@ -417,10 +413,14 @@ class Reloader:
             identity = UNREACHABLE if reason.code == Code.UNREACHABLE else str(reason).encode()
             self.loaded = Loaded(fingerprint, identity, good_at=before.good_at)
         else:
-            self.loaded = replace(self.loaded, judge_at=next_boundary(attempt.rendering.planned))
+            served = self.releases.served
+            is_served = served is not None and served.data == attempt.rendering.data
+            at = math.inf if is_served else next_boundary(attempt.rendering.planned)
+            self.loaded = replace(self.loaded, judge_at=at)
         # A lack of descriptors is met 20 times a second until it is over, and noted once.
         again = isinstance(error, OSError)
-        if not ((attempt.quietly or again) and self.loaded.identity == before.identity):
+        told = attempt.trigger is Trigger.POLL and str(reason) == self.store.view.reason
+        if not ((attempt.quietly or again or told) and self.loaded.identity == before.identity):
             self._note(reason, attempt)
         return not again
 
@@ -448,7 +448,3 @@ class Reloader:
             serving = f"still serving etag {view.snapshot.etag}, the last good list of {good_at}"
         told = first_problems(found.problems)
         logger.error("%s (%s): %s; %s%s", what, attempt.trigger, error, serving, told)
-
-
-def _changing(source: Source) -> SourceError:
-    return SourceError(Code.CHANGING, f"{source} has changed meanwhile")

@@ -262,6 +262,8 @@ class ReloadThread:
             request = Trigger.API
         now = time.monotonic()
         self._look(events, request, now)
+        if reloader.loaded.judge_at <= time.time():
+            debouncer.asked(now)
         if debouncer.wait(now) == 0 or (now >= self._next_poll and not debouncer.pending):
             self._load()
         if debouncer.restless(now) and not self._complained:
@@ -274,8 +276,11 @@ class ReloadThread:
         self._on_turn()
         self._turned_at = time.monotonic()
         interval = BUSY_STAT_INTERVAL if self.watcher.mode == "poll" else STAT_INTERVAL
-        wait = debouncer.wait(self._turned_at)
-        return _wait(self._events, min(wait, interval, reloader.seconds_to_boundary or interval))
+        wait = min(interval, debouncer.wait(self._turned_at))
+        for seconds in (reloader.seconds_to_boundary, reloader.loaded.judge_at - time.time()):
+            if seconds > 0:
+                wait = min(wait, seconds)
+        return _wait(self._events, wait)
 
     def _look(self, events: list[Event], request: Trigger | None, now: float) -> None:
         """Run ``stat`` on the source, and pass the events and the result to the debouncer."""

@@ -181,9 +181,8 @@ class ReleaseStore:
         self.last: LastGood | None = None
         self._locked: bool | None = None  # whether the section has its lock; None outside of it
         self._host: LastGood | None = None  # the record as it was read or written last
-        self._agreed_fingerprint: Fingerprint | None = (
-            None  # of the record, once it agrees with ``served``
-        )
+        # The fingerprint of the record, once it agrees with ``served``.
+        self._agreed_fingerprint: Fingerprint | None = None
 
     @property
     def boundary(self) -> float:

@@ -4,7 +4,9 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +302,14 @@ def test_real_workers_change_at_the_boundary(tmp_path: Path) -> None:
             assert "old.example" not in str(signed.config)
 
 
+def judge(worker: Reloader) -> None:
+    """Do what the reload thread does at a boundary, without its waits."""
+    if worker.seconds_to_boundary == 0:
+        worker.pass_boundary()
+    if worker.loaded.judge_at <= time.time():
+        assert worker.reload(Trigger.POLL, quietly=True)
+
+
 def test_a_refused_text_is_judged_anew_at_its_boundary(tmp_path: Path, clock: Clock) -> None:
     """A text with too few endpoints is served once its windows have brought enough of them.
 
@@ -311,22 +321,21 @@ def test_a_refused_text_is_judged_anew_at_its_boundary(tmp_path: Path, clock: Cl
         sites.append(Site(tmp_path / name))
         write(sites[-1], "DomainList:\na.example\nb.example\n")
     running, other = (site.boot(min_endpoints=2) for site in sites)
+    windows = "late.example from=2027-01-02\nb.example from=2027-01-03\n"
     for each in sites:
-        write(
-            each,
-            "DomainList:\na.example\nlate.example from=2027-01-02\nb.example from=2027-01-03\n",
-        )
+        write(each, f"DomainList:\na.example\n{windows}")
     assert running.reload(Trigger.WATCH)
     assert running.store.view.history[0].code == "too-few"
     assert hosts(running) == ["https://a.example", "https://b.example"]
     assert running.reload(Trigger.POLL, quietly=True)
-    assert running.seconds_to_boundary == DAY / 2
+    assert running.loaded.judge_at == START + DAY
     clock(1.25)
-    running.pass_boundary()
+    judge(running)
     served = running.store.view.snapshot
     assert hosts(running) == ["https://a.example", "https://late.example"]
     assert running.store.view.state is SourceState.FRESH
     assert served.last_modified == START + DAY
+    assert running.loaded.judge_at == float("inf")
     assert running.seconds_to_boundary == 0.75 * DAY
     assert other.reload(Trigger.WATCH)
     assert other.store.view.snapshot.etag == served.etag
@@ -336,7 +345,7 @@ def test_a_refused_text_is_judged_anew_at_its_boundary(tmp_path: Path, clock: Cl
 def test_a_text_that_stays_refused_is_noted_once_at_each_boundary(
     tmp_path: Path, clock: Clock
 ) -> None:
-    """A text of which all entries begin later is refused until the first of them begins."""
+    """A text of which all entries begin later is refused until enough of them have begun."""
     site = Site(tmp_path)
     write(site, "DomainList:\na.example\nb.example\n")
     worker = site.boot(min_endpoints=2)
@@ -344,18 +353,98 @@ def test_a_text_that_stays_refused_is_noted_once_at_each_boundary(
     assert worker.reload(Trigger.WATCH)
     assert worker.store.view.history[0].code == "no-endpoints"
     clock(1.0)
-    worker.pass_boundary()
-    worker.pass_boundary()
-    assert worker.store.view.history[0].code == "too-few"
+    judge(worker)
+    judge(worker)
+    assert [entry.code for entry in worker.store.view.history] == ["too-few", "no-endpoints", None]
+    # As after another worker's list was served: what was told already is not told again.
+    worker.loaded = replace(worker.loaded, judge_at=time.time())
+    judge(worker)
     assert [entry.code for entry in worker.store.view.history] == ["too-few", "no-endpoints", None]
     clock(2.0)
-    worker.pass_boundary()
+    judge(worker)
     assert hosts(worker) == ["https://c.example", "https://d.example"]
-    # A file that cannot be read at a boundary is read again when it is there.
-    write(site, "DomainList:\ne.example from=2027-01-04\n")
+
+
+def test_a_text_that_cannot_be_read_at_its_boundary_is_judged_when_it_can(
+    tmp_path: Path, clock: Clock
+) -> None:
+    site = Site(tmp_path)
+    write(site, "DomainList:\na.example\nb.example\n")
+    worker = site.boot(min_endpoints=2)
+    write(site, "DomainList:\nc.example\nd.example from=2027-01-02\n")
     assert worker.reload(Trigger.WATCH)
-    site.file.unlink()
-    clock(3.0)
-    worker.pass_boundary()
-    assert worker.seconds_to_boundary == float("inf")
+    site.file.rename(tmp_path / "elsewhere.txt")
+    clock(1.0)
+    judge(worker)
     assert worker.store.view.history[0].code == "missing"
+    assert worker.loaded.judge_at == float("inf")
+    (tmp_path / "elsewhere.txt").rename(site.file)
+    assert worker.reload(Trigger.POLL, quietly=True)
+    assert hosts(worker) == ["https://c.example", "https://d.example"]
+
+
+@pytest.mark.parametrize("window", [" until=2027-01-02", ""])
+def test_the_served_text_passes_a_boundary_before_a_refused_one_is_judged(
+    tmp_path: Path, clock: Clock, window: str
+) -> None:
+    """The guard compares the newer text with the list of now, as it does after a restart.
+
+    So each worker decides alike, whichever is first, also if only the served text has a window.
+    """
+    site = Site(tmp_path)
+    write(site, "DomainList:\na.example\nb.example\nc.example until=2027-01-02\n")
+    workers = [site.boot(max_removed=0.5) for _ in range(2)]
+    write(site, f"DomainList:\na.example\nd.example{window.replace('until', 'from')}\n")
+    for worker in workers:
+        assert worker.reload(Trigger.WATCH)
+        assert worker.store.view.history[0].code == "too-many-removed"
+    clock(1.0)
+    for worker in workers:
+        for _ in range(2):
+            judge(worker)
+            worker.follow_others()
+        assert hosts(worker) == ["https://a.example", "https://d.example"]
+        assert worker.store.view.state is SourceState.FRESH
+    assert len({worker.store.view.snapshot.ver for worker in workers}) == 1
+
+
+def test_a_served_text_that_is_refused_at_its_boundary_is_noted_once(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """A reload by hand in between does not add a second note at the next boundary."""
+    site = Site(tmp_path)
+    write(site, "DomainList:\na.example\nb.example until=2027-01-02\nc.example until=2027-01-03\n")
+    worker = site.boot(min_endpoints=3)
+    clock(1.0)
+    judge(worker)
+    assert worker.reload(Trigger.SIGHUP)
+    clock(2.0)
+    judge(worker)
+    assert [entry.code for entry in worker.store.view.history] == ["too-few"] * 3 + [None]
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_the_thread_reads_a_refused_text_at_its_boundary(tmp_path: Path, is_written: bool) -> None:
+    """It reads by its debouncer, so that no half of a text is served that is being written."""
+    file = tmp_path / "endpoints.txt"
+    file.write_text("DomainList:\na.example\nb.example\n")
+    file.chmod(0o644)
+    with running(tmp_path, file, ENDPOINT_MIN_ENDPOINTS="2") as server:
+        at = int(time.time()) + 3
+        window = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+        text = f"DomainList:\nc.example\nd.example from={window}\n"
+        file.write_text(text)
+        wait_for(partial(server.all_are, "rejected"))
+        if is_written:
+            with file.open("w") as writer:
+                writer.write(text)
+                while time.time() < at + 0.5:
+                    writer.flush()
+                    time.sleep(0.05)
+                    writer.write("#\n")
+                assert server.hosts() == ["a.example", "b.example"]
+                writer.write("e.example\n")
+            wait_for(partial(server.all_serve, "c.example", "d.example", "e.example"))
+        wait_for(partial(server.all_are, "fresh"), seconds=10)
+        assert server.hosts()[:2] == ["c.example", "d.example"]
+        assert time.time() >= at

@@ -209,7 +209,7 @@ class AsyncFailoverTransport(httpx2.AsyncBaseTransport):
         try:
             exchange.content = await exchange.response.aread()
         except Exception as error:
-            exchange.status, exchange.reused = None, False
+            exchange.status, exchange.reused = None, exchange.reused and is_of_http2(error)
             exchange.failed(error, connected=True)
         finally:
             await close(exchange)

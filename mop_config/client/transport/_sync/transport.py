@@ -210,7 +210,7 @@ class FailoverTransport(httpx2.BaseTransport):
         try:
             exchange.content = exchange.response.read()
         except Exception as error:
-            exchange.status, exchange.reused = None, False
+            exchange.status, exchange.reused = None, exchange.reused and is_of_http2(error)
             exchange.failed(error, connected=True)
         finally:
             close(exchange)
