@@ -5,6 +5,11 @@ application is an installed package, and a module in that folder could shadow a 
 """
 
 import os
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until gunicorn has its own handler, Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from gunicorn.app.wsgiapp import WSGIApplication
 

@@ -104,7 +104,7 @@ def host_status(
     """
     worst = worst_of(workers)
     history = worst["history"]
-    served = worst["served"].copy()
+    served = _with_settings_of_all(worst["served"].copy(), workers)
     served["complete"] = all(worker["served"]["complete"] for worker in workers)
     watchers = [worker["watcher"] for worker in workers]
     polls = any(watcher["mode"] == "poll" for watcher in watchers)
@@ -121,6 +121,19 @@ def host_status(
         "health": health,
         "reports": reports,
     }
+
+
+def _with_settings_of_all(served: ServedDocument, workers: list[WorkerRecord]) -> ServedDocument:
+    """Add the warnings about settings that only other workers have, such as an unusable key."""
+    problems, counts = [*served["problems"]], served["problem_counts"]
+    for worker in workers:
+        for problem in worker["served"]["problems"]:
+            if problem["code"] == Code.SETTING and problem not in problems:
+                problems.insert(0, problem)
+    added = len(problems) - len(served["problems"])
+    served["problem_counts"] = {**counts, "warning": counts["warning"] + added}
+    served["problems"] = problems
+    return served
 
 
 def readiness(view: ServerState, reason: str | None) -> dict[str, Any]:

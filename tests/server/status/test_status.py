@@ -102,6 +102,19 @@ def test_a_late_thread_hides_no_faulty_entries() -> None:
     assert dropped_entries(host_status("x", [state])) == 1
 
 
+def test_a_setting_that_only_one_worker_cannot_use_is_not_hidden() -> None:
+    """A worker that has started later may have found another key file than the others."""
+    open_key, bad_key = (
+        Problem.of(Code.SETTING, message).as_dict() for message in ("readable by all", "no key")
+    )
+    old, new = worker(1, warnings=1), worker(2, warnings=1)
+    old["served"]["problems"], new["served"]["problems"] = [open_key], [bad_key]
+    status = host_status("x", [old, new, old])
+    assert [problem["message"] for problem in status["problems"]] == ["no key", "readable by all"]
+    assert status["problem_counts"] == {"error": 0, "warning": 2}
+    assert old["served"]["problem_counts"]["warning"] == 1
+
+
 def test_one_worker_that_left_entries_out_makes_the_host_incomplete() -> None:
     """The host is incomplete if any worker is."""
     states = [worker(1), worker(2, complete=False)]
