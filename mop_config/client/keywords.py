@@ -101,6 +101,17 @@ def check_keywords(callee: Callable[..., object], given: Iterable[str], kind: An
             raise TypeError(f"{callee.__qualname__}() {what}")
 
 
+def check_flags(**flags: object) -> None:
+    """Refuse what is neither true nor false: a text such as "no" would be true.
+
+    Raises:
+        TypeError: If a value is neither True nor False; the message names the argument.
+    """
+    for name, value in flags.items():
+        if value not in (True, False):
+            raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
 def check_plain(name: str, function: object) -> None:
     """Accept None or a plain function; refuse all else, also a coroutine function.
 

@@ -15,7 +15,14 @@ from ..model.endpoint import Endpoint, EndpointConfig, Kind, QrData
 from ..net.resolver import LookUp, Resolve, resolver_of
 from .attempts import EndpointAttempts
 from .background import Lifecycle
-from .keywords import ClientKeywords, Several, TransportKeywords, check_keywords, check_plain
+from .keywords import (
+    ClientKeywords,
+    Several,
+    TransportKeywords,
+    check_flags,
+    check_keywords,
+    check_plain,
+)
 from .lists import cache_file, rules
 from .lists.endpoint_lists import EndpointLists, ListSource, ManagerSettings
 from .lists.trust import Key, Trust
@@ -117,9 +124,9 @@ class BaseManager:
             MissingExtra: If keys are given, and the extra ``signing`` is not installed.
         """
         check_keywords(type(self), options, TransportKeywords)
-        if not isinstance(policy, Policy | None):
-            raise TypeError(f"policy must be a Policy, not {policy!r}")
-        self.policy = policy = policy or Policy()
+        check_flags(watch=watch, report=report)
+        check_flags(allow_http_lists=allow_http_lists, allow_http=allow_http)
+        self.policy = policy = _checked_policy(policy)
         file = cache_file.cache_path(cache_path, app)
         self._transport_options: dict[str, Any] = {**options}
         self._network_options = network = TransportOptions(**self._transport_options | _HTTP1_ONLY)
@@ -380,6 +387,12 @@ class BaseManager:
         )
         own = {name: value for name, value in options.items() if name not in NAMES}
         return {"base_url": BASE_URL, "timeout": timeout, **own}, merged
+
+
+def _checked_policy(policy: Policy | None) -> Policy:
+    if not isinstance(policy, Policy | None):
+        raise TypeError(f"policy must be a Policy, not {policy!r}")
+    return policy or Policy()
 
 
 def _health_request(path: str, healthy: AnswerJudge | None) -> HealthRequest:

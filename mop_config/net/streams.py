@@ -46,9 +46,13 @@ class _SocketStream:
         self._events.register(sock, READABLE | ENDED)
         self._reads_in_a_row = 0
 
-    def _count_read(self) -> bool:
-        """Count a read; return whether ``READS_IN_A_ROW`` reads before it have not waited."""
-        is_over = self._reads_in_a_row == READS_IN_A_ROW
+    def _count_read(self, timeout: Timeout) -> bool:
+        """Count a read; return whether too many reads before it have not waited.
+
+        One is too many before the head of an answer: endless interim answers take long to parse.
+        """
+        limit = 1 if isinstance(timeout, Deadline) else READS_IN_A_ROW
+        is_over = self._reads_in_a_row >= limit
         self._reads_in_a_row = 1 if is_over else self._reads_in_a_row + 1
         return is_over
 
@@ -96,7 +100,7 @@ class Stream(_SocketStream, httpcore2.NetworkStream):
     def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
-            if self._count_read() and isinstance(timeout, Deadline):
+            if self._count_read(timeout) and isinstance(timeout, Deadline):
                 timeout.check()
             while True:
                 try:
@@ -157,7 +161,7 @@ class AsyncStream(_SocketStream, httpcore2.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: Timeout = None) -> bytes:
         """Read the bytes that have arrived; wait if none has arrived."""
         try:
-            if self._count_read():
+            if self._count_read(timeout):
                 await asyncio.sleep(0)
                 if isinstance(timeout, Deadline):
                     timeout.check()

@@ -170,16 +170,25 @@ class Steady(NamedTuple):
     switches: int
 
 
-def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) -> Steady:
+def _mostly_users(number: int) -> str:
+    return "/report" if number % 25 == 0 else f"/users/{number}"  # 4 % of GETs take /report
+
+
+def _steady(
+    seconds_of: Callable[[random.Random, str], float],
+    requests: int,
+    path_of: Callable[[int], str] = _mostly_users,
+    seed: int = 5,
+) -> Steady:
     """Send GETs one after the other through the real failover, in simulated time."""
-    chance, now, hedges = random.Random(5), 0.0, 0
+    chance, now, hedges = random.Random(seed), 0.0, 0
     state = ClientState(Policy(), lambda _: None)
     state.clock = lambda: now
     with state:
         endpoints = [Endpoint(f"https://{name}.example", ord(name)) for name in ("a", "b")]
         state.api.replace(endpoints, now)
     for number in range(requests):
-        path = "/report" if number % 25 == 0 else f"/users/{number}"  # 4 % of GETs take /report
+        path = path_of(number)
         with state:
             route = route_of("GET", path)
             flow = Failover(GET, state.api, state.budget, now, None, route)
@@ -193,7 +202,7 @@ def _steady(seconds_of: Callable[[random.Random, str], float], requests: int) ->
             if late_at + other < outcome.now:
                 outcome = Attempt(rival, late_at + other, late_at, status=200, first_byte=other)
                 with state:
-                    if flow.record_overtaken(member, late_at):
+                    if flow.record_overtaken(member, late_at, outcome):
                         stalled = Attempt(member, late_at, late_at)
                         flow.record_failure(stalled, Fault.STALLED)
         now = outcome.now
@@ -221,6 +230,42 @@ def test_a_route_that_is_always_slow_sees_few_hedges() -> None:
     """If one route with 4 % of the GETs always takes 3 s, at most 2 % of requests hedge."""
     seen = _steady(lambda chance, path: 3.0 if path == "/report" else _log_normal(chance), 10_000)
     assert 0 < seen.hedges <= 0.02 * seen.requests
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_slow_route_that_is_new_is_no_fault_of_the_endpoint(seed: int) -> None:
+    """A hedge that is late as well shows that the route is slow, not the endpoint that lost."""
+    seen = _steady(
+        lambda chance, path: chance.uniform(0.1, 0.6) if path.startswith("/report") else 0.004,
+        100,
+        lambda number: f"/users/{number}" if number < 60 else f"/report/{number}",
+        seed,
+    )
+    assert (seen.hedges > 0, seen.switches) == (True, 0)
+
+
+def test_a_far_endpoint_may_overtake() -> None:
+    """A backup whose answers take longer than the hedge delay still shows that the first hangs."""
+    state = ClientState(Policy(), lambda _: None)
+    with state:
+        near, far = (Endpoint(f"https://{name}.example", ord(name)) for name in ("a", "b"))
+        state.api.replace([near, far], 0.0)
+        for member, seconds in zip(state.api.members(), (0.004, 0.12), strict=True):
+            state.api.take_due(0.0)
+            state.api.probed(member, ProbeResult(None, seconds, ""), 0.1, 1e9)
+        for number in range(30):
+            flow = Failover(GET, state.api, state.budget, float(number), None, "GET /")
+            assert flow.member is not None
+            flow.record(Attempt(flow.member, number + 0.1, number, status=200, first_byte=0.004))
+        counted = []
+        for at in (40.0, 41.0):
+            flow = Failover(GET, state.api, state.budget, at, None, "GET /")
+            first, rival = flow.member, flow.hedge(at + 0.05)
+            assert first is not None
+            assert rival is not None
+            hedge = Attempt(rival, at + 0.2, at + 0.05, status=200, first_byte=0.13)
+            counted.append(flow.record_overtaken(first, at + 0.2, hedge))
+    assert counted == [False, True]
 
 
 def test_an_overload_sees_few_hedges() -> None:

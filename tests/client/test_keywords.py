@@ -148,3 +148,11 @@ def test_nothing_internal_is_public(kind: Any) -> None:
         *("select_best_endpoints", "check_endpoint_health", "check_all", "client", "attempts"),
         *("update_endpoints_from_remote", "start", "close"),
     }
+
+
+@pytest.mark.parametrize("manager", MANAGERS)
+@pytest.mark.parametrize("name", ["watch", "report", "allow_http", "allow_http_lists"])
+def test_a_text_is_no_flag(manager: Any, name: str) -> None:
+    """A text such as "no", from an environment variable, would switch the protection off."""
+    with pytest.raises(TypeError, match=f"{name} must be True or False, not 'no'"):
+        manager(["https://a.example"], **{name: "no"})

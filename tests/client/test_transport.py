@@ -27,6 +27,9 @@ from .fleet import Backend, Fleet, fleet_in, silence, timed
 from .handmade import NOBODY, OK, Answer, Asked, handmade, wire
 from .scripted import scripted
 
+#: Delays that are too long for a hedge or a second dial, so that each request is alone.
+ALONE = Policy(hedge_delay=20.0, race_delay=20.0)
+
 
 @dataclass
 class Servers:
@@ -434,7 +437,7 @@ def test_a_cookie_that_was_set_as_secure_is_never_sent_in_clear(
     with (
         handmade(answer, context) as tls,
         handmade(answer) as clear,
-        Driver(kind, [tls.url, clear.url], verify=servers.fleet.trust()) as driver,
+        Driver(kind, [tls.url, clear.url], ALONE, verify=servers.fleet.trust()) as driver,
     ):
         for name in cookies:
             driver.get(f"/login/{name}")

@@ -220,20 +220,37 @@ class Failover:
         """Return an endpoint for a hedge and pay for the hedge; None without endpoint or budget."""
         return self._take(now, self._pool.policy.hedge_cost)
 
-    def record_overtaken(self, member: PoolMember, now: float) -> bool:
+    def record_overtaken(
+        self, member: PoolMember, now: float, hedge: Attempt | None = None
+    ) -> bool:
         """Record that a hedge overtook an endpoint; return whether that counts as a stall.
 
         After a short delay a hedge sometimes overtakes even a healthy endpoint. So the first time
-        only requests a health check, and the second time in a row counts as a stall.
+        only requests a health check, and the second time in a row counts as a stall. If the hedge
+        was answered late as well, the route is slow, and a check alone judges the endpoint.
+
+        Args:
+            member: The endpoint.
+            now: Monotonic seconds.
+            hedge: The attempt that has overtaken the endpoint; None if its time is unknown.
         """
         if self.uses_other_proxy:
             return False
-        member.stalls += 1
-        is_measured = self._pool.policy.hedge_delay == "auto" and self.hedge_after < HEDGE_MOST
-        if is_measured and member.stalls == 1:
+        is_auto = self._pool.policy.hedge_delay == "auto"
+        is_slow_route = is_auto and hedge is not None and self._is_late(member, hedge)
+        member.stalls += not is_slow_route
+        is_measured = is_auto and self.hedge_after < HEDGE_MOST
+        if is_slow_route or (is_measured and member.stalls == 1):
             self._pool.request_probe(member, now)
             return False
         return True
+
+    def _is_late(self, member: PoolMember, hedge: Attempt) -> bool:
+        """Whether a hedge took longer than its delay, and not because its endpoint is far away."""
+        near, far = member.health.response_time, hedge.member.health.response_time
+        if hedge.first_byte is None or far is None:
+            return False
+        return hedge.first_byte > self.hedge_after + max(0.0, far - (near or 0.0))
 
     def _go_to(self, member: PoolMember | None, now: float) -> None:
         self.member = member

@@ -302,7 +302,7 @@ class Exchange(Attempt, Deadline):
                 self.failover.record_failure(second, second.fault)
             elif is_done and overtaken:
                 self.now = state.clock()
-                if self.failover.record_overtaken(self.member, self.now):
+                if self.failover.record_overtaken(self.member, self.now, second):
                     self.failover.record_failure(self, Fault.STALLED)
                 return second
             elif is_done and self.fault is not None:
