@@ -32,8 +32,8 @@ def main() -> None:
                 report.print()
                 if report.rows or report.name not in parts:
                     parts[report.name] = report.markdown()
-    if not chosen.quick:
-        RESULTS.write_text("\n".join(parts.values()))
+                if not chosen.quick:  # at once, so that a run that is cut off keeps its tables
+                    RESULTS.write_text("\n".join(parts.values()))
 
 
 def _head() -> str:
