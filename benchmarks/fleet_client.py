@@ -330,10 +330,10 @@ class Client:
         yield theirs.end
         if theirs.status == 200:
             self._drop(member.url)
-            now = self._world.now
-            if flow.record_overtaken(member, now):
+            now, hedge = self._world.now, self._outcome(rival, theirs, rival_began)
+            if flow.record_overtaken(member, now, hedge):
                 flow.record_failure(Attempt(member, now, began), Fault.STALLED)
-            return self._outcome(rival, theirs, rival_began)
+            return hedge
         self._drop(rival.url)
         lost = Attempt(rival, self._world.now, rival_began)
         flow.record_failure(lost, theirs.fault or Fault.BAD_STATUS)

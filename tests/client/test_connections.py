@@ -19,14 +19,17 @@ import anyio
 import h2.config
 import h2.connection
 import h2.events
+import httpcore2
 import httpx2
 import pytest
 import trustme
 from hyperframe.frame import GoAwayFrame
 
 from mop_config.client import AsyncEndpointManager, Policy
+from mop_config.client.transport.outcome import fault_of_attempt, is_of_http2
 from mop_config.client.transport.with_asyncio import DIALS
 from mop_config.model.endpoint import Endpoint, Kind
+from mop_config.net.faults import Fault
 
 from ..waiting import wait_for
 from .driver import Driver
@@ -297,6 +300,12 @@ def test_a_server_that_ends_each_new_connection_is_suspect(contexts: Contexts, k
             driver.request("POST", "/", content=b"x")
         assert driver.state(server.url) == "suspect"
         assert driver.get("/").extensions["endpoint"] == other.url
+
+
+def test_an_exception_without_arguments_is_classified() -> None:
+    """A transport of the application may raise httpcore's exceptions bare."""
+    assert not is_of_http2(httpcore2.RemoteProtocolError())
+    assert fault_of_attempt(httpcore2.RemoteProtocolError(), connecting=False) is Fault.PROTOCOL
 
 
 def test_a_goodbye_in_a_body_blames_no_endpoint_that_has_served_requests(

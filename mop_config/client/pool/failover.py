@@ -220,9 +220,7 @@ class Failover:
         """Return an endpoint for a hedge and pay for the hedge; None without endpoint or budget."""
         return self._take(now, self._pool.policy.hedge_cost)
 
-    def record_overtaken(
-        self, member: PoolMember, now: float, hedge: Attempt | None = None
-    ) -> bool:
+    def record_overtaken(self, member: PoolMember, now: float, hedge: Attempt) -> bool:
         """Record that a hedge overtook an endpoint; return whether that counts as a stall.
 
         After a short delay a hedge sometimes overtakes even a healthy endpoint. So the first time
@@ -232,12 +230,12 @@ class Failover:
         Args:
             member: The endpoint.
             now: Monotonic seconds.
-            hedge: The attempt that has overtaken the endpoint; None if its time is unknown.
+            hedge: The attempt that has overtaken the endpoint.
         """
         if self.uses_other_proxy:
             return False
         is_auto = self._pool.policy.hedge_delay == "auto"
-        is_slow_route = is_auto and hedge is not None and self._is_late(member, hedge)
+        is_slow_route = is_auto and self._is_late(member, hedge)
         member.stalls += not is_slow_route
         is_measured = is_auto and self.hedge_after < HEDGE_MOST
         if is_slow_route or (is_measured and member.stalls == 1):

@@ -83,7 +83,7 @@ def is_of_http2(error: Exception) -> bool:
 
 def _of_h2(error: Exception) -> object:
     """Return the exception or event of h2 in an exception of httpcore2, or the exception itself."""
-    return error.args[0] if isinstance(error, httpcore2.ProtocolError) else error
+    return error.args[0] if isinstance(error, httpcore2.ProtocolError) and error.args else error
 
 
 def is_of_stream(error: Exception) -> bool:

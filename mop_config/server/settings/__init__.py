@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from ...model.address import MAX_PORT
 from . import variables as to
-from .variables import PREFIX, TOKEN, read, setting, unknown
+from .variables import PREFIX, TOKEN, declared, read, setting, unknown
 
 __all__ = ["PREFIX", "TOKEN", "EtcdSettings", "ProcessSettings", "Settings", "UrlRules"]
 
@@ -167,9 +167,9 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "cors_origins", "trusted_hosts"):
+        for name, variable in declared(type(self)):
             # Each character of a text would be a token, or a host.
-            if isinstance(getattr(self, name), str):
+            if isinstance(variable.default, tuple) and isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a tuple of texts, not a text")
 
     @cached_property

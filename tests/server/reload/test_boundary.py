@@ -310,6 +310,17 @@ def judge(worker: Reloader) -> None:
         assert worker.reload(Trigger.POLL, quietly=True)
 
 
+def refusing(folder: Path, text: str) -> Reloader:
+    """Return a worker that serves two endpoints, and has refused a newer text with too few."""
+    site = Site(folder)
+    write(site, "DomainList:\na.example\nb.example\n")
+    worker = site.boot(min_endpoints=2)
+    write(site, f"DomainList:\n{text}")
+    assert worker.reload(Trigger.WATCH)
+    assert worker.store.view.state is SourceState.REJECTED
+    return worker
+
+
 def test_a_refused_text_is_judged_anew_at_its_boundary(tmp_path: Path, clock: Clock) -> None:
     """A text with too few endpoints is served once its windows have brought enough of them.
 
@@ -346,11 +357,7 @@ def test_a_text_that_stays_refused_is_noted_once_at_each_boundary(
     tmp_path: Path, clock: Clock
 ) -> None:
     """A text of which all entries begin later is refused until enough of them have begun."""
-    site = Site(tmp_path)
-    write(site, "DomainList:\na.example\nb.example\n")
-    worker = site.boot(min_endpoints=2)
-    write(site, "DomainList:\nc.example from=2027-01-02\nd.example from=2027-01-03\n")
-    assert worker.reload(Trigger.WATCH)
+    worker = refusing(tmp_path, "c.example from=2027-01-02\nd.example from=2027-01-03\n")
     assert worker.store.view.history[0].code == "no-endpoints"
     clock(1.0)
     judge(worker)
@@ -368,17 +375,14 @@ def test_a_text_that_stays_refused_is_noted_once_at_each_boundary(
 def test_a_text_that_cannot_be_read_at_its_boundary_is_judged_when_it_can(
     tmp_path: Path, clock: Clock
 ) -> None:
-    site = Site(tmp_path)
-    write(site, "DomainList:\na.example\nb.example\n")
-    worker = site.boot(min_endpoints=2)
-    write(site, "DomainList:\nc.example\nd.example from=2027-01-02\n")
-    assert worker.reload(Trigger.WATCH)
-    site.file.rename(tmp_path / "elsewhere.txt")
+    worker = refusing(tmp_path, "c.example\nd.example from=2027-01-02\n")
+    file = Site(tmp_path).file
+    file.rename(tmp_path / "elsewhere.txt")
     clock(1.0)
     judge(worker)
     assert worker.store.view.history[0].code == "missing"
     assert worker.loaded.judge_at == float("inf")
-    (tmp_path / "elsewhere.txt").rename(site.file)
+    (tmp_path / "elsewhere.txt").rename(file)
     assert worker.reload(Trigger.POLL, quietly=True)
     assert hosts(worker) == ["https://c.example", "https://d.example"]
 
@@ -430,7 +434,7 @@ def test_the_thread_reads_a_refused_text_at_its_boundary(tmp_path: Path, is_writ
     file.write_text("DomainList:\na.example\nb.example\n")
     file.chmod(0o644)
     with running(tmp_path, file, ENDPOINT_MIN_ENDPOINTS="2") as server:
-        at = int(time.time()) + 3
+        at = int(time.time()) + 6  # a busy machine takes a while to refuse the text
         window = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
         text = f"DomainList:\nc.example\nd.example from={window}\n"
         file.write_text(text)
